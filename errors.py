@@ -1,0 +1,35 @@
+"""What can go wrong on the user's side: one line each, with a distinct exit code.
+
+A message says what was given, what was expected and what to do. The command line prints it and exits with
+`exit_code`; a library user catches `MynaError` or one of its kinds.
+"""
+
+
+class MynaError(Exception):
+    """Any error whose message is meant for the user."""
+
+    exit_code = 1
+
+
+class UsageError(MynaError):
+    """Options that cannot be used together, an output that exists, an unknown name."""
+
+    exit_code = 2
+
+
+class InputError(MynaError):
+    """An input file that cannot be read, or holds something that cannot be used."""
+
+    exit_code = 3
+
+
+class MissingModelError(MynaError):
+    """Weights that are not on this machine, or do not match what the file needs."""
+
+    exit_code = 4
+
+
+class CorruptStreamError(MynaError):
+    """A compressed file that is damaged, truncated, or not of the format it claims."""
+
+    exit_code = 5

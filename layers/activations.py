@@ -1,0 +1,21 @@
+"""Activations of the neural codecs."""
+
+import torch
+from torch import Tensor, nn
+
+
+def snake(x: Tensor, alpha: Tensor) -> Tensor:
+    """x + sin^2(alpha x) / alpha, x (B, C, T), alpha (1, C, 1). Ziyin et al., "Neural networks fail to learn
+    periodic functions", 2020, eq. 3; the 1e-9 is DAC's."""
+    return x + (alpha + 1e-9).reciprocal() * torch.sin(alpha * x).square()
+
+
+class Snake(nn.Module):
+    """Snake with one learned frequency a channel. alpha has the shape (1, C, 1) of DAC's checkpoints."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return snake(x, self.alpha)

@@ -1,0 +1,250 @@
+"""The streaming contract that every layer and model of the house meets.
+
+Memory is an argument, never a mode: a layer that remembers takes its state and returns the next one, and the
+offline `forward` is one long `step`, so that offline and streaming cannot drift apart.
+
+Shapes: B batch, C channels, T frames. States are pytrees of tensors and plain integers. A layer emits every output
+frame as soon as its inputs have arrived, so a chunk of any length goes in and between none and all of its frames
+come out; in the steady state with aligned chunks all shapes are constant (a CUDA graph can hold the step).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+State = Any  # a pytree: None, int, Tensor, or a tuple of pytrees
+
+
+def tree_map(fn: Callable[[Tensor], Tensor], tree: State) -> State:
+    """Apply `fn` to every tensor of a state, leaving integers and None as they are."""
+    if isinstance(tree, Tensor):
+        return fn(tree)
+    if isinstance(tree, tuple):
+        return tuple(tree_map(fn, branch) for branch in tree)
+    return tree
+
+
+class Streamable(nn.Module):
+    """A layer with explicit memory.
+
+    rate: output frames per input frame (1/8 for a convolution of stride 8, 8 for its transpose).
+    delay: look-ahead in input frames once the stream runs (0 when strictly causal).
+    resettable: whether single rows of a batch can be restarted in the middle of a stream, which needs every row to
+        emit at the same time: true for causal layers with constant padding.
+    """
+
+    rate: Fraction = Fraction(1)
+    delay: int = 0
+    resettable: bool = True
+
+    def init_state(self, batch: int, like: Tensor) -> State:
+        """The state before the first frame, for `batch` rows, on the device and in the dtype of `like`."""
+        raise NotImplementedError
+
+    def step(self, x: Tensor, state: State, final: bool = False) -> tuple[Tensor, State]:
+        """Consume x (B, C, T) and `state`; return the frames that are now certain, and the next state.
+
+        `final` says that nothing follows: the layer pads the end by its own rule and emits what it still owes.
+        The input state may be reused for storage: whoever wants to keep it forks it first.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.step(x, self.init_state(x.shape[0], like=x), final=True)[0]
+
+
+class Chain(Streamable):
+    """Layers in sequence; those that are not Streamable work frame by frame and need no memory."""
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    @property
+    def rate(self) -> Fraction:  # pyright: ignore[reportIncompatibleVariableOverride]
+        rate = Fraction(1)
+        for layer in self._streamable():
+            rate *= layer.rate
+        return rate
+
+    @property
+    def delay(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Look-ahead in frames of the chain's own input, rounded up to whole frames."""
+        rate, delay = Fraction(1), Fraction(0)
+        for layer in self._streamable():
+            delay += layer.delay / rate
+            rate *= layer.rate
+        return -(-delay.numerator // delay.denominator)
+
+    @property
+    def resettable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return all(layer.resettable for layer in self._streamable())
+
+    def _streamable(self) -> Iterable[Streamable]:
+        return (layer for layer in self.layers if isinstance(layer, Streamable))
+
+    def init_state(self, batch: int, like: Tensor) -> State:
+        return tuple(
+            layer.init_state(batch, like) if isinstance(layer, Streamable) else None for layer in self.layers
+        )
+
+    def step(self, x: Tensor, state: State, final: bool = False) -> tuple[Tensor, State]:
+        following = []
+        for layer, own in zip(self.layers, state, strict=True):
+            if isinstance(layer, Streamable):
+                x, own = layer.step(x, own, final)
+            elif x.shape[-1]:  # a layer without memory need not know what an empty chunk is
+                x = layer(x)
+            following.append(own)
+        return x, tuple(following)
+
+
+class Residual(Streamable):
+    """x + body(x), the skip held back until the body has caught up with it.
+
+    The body keeps the frame rate. `skip` may be a 1x1 convolution (EnCodec) or None for the identity (DAC, ConvNeXt).
+    """
+
+    def __init__(self, body: Streamable, skip: nn.Module | None = None):
+        super().__init__()
+        if body.rate != 1:
+            raise ValueError(f"the body of a residual must keep the frame rate, got rate {body.rate}")
+        self.body, self.skip = body, skip
+
+    @property
+    def delay(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.body.delay
+
+    @property
+    def resettable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.body.resettable
+
+    def init_state(self, batch: int, like: Tensor) -> State:
+        return self.body.init_state(batch, like), None
+
+    def step(self, x: Tensor, state: State, final: bool = False) -> tuple[Tensor, State]:
+        body_state, waiting = state
+        y, body_state = self.body.step(x, body_state, final)
+        held = x if waiting is None or waiting.shape[-1] == 0 else torch.cat([waiting, x], dim=-1)
+        n = y.shape[-1]
+        passed, waiting = held[..., :n], held[..., n:]
+        if n:
+            y = y + (passed if self.skip is None else self.skip(passed))
+        return y, (body_state, waiting)
+
+
+class Stream:
+    """One running stream through a Streamable: owns its state, takes chunks of any length.
+
+    >>> stream = Stream(model, batch=1)
+    >>> audio = [stream.push(chunk) for chunk in chunks] + [stream.flush()]
+    """
+
+    def __init__(self, layer: Streamable, batch: int = 1, like: Tensor | None = None):
+        if like is None:
+            like = next((p for p in layer.parameters() if p.is_floating_point()), torch.zeros(()))
+        self.layer, self.batch, self._like = layer, batch, like.detach()
+        self.state = layer.init_state(batch, self._like)
+        self.finished = False
+
+    @torch.inference_mode()
+    def push(self, x: Tensor) -> Tensor:
+        """Feed x (B, C, T), any T including 0; return what is certain so far, (B, C', T')."""
+        return self._step(x, final=False)
+
+    @torch.inference_mode()
+    def flush(self, x: Tensor | None = None) -> Tensor:
+        """End the stream (after a last chunk, if given) and return what it still owed."""
+        if x is None:
+            x = self._empty()
+        y = self._step(x, final=True)
+        self.finished = True
+        return y
+
+    def fork(self) -> Stream:
+        """An independent copy that continues from here."""
+        other = Stream.__new__(Stream)
+        other.layer, other.batch, other._like = self.layer, self.batch, self._like
+        other.finished = self.finished
+        other.in_channels = getattr(self, "in_channels", None)
+        other.state = tree_map(lambda t: t.clone(), self.state)
+        return other
+
+    def reset(self, rows: Tensor) -> None:
+        """Start the rows where `rows` (B,) is true anew; the others go on undisturbed."""
+        if not self.layer.resettable:
+            raise ValueError(
+                "rows of this stream cannot be restarted one by one because its layers look ahead or reflect their "
+                "beginning; open a new Stream instead"
+            )
+        fresh = self.layer.init_state(self.batch, self._like)
+        self.state = _merge(rows, fresh, self.state)
+
+    def save(self, path: str | Path) -> None:
+        """Write the state to a safetensors file."""
+        tensors: dict[str, Tensor] = {}
+        shape = _flatten(self.state, tensors, "s")
+        meta = {"state": json.dumps(shape), "batch": str(self.batch), "finished": str(int(self.finished))}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, str(path), metadata=meta)
+
+    @classmethod
+    def load(cls, layer: Streamable, path: str | Path) -> Stream:
+        """Continue a stream that `save` wrote, through the same layer."""
+        from safetensors import safe_open
+
+        stream = cls(layer)
+        with safe_open(str(path), framework="pt", device=str(stream._like.device)) as file:
+            meta = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        stream.batch, stream.finished = int(meta["batch"]), bool(int(meta["finished"]))
+        stream.state = _unflatten(json.loads(meta["state"]), tensors)
+        return stream
+
+    def _step(self, x: Tensor, final: bool) -> Tensor:
+        if self.finished:
+            raise ValueError("this stream has been flushed; open a new one")
+        self.in_channels = x.shape[1]
+        y, self.state = self.layer.step(x, self.state, final)
+        return y
+
+    def _empty(self) -> Tensor:
+        channels = getattr(self, "in_channels", None) or getattr(self.layer, "in_channels", 1)
+        return self._like.new_zeros(self.batch, channels, 0)
+
+
+def _merge(rows: Tensor, fresh: State, running: State) -> State:
+    """Rows of `fresh` where `rows` is true, of `running` elsewhere; tensors carry the batch first."""
+    if isinstance(running, Tensor):
+        if not isinstance(fresh, Tensor):  # e.g. a skip that had nothing to hold back yet
+            fresh = torch.zeros_like(running)
+        mask = rows.to(running.device).view(-1, *([1] * (running.ndim - 1)))
+        return torch.where(mask, fresh, running)
+    if isinstance(running, tuple):
+        return tuple(_merge(rows, f, r) for f, r in zip(fresh, running, strict=True))
+    return running
+
+
+def _flatten(tree: State, tensors: dict[str, Tensor], name: str) -> Any:
+    """The tree with each tensor replaced by its name, the tensors collected beside it."""
+    if isinstance(tree, Tensor):
+        tensors[name] = tree
+        return {"tensor": name}
+    if isinstance(tree, tuple):
+        return [_flatten(branch, tensors, f"{name}.{i}") for i, branch in enumerate(tree)]
+    return tree
+
+
+def _unflatten(shape: Any, tensors: dict[str, Tensor]) -> State:
+    if isinstance(shape, dict):
+        return tensors[shape["tensor"]]
+    if isinstance(shape, list):
+        return tuple(_unflatten(branch, tensors) for branch in shape)
+    return shape
