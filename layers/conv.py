@@ -83,6 +83,9 @@ class Conv1d(Streamable):
     def delay(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return max(0, self.span - self.stride - self.left)
 
+    def needed(self, n: int) -> int:
+        return n * self.stride + self.span - self.stride - self.left
+
     @property
     def resettable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.delay == 0 and (self.pad_mode == "constant" or self.left == 0)
@@ -160,6 +163,9 @@ class ConvTranspose1d(Streamable):
     @property
     def delay(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return -(-self.left // self.stride)
+
+    def needed(self, n: int) -> int:
+        return -(-(n + self.left) // self.stride)
 
     @property
     def resettable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

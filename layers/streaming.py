@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ class Streamable(nn.Module):
     delay: int = 0
     resettable: bool = True
 
+    def needed(self, n: int) -> int:
+        """Input frames that must have arrived for the first `n` output frames to be out, once the stream runs."""
+        return -(-n * self.rate.denominator // self.rate.numerator) + self.delay
+
     def init_state(self, batch: int, like: Tensor) -> State:
         """The state before the first frame, for `batch` rows, on the device and in the dtype of `like`."""
         raise NotImplementedError
@@ -62,7 +67,7 @@ class Streamable(nn.Module):
 
 
 class Chain(Streamable):
-    """Layers in sequence; those that are not Streamable work frame by frame and need no memory."""
+    """Layers in sequence; those that are not Streamable work frame by frame, on no frames too, without memory."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__()
@@ -77,12 +82,16 @@ class Chain(Streamable):
 
     @property
     def delay(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Look-ahead in frames of the chain's own input, rounded up to whole frames."""
-        rate, delay = Fraction(1), Fraction(0)
-        for layer in self._streamable():
-            delay += layer.delay / rate
-            rate *= layer.rate
-        return -(-delay.numerator // delay.denominator)
+        """Look-ahead in frames of the chain's own input: the worst of one period of its strides, since a frame and
+        its neighbour can wait for different numbers of inputs."""
+        period = max(prod(layer.rate.numerator for layer in self._streamable()), 1)
+        waits = (self.needed(n) - -(-n // self.rate) for n in range(1000 * period, 1001 * period))
+        return max(0, *waits, 0)
+
+    def needed(self, n: int) -> int:
+        for layer in reversed(list(self._streamable())):
+            n = layer.needed(n)
+        return n
 
     @property
     def resettable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -101,7 +110,7 @@ class Chain(Streamable):
         for layer, own in zip(self.layers, state, strict=True):
             if isinstance(layer, Streamable):
                 x, own = layer.step(x, own, final)
-            elif x.shape[-1]:  # a layer without memory need not know what an empty chunk is
+            else:
                 x = layer(x)
             following.append(own)
         return x, tuple(following)
@@ -122,6 +131,9 @@ class Residual(Streamable):
     @property
     def delay(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.body.delay
+
+    def needed(self, n: int) -> int:
+        return self.body.needed(n)
 
     @property
     def resettable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

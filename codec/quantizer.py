@@ -1,0 +1,280 @@
+"""Residual vector quantisation, with codebooks of either kind.
+
+    latents --(-)--> codebook 1 --(-)--> codebook 2 ... each quantises what the ones before left over
+
+EnCodec's codebooks follow the data by an exponential moving average (Défossez et al. 2022, section 3.2; k-means
+start, dead codes replaced); DAC's are factorized and L2-normalised and learn by gradient (Kumar et al. 2023,
+section 3.2). Shapes: B batch, D latent channels, T frames, K codebooks, V codebook_size, d codebook_dim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class CodebookResult:
+    """One codebook's answer: quantized (B, D, T), codes (B, T), and its losses for each example, (B,)."""
+
+    quantized: Tensor
+    codes: Tensor
+    commitment_loss: Tensor
+    codebook_loss: Tensor
+
+
+@dataclass(frozen=True)
+class QuantizedResult:
+    """quantized (B, D, T), codes (B, K, T), losses (scalars, means over the examples that used each codebook)."""
+
+    quantized: Tensor
+    codes: Tensor
+    commitment_loss: Tensor
+    codebook_loss: Tensor
+
+
+def kmeans(vectors: Tensor, k: int, iterations: int = 10) -> Tensor:
+    """Lloyd's algorithm: centres (k, d) of vectors (n, d). Empty clusters are refilled with random vectors."""
+    n = vectors.shape[0]
+    pick = torch.randperm(n, device=vectors.device)
+    centres = vectors[pick[torch.arange(k, device=vectors.device) % n]].clone()
+    for _ in range(iterations):
+        label = _nearest(vectors, centres)
+        count = torch.zeros(k, device=vectors.device, dtype=vectors.dtype).index_add_(0, label, torch.ones_like(vectors[:, 0]))
+        total = torch.zeros_like(centres).index_add_(0, label, vectors)
+        refill = vectors[torch.randint(n, (k,), device=vectors.device)]
+        centres = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], refill)
+    return centres
+
+
+def _nearest(vectors: Tensor, centres: Tensor) -> Tensor:
+    """Index of the nearest centre of each vector: (n, d), (V, d) -> (n,)."""
+    return (vectors @ centres.t()).mul_(-2).add_(centres.square().sum(-1)).argmin(-1)
+
+
+class EMACodebook(nn.Module):
+    """EnCodec's codebook: buffers that follow the vectors assigned to them.
+
+    decay: of the moving averages.   threshold: a code whose average use falls below it (in vectors a step) is
+    replaced by a random vector of the step.
+    """
+
+    embed: Tensor
+    cluster_size: Tensor
+    embed_avg: Tensor
+    inited: Tensor
+
+    def __init__(self, dim: int, codebook_size: int, decay: float = 0.99, threshold: float = 2.0):
+        super().__init__()
+        self.decay, self.threshold, self.epsilon = decay, threshold, 1e-5
+        self.codebook_size = codebook_size
+        embed = torch.randn(codebook_size, dim) / dim**0.5
+        self.register_buffer("embed", embed)
+        self.register_buffer("cluster_size", torch.zeros(codebook_size))
+        self.register_buffer("embed_avg", embed.clone())
+        self.register_buffer("inited", torch.zeros(1))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (B, D, T) -> codes (B, T): the nearest row by Euclidean distance."""
+        b, d, t = x.shape
+        flat = x.transpose(1, 2).reshape(-1, d)
+        # In this form and order because the reference's is, and codes must not differ by rounding.
+        distance = -(
+            flat.square().sum(1, keepdim=True) - 2 * flat @ self.embed.t() + self.embed.t().square().sum(0, keepdim=True)
+        )
+        return distance.max(dim=-1).indices.view(b, t)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes (B, T) -> (B, D, T)."""
+        return F.embedding(codes, self.embed).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> CodebookResult:
+        if self.training and not bool(self.inited):
+            self.init_from(x)
+        codes = self.encode(x.detach())
+        hit = self.decode(codes)
+        if self.training:
+            self._follow(x.detach(), codes)
+        commitment = (hit.detach() - x).square().mean(dim=(1, 2))
+        return CodebookResult(hit.detach(), codes, commitment, torch.zeros_like(commitment))
+
+    @torch.no_grad()
+    def init_from(self, x: Tensor) -> None:
+        """Start from the k-means centres of x (B, D, T)."""
+        flat = x.detach().transpose(1, 2).reshape(-1, x.shape[1]).float()
+        self.embed.copy_(kmeans(flat, self.codebook_size))
+        self.embed_avg.copy_(self.embed * self.threshold * 2)
+        self.cluster_size.fill_(self.threshold * 2)
+        self.inited.fill_(1)
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor, codes: Tensor) -> None:
+        flat, label = x.transpose(1, 2).reshape(-1, x.shape[1]).to(self.embed.dtype), codes.reshape(-1)
+        count = torch.zeros_like(self.cluster_size).index_add_(0, label, torch.ones_like(label, dtype=flat.dtype))
+        total = torch.zeros_like(self.embed).index_add_(0, label, flat)
+        _sum_over_devices(count, total)
+        self.cluster_size.lerp_(count, 1 - self.decay)
+        self.embed_avg.lerp_(total, 1 - self.decay)
+        size = self.cluster_size.sum()
+        smoothed = (self.cluster_size + self.epsilon) / (size + self.codebook_size * self.epsilon) * size
+        self.embed.copy_(self.embed_avg / smoothed[:, None])
+        dead = self.cluster_size < self.threshold
+        fresh = _from_first_device(flat[torch.randint(flat.shape[0], (self.codebook_size,), device=flat.device)])
+        self.embed.copy_(torch.where(dead[:, None], fresh, self.embed))
+        self.embed_avg.copy_(torch.where(dead[:, None], fresh * self.threshold, self.embed_avg))
+        self.cluster_size.copy_(torch.where(dead, torch.full_like(self.cluster_size, self.threshold), self.cluster_size))
+
+
+class FactorizedCodebook(nn.Module):
+    """DAC's codebook: a projection to few dimensions, the nearest row by cosine, a projection back.
+
+    threshold: a code used by less than this share of the even 1/V, on average over about a hundred steps, is
+    replaced by a random vector of the step (0: never, as in DAC).
+    """
+
+    usage: Tensor
+    inited: Tensor
+
+    def __init__(self, dim: int, codebook_size: int, codebook_dim: int, threshold: float = 0.0):
+        super().__init__()
+        self.codebook_size, self.threshold = codebook_size, threshold
+        self.in_proj = nn.Conv1d(dim, codebook_dim, 1)
+        self.out_proj = nn.Conv1d(codebook_dim, dim, 1)
+        self.codebook = nn.Embedding(codebook_size, codebook_dim)
+        self.register_buffer("usage", torch.ones(codebook_size), persistent=False)
+        self.register_buffer("inited", torch.ones(1) if threshold == 0 else torch.zeros(1), persistent=False)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (B, D, T) -> codes (B, T)."""
+        return self._lookup(self.in_proj(x))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes (B, T) -> (B, D, T)."""
+        return self.out_proj(F.embedding(codes, self.codebook.weight).transpose(1, 2))
+
+    def forward(self, x: Tensor) -> CodebookResult:
+        z = self.in_proj(x).float()
+        if self.training and not bool(self.inited):
+            self._init_from(z)
+        codes = self._lookup(z.detach())
+        hit = F.embedding(codes, self.codebook.weight).transpose(1, 2)
+        if self.training and self.threshold > 0:
+            self._revive(z.detach(), codes)
+        commitment = (z - hit.detach()).square().mean(dim=(1, 2))
+        codebook = (hit - z.detach()).square().mean(dim=(1, 2))
+        return CodebookResult(self.out_proj(z + (hit - z).detach()), codes, commitment, codebook)
+
+    def _lookup(self, z: Tensor) -> Tensor:
+        """The row with the greatest cosine similarity (DAC, appendix; ties go to the first)."""
+        b, d, t = z.shape
+        flat = F.normalize(z.transpose(1, 2).reshape(-1, d))
+        rows = F.normalize(self.codebook.weight)
+        distance = flat.square().sum(1, keepdim=True) - 2 * flat @ rows.t() + rows.square().sum(1, keepdim=True).t()
+        return (-distance).max(1).indices.view(b, t)
+
+    @torch.no_grad()
+    def _init_from(self, z: Tensor) -> None:
+        flat = z.detach().transpose(1, 2).reshape(-1, z.shape[1])
+        self.codebook.weight.copy_(kmeans(flat, self.codebook_size))
+        self.inited.fill_(1)
+
+    @torch.no_grad()
+    def _revive(self, z: Tensor, codes: Tensor) -> None:
+        flat, label = z.transpose(1, 2).reshape(-1, z.shape[1]), codes.reshape(-1)
+        count = torch.zeros_like(self.usage).index_add_(0, label, torch.ones_like(label, dtype=self.usage.dtype))
+        _sum_over_devices(count)
+        self.usage.lerp_(count * (self.codebook_size / count.sum()), 0.01)
+        dead = self.usage < self.threshold
+        fresh = _from_first_device(flat[torch.randint(flat.shape[0], (self.codebook_size,), device=flat.device)])
+        self.codebook.weight.copy_(torch.where(dead[:, None], fresh, self.codebook.weight))
+        self.usage.copy_(torch.where(dead, torch.ones_like(self.usage), self.usage))
+
+
+class ResidualVQ(nn.Module):
+    """A cascade of codebooks, each quantising the residual of the ones before (SoundStream, algorithm 1)."""
+
+    def __init__(self, codebooks: list[EMACodebook] | list[FactorizedCodebook]):
+        super().__init__()
+        self.codebooks = nn.ModuleList(codebooks)
+
+    @property
+    def n_codebooks(self) -> int:
+        return len(self.codebooks)
+
+    def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
+        """latents (B, D, T) -> codes (B, K, T) with the first `n_codebooks` (default: all)."""
+        residual, codes = latents, []
+        for codebook in list(self.codebooks)[:n_codebooks]:
+            codes.append(codebook.encode(residual))
+            residual = residual - codebook.decode(codes[-1])
+        return torch.stack(codes, dim=1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes (B, K, T), K up to n_codebooks -> (B, D, T)."""
+        quantized = self.codebooks[0].decode(codes[:, 0])
+        for k in range(1, codes.shape[1]):
+            quantized = quantized + self.codebooks[k].decode(codes[:, k])
+        return quantized
+
+    def forward(self, latents: Tensor, n_codebooks: Tensor | int | None = None) -> QuantizedResult:
+        """Quantise with gradients. n_codebooks: for each example (B,), or one number; later codebooks see the
+        residual all the same, but neither their output nor their losses count (quantizer dropout, DAC sec. 3.3)."""
+        b = latents.shape[0]
+        limit = torch.as_tensor(self.n_codebooks if n_codebooks is None else n_codebooks, device=latents.device)
+        limit = limit.expand(b)
+        residual, quantized, codes = latents, torch.zeros_like(latents), []
+        commitment = codebook_loss = latents.new_zeros((), dtype=torch.float32)
+        for k, codebook in enumerate(self.codebooks):
+            result = codebook(residual)
+            used = (k < limit).to(result.commitment_loss.dtype)
+            quantized = quantized + result.quantized * used[:, None, None]
+            residual = residual - result.quantized
+            codes.append(result.codes)
+            share = used.sum().clamp(min=1)
+            commitment = commitment + (result.commitment_loss * used).sum() / share
+            codebook_loss = codebook_loss + (result.codebook_loss * used).sum() / share
+        if isinstance(self.codebooks[0], EMACodebook):  # without projections, one straight-through for the sum
+            quantized = latents + (quantized - latents).detach()
+        return QuantizedResult(quantized, torch.stack(codes, 1), commitment, codebook_loss)
+
+
+def dropout_codebooks(batch: int, n_codebooks: int, p: float = 0.5) -> Tensor:
+    """How many codebooks each example uses, (B,): with probability p uniformly 1..K, otherwise K (DAC sec. 3.3)."""
+    drawn = torch.randint(1, n_codebooks + 1, (batch,))
+    return torch.where(torch.rand(batch) < p, drawn, torch.full_like(drawn, n_codebooks))
+
+
+@dataclass(frozen=True)
+class CodebookUse:
+    """used: share of the codes that occur, perplexity: exp of the entropy of their use; one entry a codebook."""
+
+    used: tuple[float, ...]
+    perplexity: tuple[float, ...]
+
+
+def codebook_use(codes: Tensor, codebook_size: int) -> CodebookUse:
+    """How well codes (B, K, T) fill their codebooks."""
+    used, perplexity = [], []
+    for k in range(codes.shape[1]):
+        p = torch.bincount(codes[:, k].reshape(-1), minlength=codebook_size).double()
+        p = p / p.sum()
+        used.append(float((p > 0).double().mean()))
+        perplexity.append(float(torch.exp(-(p * (p + 1e-12).log()).sum())))
+    return CodebookUse(tuple(used), tuple(perplexity))
+
+
+def _sum_over_devices(*tensors: Tensor) -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+
+
+def _from_first_device(tensor: Tensor) -> Tensor:
+    """Rank 0's values everywhere, so that replaced codes do not differ between devices."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        tensor = tensor.contiguous()
+        torch.distributed.broadcast(tensor, 0)
+    return tensor
