@@ -33,3 +33,9 @@ class CorruptStreamError(MynaError):
     """A compressed file that is damaged, truncated, or not of the format it claims."""
 
     exit_code = 5
+
+
+class OutputError(MynaError):
+    """An output that cannot be written: no permission, no space."""
+
+    exit_code = 6
