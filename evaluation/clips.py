@@ -1,0 +1,162 @@
+"""Recordings to evaluate on: audio files, folders of them, glob patterns, and WebDataset tar shards.
+
+A shard holds KEY.<audio> and KEY.json; a file may have KEY.json or KEY.txt (its text) beside it.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from ..errors import InputError
+from .perceptual import at_rate
+
+AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording: wav (N,) float32, mono (the mean of the channels), at `sample_rate` Hz."""
+
+    key: str
+    wav: np.ndarray
+    sample_rate: int
+    source: str | None = None
+    speaker: str | None = None
+    text: str | None = None
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.wav) / self.sample_rate
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where a clip is: `member` inside a shard, or a file of its own."""
+
+    key: str
+    path: Path
+    member: str | None
+    meta: dict[str, object]
+
+    def read(self) -> bytes:
+        if self.member is None:
+            return self.path.read_bytes()
+        with tarfile.open(self.path) as tar:
+            file = tar.extractfile(self.member)
+            return file.read() if file else b""
+
+
+def load_clips(
+    data: Sequence[str | Path],
+    sample_rate: int,
+    *,
+    limit: int | None = None,
+    source: str | None = None,
+    split: str | None = None,
+    max_seconds: float | None = None,
+) -> list[Clip]:
+    """The clips of `data` at `sample_rate`, in order of their keys.
+
+    limit: at most so many, evenly spaced over the order, so that the choice is the same every time and covers all
+    speakers of a sorted corpus. source, split: keep only clips whose JSON says so. max_seconds: cut longer ones.
+
+    Raises InputError when nothing is found or a recording cannot be read.
+    """
+    entries = sorted(
+        (e for path in _expand(data) for e in _entries(path) if _matches(e, source, split)),
+        key=lambda e: (e.key, str(e.path)),
+    )
+    if not entries:
+        wanted = "".join(f", {k} {v!r}" for k, v in (("source", source), ("split", split)) if v)
+        raise InputError(
+            f"no recordings in {', '.join(map(str, data))}{wanted}; expected audio files "
+            f"({', '.join(sorted(AUDIO))}) or WebDataset .tar shards"
+        )
+    if limit is not None and limit < len(entries):
+        entries = [entries[i * len(entries) // limit] for i in range(limit)]
+    return [_decode(entry, sample_rate, max_seconds) for entry in entries]
+
+
+def _expand(data: Sequence[str | Path]) -> Iterator[Path]:
+    for item in data:
+        path = Path(item)
+        if path.is_dir():
+            yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO | {".tar"})
+        elif path.exists():
+            yield path
+        elif found := sorted(glob.glob(str(item), recursive=True)):
+            yield from map(Path, found)
+        else:
+            raise InputError(f"{item} does not exist; give audio files, a folder, a pattern or .tar shards")
+
+
+def _entries(path: Path) -> Iterable[_Entry]:
+    if path.suffix.lower() != ".tar":
+        return [_Entry(path.stem, path, None, _sidecar(path))]
+    audio: dict[str, str] = {}
+    meta: dict[str, dict[str, object]] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, suffix = member.name.rpartition(".")
+                if suffix == "json" and (file := tar.extractfile(member)):
+                    meta[key] = json.load(file)
+                elif f".{suffix}" in AUDIO:
+                    audio[key] = member.name
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a readable WebDataset shard: {error}") from error
+    return [_Entry(key, path, name, meta.get(key, {})) for key, name in audio.items()]
+
+
+def _sidecar(path: Path) -> dict[str, object]:
+    try:
+        if (beside := path.with_suffix(".json")).is_file():
+            found = json.loads(beside.read_text("utf-8"))
+            return found if isinstance(found, dict) else {}
+        if (beside := path.with_suffix(".txt")).is_file():
+            return {"text": beside.read_text("utf-8").strip()}
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {beside}: {error}") from error
+    return {}
+
+
+def _matches(entry: _Entry, source: str | None, split: str | None) -> bool:
+    return all(
+        want is None or entry.meta.get(k) == want for k, want in (("source", source), ("split", split))
+    )
+
+
+def _decode(entry: _Entry, sample_rate: int, max_seconds: float | None) -> Clip:
+    where = f"{entry.path}" if entry.member is None else f"{entry.path}:{entry.member}"
+    try:
+        wav, rate = soundfile.read(io.BytesIO(entry.read()), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise InputError(f"cannot read {where} as audio: {error}") from error
+    if max_seconds is not None:
+        wav = wav[: int(max_seconds * rate)]
+    if len(wav) == 0:
+        raise InputError(f"{where} holds no samples")
+    mono = np.nan_to_num(wav.mean(axis=1))
+
+    def text(field: str) -> str | None:
+        value = entry.meta.get(field)
+        return None if value is None else str(value)
+
+    return Clip(
+        entry.key,
+        at_rate(mono, rate, sample_rate),
+        sample_rate,
+        text("source"),
+        text("speaker"),
+        text("text"),
+    )

@@ -1,0 +1,57 @@
+"""Perceptual measures by their published implementations; each needs its package (pip install 'myna[evaluate]').
+
+Waveforms are (N,) float32 at one sample rate. A clip that a measure cannot judge (too short, silent) gives nan.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from ..data.resample import resample
+
+WIDEBAND = 16000
+
+
+def pesq_wb(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """PESQ wideband, MOS-LQO from 1.04 to 4.64 (ITU-T P.862.2), at 16 kHz; higher is better."""
+    from pesq import PesqError, pesq
+
+    x, y = at_rate(reference, sample_rate, WIDEBAND), at_rate(estimate, sample_rate, WIDEBAND)
+    n = min(len(x), len(y))
+    if n < WIDEBAND // 4 or not x.any() or not y.any():  # P.862 needs a quarter of a second of sound
+        return float("nan")
+    score = pesq(WIDEBAND, x[:n], y[:n], "wb", on_error=PesqError.RETURN_VALUES)
+    return float(score) if score > 0 else float("nan")
+
+
+def stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """Short-time objective intelligibility, 0 to 1 (Taal et al. 2011); higher is better."""
+    from pystoi import stoi as score
+
+    n = min(len(reference), len(estimate))
+    if n == 0 or not reference[:n].any():
+        return float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # its way of saying that too little speech is left
+        try:
+            return float(score(reference[:n], estimate[:n], sample_rate))
+        except (RuntimeWarning, ValueError):
+            return float("nan")
+
+
+def dnsmos(estimate: np.ndarray, sample_rate: int) -> float:
+    """DNSMOS P.835 overall quality, 1 to 5 (Reddy et al. 2022), at 16 kHz, without a reference; higher is better."""
+    from speechmos import dnsmos as model
+
+    y = np.clip(at_rate(estimate, sample_rate, WIDEBAND), -1, 1)
+    if len(y) == 0 or not y.any():
+        return float("nan")
+    scores = model.run(y, WIDEBAND, return_df=False)
+    return float(scores["ovrl_mos"])
+
+
+def at_rate(wav: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
+    """(N,) at another sample rate."""
+    return resample(np.asarray(wav, np.float32)[None], rate_in, rate_out)[0]
