@@ -47,7 +47,7 @@ class MynaConfig:
     n_codebooks: int = 8
     codebook_size: int = 1024
     codebook_dim: int = 16  # of factorized codebooks
-    dead_code_share: float = 0.05  # codes used less than this share of the average are replaced while training
+    dead_code_share: float = 0.2  # codes used less than this share of the average are replaced while training
 
     @property
     def frame_size(self) -> int:

@@ -58,8 +58,9 @@ def _nearest(vectors: Tensor, centres: Tensor) -> Tensor:
 class EMACodebook(nn.Module):
     """EnCodec's codebook: buffers that follow the vectors assigned to them.
 
-    decay: of the moving averages.   threshold: a code whose average use falls below it (in vectors a step) is
-    replaced by a random vector of the step.
+    decay: of the moving averages.   threshold: a code used by less than this share of the average is replaced by a
+    random vector of the step. (EnCodec's "2 vectors a step" is a share of 0.4 of its batches, but more than a small
+    batch can give to each code, which would replace all of them at every step.)
     """
 
     embed: Tensor
@@ -67,7 +68,7 @@ class EMACodebook(nn.Module):
     embed_avg: Tensor
     inited: Tensor
 
-    def __init__(self, dim: int, codebook_size: int, decay: float = 0.99, threshold: float = 2.0):
+    def __init__(self, dim: int, codebook_size: int, decay: float = 0.99, threshold: float = 0.1):
         super().__init__()
         self.decay, self.threshold, self.epsilon = decay, threshold, 1e-5
         self.codebook_size = codebook_size
@@ -106,8 +107,9 @@ class EMACodebook(nn.Module):
         """Start from the k-means centres of x (B, D, T)."""
         flat = x.detach().transpose(1, 2).reshape(-1, x.shape[1]).float()
         self.embed.copy_(kmeans(flat, self.codebook_size))
-        self.embed_avg.copy_(self.embed * self.threshold * 2)
-        self.cluster_size.fill_(self.threshold * 2)
+        even = flat.shape[0] / self.codebook_size
+        self.embed_avg.copy_(self.embed * even)
+        self.cluster_size.fill_(even)
         self.inited.fill_(1)
 
     @torch.no_grad()
@@ -121,18 +123,19 @@ class EMACodebook(nn.Module):
         size = self.cluster_size.sum()
         smoothed = (self.cluster_size + self.epsilon) / (size + self.codebook_size * self.epsilon) * size
         self.embed.copy_(self.embed_avg / smoothed[:, None])
-        dead = self.cluster_size < self.threshold
+        even = size / self.codebook_size
+        dead = self.cluster_size < self.threshold * even
         fresh = _from_first_device(flat[torch.randint(flat.shape[0], (self.codebook_size,), device=flat.device)])
         self.embed.copy_(torch.where(dead[:, None], fresh, self.embed))
-        self.embed_avg.copy_(torch.where(dead[:, None], fresh * self.threshold, self.embed_avg))
-        self.cluster_size.copy_(torch.where(dead, torch.full_like(self.cluster_size, self.threshold), self.cluster_size))
+        self.embed_avg.copy_(torch.where(dead[:, None], fresh * even, self.embed_avg))
+        self.cluster_size.copy_(torch.where(dead, even, self.cluster_size))
 
 
 class FactorizedCodebook(nn.Module):
     """DAC's codebook: a projection to few dimensions, the nearest row by cosine, a projection back.
 
-    threshold: a code used by less than this share of the even 1/V, on average over about a hundred steps, is
-    replaced by a random vector of the step (0: never, as in DAC).
+    threshold: a code used by less than this share of the even 1/V, on average over about thirty steps, is replaced
+    by a random vector of the step (0: never, as in DAC).
     """
 
     usage: Tensor
@@ -144,8 +147,9 @@ class FactorizedCodebook(nn.Module):
         self.in_proj = nn.Conv1d(dim, codebook_dim, 1)
         self.out_proj = nn.Conv1d(codebook_dim, dim, 1)
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
-        self.register_buffer("usage", torch.ones(codebook_size), persistent=False)
-        self.register_buffer("inited", torch.ones(1) if threshold == 0 else torch.zeros(1), persistent=False)
+        if threshold > 0:  # DAC's own checkpoints know neither
+            self.register_buffer("usage", torch.ones(codebook_size))
+            self.register_buffer("inited", torch.zeros(1))
 
     def encode(self, x: Tensor) -> Tensor:
         """x (B, D, T) -> codes (B, T)."""
@@ -156,9 +160,9 @@ class FactorizedCodebook(nn.Module):
         return self.out_proj(F.embedding(codes, self.codebook.weight).transpose(1, 2))
 
     def forward(self, x: Tensor) -> CodebookResult:
+        if self.training and self.threshold > 0 and not bool(self.inited):
+            self.init_from(x)
         z = self.in_proj(x).float()
-        if self.training and not bool(self.inited):
-            self._init_from(z)
         codes = self._lookup(z.detach())
         hit = F.embedding(codes, self.codebook.weight).transpose(1, 2)
         if self.training and self.threshold > 0:
@@ -176,17 +180,27 @@ class FactorizedCodebook(nn.Module):
         return (-distance).max(1).indices.view(b, t)
 
     @torch.no_grad()
-    def _init_from(self, z: Tensor) -> None:
-        flat = z.detach().transpose(1, 2).reshape(-1, z.shape[1])
-        self.codebook.weight.copy_(kmeans(flat, self.codebook_size))
-        self.inited.fill_(1)
+    def init_from(self, x: Tensor) -> None:
+        """Start from x (B, D, T): the projections are its principal axes, the rows k-means centres along them."""
+        flat = x.detach().transpose(1, 2).reshape(-1, x.shape[1]).float()
+        mean = flat.mean(0)
+        axes = torch.linalg.eigh((flat - mean).t() @ (flat - mean)).eigenvectors.flip(1)
+        axes = axes[:, : self.codebook.embedding_dim].t()  # (d, D), the widest first
+        z = (flat - mean) @ axes.t()
+        self.in_proj.weight.copy_(axes[:, :, None])
+        self.in_proj.bias.copy_(-(axes @ mean))
+        self.out_proj.weight.copy_(axes.t()[:, :, None])
+        self.out_proj.bias.copy_(mean)
+        self.codebook.weight.copy_(kmeans(z, self.codebook_size))
+        if self.threshold > 0:
+            self.inited.fill_(1)
 
     @torch.no_grad()
     def _revive(self, z: Tensor, codes: Tensor) -> None:
         flat, label = z.transpose(1, 2).reshape(-1, z.shape[1]), codes.reshape(-1)
         count = torch.zeros_like(self.usage).index_add_(0, label, torch.ones_like(label, dtype=self.usage.dtype))
         _sum_over_devices(count)
-        self.usage.lerp_(count * (self.codebook_size / count.sum()), 0.01)
+        self.usage.lerp_(count * (self.codebook_size / count.sum()), 0.03)
         dead = self.usage < self.threshold
         fresh = _from_first_device(flat[torch.randint(flat.shape[0], (self.codebook_size,), device=flat.device)])
         self.codebook.weight.copy_(torch.where(dead[:, None], fresh, self.codebook.weight))
@@ -218,6 +232,18 @@ class ResidualVQ(nn.Module):
         for k in range(1, codes.shape[1]):
             quantized = quantized + self.codebooks[k].decode(codes[:, k])
         return quantized
+
+    @torch.no_grad()
+    def init_from(self, latents: Tensor) -> None:
+        """Start every codebook from latents (B, D, T), each from what the ones before leave over.
+
+        B * T should be many times codebook_size: with fewer vectors than codes the first codebook learns them by
+        heart and leaves the others nothing.
+        """
+        residual = latents
+        for codebook in self.codebooks:
+            codebook.init_from(residual)
+            residual = residual - codebook.decode(codebook.encode(residual))
 
     def forward(self, latents: Tensor, n_codebooks: Tensor | int | None = None) -> QuantizedResult:
         """Quantise with gradients. n_codebooks: for each example (B,), or one number; later codebooks see the

@@ -1,0 +1,114 @@
+"""The house codec on tiny random weights: the Codec contract, streaming, causality, its declared delay."""
+
+import pytest
+import torch
+
+from myna.codec.base import Codes
+from myna.codec.myna import MynaCodec, MynaConfig
+
+TINY = MynaConfig(
+    hop=24, window=72, width=16, latent_width=24, encoder_depth=(1, 1), decoder_depth=(1, 1), expansion=2,
+    latent_dim=8, codebook_size=16, codebook_dim=4, n_codebooks=3,
+)  # fmt: skip
+
+
+@pytest.fixture(params=["factorized", "ema"])
+def codec(request) -> MynaCodec:
+    torch.manual_seed(0)
+    from dataclasses import replace
+
+    return MynaCodec(replace(TINY, quantizer=request.param)).eval()
+
+
+@pytest.mark.parametrize("n", [1, 47, 48, 49, 1000])
+def test_lengths_are_exact(codec, n):
+    codes = codec.encode(torch.randn(2, 1, n))
+    assert codes.codes.shape == (2, 3, codec.n_frames(n))
+    assert codec.decode(codes).shape == (2, 1, n)
+
+
+def test_contract(codec):
+    assert float(codec.frame_rate) == 500
+    assert codec.bitrates == (2000.0, 4000.0, 6000.0)
+    assert codec.codebooks_for(5000) == 2
+    assert codec.delay == 48 <= codec.frame_size
+
+
+def test_streaming_equals_offline_for_any_chunks(codec):
+    wav = torch.randn(2, 1, 1003)
+    whole = codec.encode(wav)
+    audio = codec.decode(whole)
+    for seed in range(3):
+        draw = torch.Generator().manual_seed(seed)
+        encoder, decoder = codec.encoder_stream(2), codec.decoder_stream(2)
+        codes, out, i = [], [], 0
+        while i < wav.shape[-1]:
+            n = int(torch.randint(0, 200, (), generator=draw))
+            codes.append(encoder.push(wav[..., i : i + n]))
+            out.append(decoder.push(codes[-1]))
+            i += n
+        codes.append(encoder.flush())
+        out += [decoder.push(codes[-1]), decoder.flush()]
+        assert torch.equal(torch.cat(codes, -1), whole.codes)
+        streamed = torch.cat(out, -1)[..., : wav.shape[-1]]
+        torch.testing.assert_close(streamed, audio, atol=1e-6, rtol=0)
+
+
+def test_a_code_frame_leaves_as_soon_as_its_samples_are_in(codec):
+    encoder, decoder = codec.encoder_stream(), codec.decoder_stream()
+    samples = 0
+    for i in range(1, 6):
+        codes = encoder.push(torch.randn(1, 1, codec.frame_size))
+        assert codes.shape[-1] == 1
+        samples += decoder.push(codes).shape[-1]
+        assert samples == i * codec.frame_size - codec.delay
+
+
+def test_the_future_never_changes_the_past(codec):
+    wav = torch.randn(1, 1, 960)
+    other = wav.clone()
+    other[..., 480:] = torch.randn(480)
+    a, b = codec.encode(wav), codec.encode(other)
+    assert torch.equal(a.codes[..., :10], b.codes[..., :10])
+    heard, changed = codec.decode(a), codec.decode(Codes(b.codes, 960))
+    certain = 480 - codec.delay
+    torch.testing.assert_close(heard[..., :certain], changed[..., :certain])
+    assert not torch.allclose(heard[..., 480:], changed[..., 480:])
+
+
+def test_lower_bitrates_are_prefixes(codec):
+    wav = torch.randn(1, 1, 500)
+    full = codec.encode(wav)
+    assert torch.equal(codec.encode(wav, 2).codes, full.keep(2).codes)
+    assert codec.decode(full.keep(1)).shape == wav.shape
+
+
+def test_rows_restart_alone(codec):
+    """A row that is reset in the middle of a batch hears nothing of its past, and its neighbour nothing at all."""
+    from myna.layers.streaming import Stream
+
+    z = torch.randn(2, codec.config.latent_dim, 12)
+    stream = Stream(codec.decoder, 2)
+    before = stream.push(z[..., :5])
+    stream.reset(torch.tensor([True, False]))
+    after = stream.push(z[..., 5:])
+    fresh = Stream(codec.decoder, 1).push(z[:1, :, 5:])
+    torch.testing.assert_close(after[:1], fresh)
+    torch.testing.assert_close(torch.cat([before, after], -1)[1], Stream(codec.decoder, 2).push(z)[1])
+
+
+def test_training_pass_mixes_quantized_and_unquantized(codec):
+    wav = torch.randn(2, 1, 480)
+    result = codec(wav, torch.tensor([3, 1]), torch.tensor([True, False]))
+    assert result.wav.shape == wav.shape
+    codes = codec.encode(wav)
+    torch.testing.assert_close(
+        result.wav[1:], codec.decode(Codes(codes.codes[1:, :1], 480)), atol=1e-5, rtol=1e-4
+    )
+    assert not torch.allclose(result.wav[:1], codec.decode(Codes(codes.codes[:1], 480)))
+    warm = codec(wav, None, torch.ones(2, dtype=torch.bool))
+    assert warm.quantizer is None
+
+
+def test_a_silent_input_stays_finite(codec):
+    assert torch.isfinite(codec.reconstruct(torch.zeros(1, 1, 480))).all()

@@ -1,0 +1,127 @@
+"""Residual quantisation: both kinds of codebook, dropout, layering, start from data, replacement, reports."""
+
+import pytest
+import torch
+
+from myna.codec.quantizer import (
+    EMACodebook,
+    FactorizedCodebook,
+    ResidualVQ,
+    codebook_use,
+    dropout_codebooks,
+    kmeans,
+)
+
+DIM, SIZE, FRAMES = 6, 16, 40
+
+
+def ema(k: int = 4) -> ResidualVQ:
+    return ResidualVQ([EMACodebook(DIM, SIZE) for _ in range(k)])
+
+
+def factorized(k: int = 4, threshold: float = 0.0) -> ResidualVQ:
+    return ResidualVQ([FactorizedCodebook(DIM, SIZE, 4, threshold) for _ in range(k)])
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("make", [ema, factorized])
+def test_forward_encode_and_decode_agree(make):
+    rvq = make().eval()
+    x = torch.randn(3, DIM, FRAMES)
+    result = rvq(x)
+    assert torch.equal(result.codes, rvq.encode(x))
+    torch.testing.assert_close(result.quantized, rvq.decode(result.codes))
+
+
+@pytest.mark.parametrize("make", [ema, factorized])
+def test_fewer_codebooks_are_a_prefix_of_more(make):
+    rvq = make().eval()
+    x = torch.randn(2, DIM, FRAMES)
+    full = rvq.encode(x)
+    for k in range(1, 5):
+        assert torch.equal(rvq.encode(x, k), full[:, :k])
+    part = rvq(x, torch.tensor([1, 3]))
+    torch.testing.assert_close(part.quantized[0], rvq.decode(full[:1, :1])[0])
+    torch.testing.assert_close(part.quantized[1], rvq.decode(full[1:, :3])[0])
+
+
+@pytest.mark.parametrize("make", [ema, factorized])
+def test_gradient_reaches_the_latents(make):
+    rvq = make().train()
+    x = torch.randn(2, DIM, FRAMES, requires_grad=True)
+    rvq(x).quantized.square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+def test_ema_straight_through_passes_the_gradient_unchanged():
+    x = torch.randn(2, DIM, FRAMES, requires_grad=True)
+    weight = torch.randn(2, DIM, FRAMES)
+    (ema().train()(x).quantized * weight).sum().backward()
+    torch.testing.assert_close(x.grad, weight)
+
+
+def test_nearest_code_is_nearest():
+    book = EMACodebook(DIM, SIZE).eval()
+    x = torch.randn(2, DIM, FRAMES)
+    distance = torch.cdist(x.transpose(1, 2), book.embed.expand(2, -1, -1))
+    assert torch.equal(book.encode(x), distance.argmin(-1))
+    fact = FactorizedCodebook(DIM, SIZE, 4).eval()
+    z = torch.nn.functional.normalize(fact.in_proj(x), dim=1)
+    cosine = z.transpose(1, 2) @ torch.nn.functional.normalize(fact.codebook.weight).t()
+    assert torch.equal(fact.encode(x), cosine.argmax(-1))
+
+
+def test_each_codebook_lowers_the_error_after_starting_from_data():
+    x = torch.randn(8, DIM, 200)
+    rvq = ema(4).train()
+    rvq(x)
+    errors = [float((rvq.eval().decode(rvq.encode(x, k)) - x).square().mean()) for k in range(1, 5)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.25 * float(x.square().mean())
+
+
+@pytest.mark.parametrize("start", ["ema", "factorized"])
+def test_start_from_data_uses_most_codes(start):
+    """Latents far from the origin and narrow collapse a random codebook; a start from the data does not."""
+    x = 5 + 0.01 * torch.randn(8, DIM, 200)
+    book = EMACodebook(DIM, SIZE) if start == "ema" else FactorizedCodebook(DIM, SIZE, 4, threshold=0.1)
+    book.train()(x)
+    assert codebook_use(book.encode(x)[:, None], SIZE).used[0] > 0.8
+
+
+def test_dead_codes_are_replaced():
+    book = EMACodebook(DIM, SIZE, decay=0.5).train()
+    book(torch.randn(4, DIM, 100))
+    book.embed[3] = 1e3  # nothing is near
+    book.embed_avg[3] = 1e3 * book.cluster_size[3]
+    for _ in range(6):
+        book(torch.randn(4, DIM, 100))
+    assert book.embed[3].abs().max() < 100
+
+
+def test_dropout_draws_every_depth_and_keeps_the_full_one_half_the_time():
+    drawn = dropout_codebooks(20_000, 8, p=0.5)
+    assert drawn.min() == 1
+    assert drawn.max() == 8
+    assert 0.54 < float((drawn == 8).float().mean()) < 0.585  # 1/2 + 1/2 * 1/8
+
+
+def test_codebook_use():
+    codes = torch.stack([torch.arange(16) % 4, torch.zeros(16, dtype=torch.long)])[None]
+    use = codebook_use(codes, 8)
+    assert use.used == (0.5, 0.125)
+    assert use.perplexity == pytest.approx((4.0, 1.0), rel=1e-6)
+
+
+def test_kmeans_finds_separate_clusters():
+    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    points = centres.repeat(50, 1) + 0.1 * torch.randn(150, 2)
+    found = kmeans(points, 3, iterations=20)
+    if torch.cdist(centres, found).min(1).values.max() > 1:  # Lloyd may put two starts into one cluster
+        found = kmeans(points, 8, iterations=20)
+    assert torch.cdist(centres, found).min(1).values.max() < 0.5
