@@ -93,7 +93,8 @@ class Conv1d(Streamable):
     def init_state(self, batch: int, like: Tensor) -> State:
         """(carry, frames at its beginning kept only to be mirrored, whether the left padding is in place).
 
-        A reflected beginning has to wait for what it mirrors, a reflected end has to remember it.
+        A reflected beginning has to wait for what it mirrors, a reflected end has to remember it. The beginning
+        also waits for as much as the end could mirror: a signal shorter than that is reflected as a whole.
         """
         mirrored = self.pad_mode == "reflect" and self.left > 0
         return like.new_zeros(batch, self.in_channels, 0 if mirrored else self.left), 0, int(not mirrored)
@@ -101,7 +102,8 @@ class Conv1d(Streamable):
     def step(self, x: Tensor, state: State, final: bool = False) -> tuple[Tensor, State]:
         carry, spent, started = state
         x = torch.cat([carry, x], dim=-1) if carry.shape[-1] else x
-        if not started and x.shape[-1] <= self.left and not final:
+        longest = max(self.left, self.right + (self.stride - 1 if self.fill else 0))
+        if not started and x.shape[-1] <= longest and not final:
             return x.new_zeros(x.shape[0], self.out_channels, 0), (x, 0, 0)
         left = 0 if started else self.left
         right = self.right + self._shortfall(x.shape[-1] - spent + left + self.right) if final else 0

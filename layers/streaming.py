@@ -237,6 +237,10 @@ def _merge(rows: Tensor, fresh: State, running: State) -> State:
     if isinstance(running, Tensor):
         if not isinstance(fresh, Tensor):  # e.g. a skip that had nothing to hold back yet
             fresh = torch.zeros_like(running)
+        if fresh.shape != running.shape:
+            raise ValueError(
+                "rows can only be restarted between whole frames: push a multiple of the stride first, then reset"
+            )
         mask = rows.to(running.device).view(-1, *([1] * (running.ndim - 1)))
         return torch.where(mask, fresh, running)
     if isinstance(running, tuple):

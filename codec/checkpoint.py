@@ -1,0 +1,160 @@
+"""Our checkpoints: one safetensors file whose metadata holds the configuration as JSON.
+
+    metadata["config"] = {"family": "myna" | "encodec" | "encodec-lm" | "dac", <every field of the config>}
+
+No other file is needed to rebuild the model, and nothing in the file can run code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..data.files import atomic_output
+from ..errors import InputError, MissingModelError
+from .adapters.weights import load_strictly
+from .dac import DAC, DACConfig
+from .encodec import EncodecConfig, build_encodec
+from .encodec_lm import EncodecLM, EncodecLMConfig
+from .myna import MynaCodec, MynaConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model: its config, and how to build it."""
+
+    config: type
+    build: Callable[[Any], nn.Module]
+
+
+FAMILIES = {
+    "myna": Family(MynaConfig, MynaCodec),
+    "encodec": Family(EncodecConfig, build_encodec),
+    "encodec-lm": Family(EncodecLMConfig, EncodecLM),
+    "dac": Family(DACConfig, DAC),
+}
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """What a safetensors file holds: its tensors, and its metadata as text."""
+
+    weights: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def save_checkpoint(
+    model: nn.Module, path: str | Path, force: bool = True, notes: Mapping[str, str] | None = None
+) -> None:
+    """Write a model (its `config` is a config of one of FAMILIES) with its weights.
+
+    notes: further metadata, text to text, such as the training step. Raises UsageError or OutputError as
+    `data.files.atomic_output` does.
+    """
+    config = model.config
+    family = next(name for name, family in FAMILIES.items() if isinstance(config, family.config))
+    described = json.dumps({"family": family, **dataclasses.asdict(typing.cast(Any, config))})
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with atomic_output(path, force=force) as file:
+        file.write(save(weights, metadata={**(notes or {}), "config": described}))
+
+
+def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The model that `save_checkpoint` wrote, in evaluation mode.
+
+    Raises MissingModelError if there is no such file, InputError if it is damaged, of another kind, or asks for
+    something that this version does not know.
+    """
+    file = read_safetensors(path)
+    if "config" not in file.metadata:
+        raise InputError(f"{path} has no configuration inside: it is not a checkpoint of ours; try `myna models convert`")
+    return build_checkpoint(file, path).to(device)
+
+
+def build_checkpoint(file: CheckpointFile, path: str | Path) -> nn.Module:
+    """The model of a file that has been read. Raises InputError as `load_checkpoint` does."""
+    try:
+        described = json.loads(file.metadata["config"])
+        family = FAMILIES[described.pop("family")]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{path}: its configuration is not one of {', '.join(FAMILIES)}; is this a model of ours?") from None
+    config = config_from_dict(family.config, described, path)
+    try:
+        model = family.build(config)
+    except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
+        raise InputError(f"{path}: its configuration cannot be built: {error}") from None
+    load_strictly(model, file.weights, path)
+    return model.eval()
+
+
+def read_safetensors(path: str | Path) -> CheckpointFile:
+    """All tensors (on the CPU) and metadata of a safetensors file. Raises MissingModelError or InputError."""
+    if not Path(path).is_file():
+        raise MissingModelError(f"no model file at {path}; `myna models list` shows the models to download")
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            return CheckpointFile(weights, file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a whole safetensors file ({reason}); download or copy it again") from None
+
+
+def config_from_dict(kind: type, values: Mapping[str, Any], where: str | Path) -> Any:
+    """A config dataclass from JSON: lists become tuples, nested configs are built. Raises InputError for keys that
+    the config does not have and for values of the wrong type."""
+    hints = typing.get_type_hints(kind)
+    unknown = [key for key in values if key not in hints]
+    if unknown:
+        raise InputError(
+            f"{where}: unknown key {unknown[0]!r} in its configuration; it was written by a newer version: update myna"
+        )
+    built = {}
+    for key, value in values.items():
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            value = config_from_dict(typing.cast(type, hint), value, where)
+        elif isinstance(value, list):
+            value = tuple(value)
+        if not _fits(value, hint):
+            raise InputError(f"{where}: {key} = {value!r} in its configuration, expected {hint}")
+        built[key] = value
+    try:
+        return kind(**built)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: its configuration is refused: {error}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is of the annotated type (as far as the configs here need it)."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in args
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(v, args[0]) for v in value)
+    if origin is not None:  # a union such as int | None
+        return any(_fits(value, arg) for arg in args)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """sha256 (64 hex digits) over the names, shapes and values of a model's weights: the same weights have the same
+    hash whichever file they came from."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

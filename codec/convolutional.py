@@ -1,0 +1,156 @@
+"""What EnCodec, DAC and Myna share: an encoder, a residual quantizer and a decoder, run whole or as streams.
+
+Shapes: B batch, C audio channels, N samples, K codebooks, T frames, D latent channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, UsageError
+from ..layers import Chain, Stream
+from .base import Codec, Codes
+from .quantizer import ResidualVQ
+
+# Frames that encode and decode hand through the networks at a time when nothing is learned: activations stay in the
+# cache, and memory does not grow with the length of the input.
+BLOCK_FRAMES = 75
+
+
+class ConvolutionalCodec(Codec):
+    """A codec whose encoder (rate 1 / frame_size) and decoder (rate frame_size) are Chains around a ResidualVQ.
+
+    whole_frames: the end of the input is filled with zeros to a whole frame before it is encoded (DAC); otherwise
+        the encoder fills it by its own rule (EnCodec).
+    """
+
+    encoder: Chain
+    decoder: Chain
+    quantizer: ResidualVQ
+    whole_frames: bool = False
+
+    def encode(self, wav: Tensor, n_codebooks: int | None = None) -> Codes:
+        check_wav(self, wav)
+        k = check_n_codebooks(self, n_codebooks)
+        with torch.no_grad():
+            return Codes(self.quantizer.encode(self.latents(wav), k), wav.shape[-1])
+
+    def decode(self, codes: Codes) -> Tensor:
+        check_codes(self, codes.codes)
+        with torch.no_grad():
+            wav = self._run(self.decoder, self.quantizer.decode(codes.codes), BLOCK_FRAMES)
+            return fit(wav, codes.n_samples)
+
+    def latents(self, wav: Tensor) -> Tensor:
+        if self.whole_frames:
+            wav = fit(wav, -(-wav.shape[-1] // self.frame_size) * self.frame_size)
+        return self._run(self.encoder, wav, BLOCK_FRAMES * self.frame_size)
+
+    def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None) -> ConvolutionalEncoderStream:
+        return ConvolutionalEncoderStream(self, batch, check_n_codebooks(self, n_codebooks))
+
+    def decoder_stream(self, batch: int = 1) -> ConvolutionalDecoderStream:
+        return ConvolutionalDecoderStream(self, batch)
+
+    def _run(self, network: Chain, x: Tensor, block: int) -> Tensor:
+        if torch.is_grad_enabled() or x.shape[-1] <= block + block // 2:
+            return network(x)
+        state, out = network.init_state(x.shape[0], like=x), []
+        for start in range(0, x.shape[-1], block):
+            y, state = network.step(x[..., start : start + block], state, final=start + block >= x.shape[-1])
+            out.append(y)
+        return torch.cat(out, dim=-1)
+
+
+class ConvolutionalEncoderStream:
+    """Samples in, codes out (`codec.base.EncoderStream`)."""
+
+    def __init__(self, codec: ConvolutionalCodec, batch: int, n_codebooks: int):
+        self.codec, self.batch, self.n_codebooks = codec, batch, n_codebooks
+        self.stream = Stream(codec.encoder, batch)
+        self.n_samples = 0
+
+    def push(self, wav: Tensor) -> Tensor:
+        """wav (B, C, n), any n, to codes (B, K, t)."""
+        check_wav(self.codec, wav, shortest=0)
+        self.n_samples += wav.shape[-1]
+        return self._quantize(self.stream.push(wav))
+
+    def flush(self) -> Tensor:
+        """The codes still owed."""
+        missing = -self.n_samples % self.codec.frame_size if self.codec.whole_frames else 0
+        like = next(self.codec.parameters())
+        return self._quantize(self.stream.flush(like.new_zeros(self.batch, self.codec.channels, missing)))
+
+    @torch.inference_mode()
+    def _quantize(self, latents: Tensor) -> Tensor:
+        if latents.shape[-1] == 0:
+            return torch.zeros(self.batch, self.n_codebooks, 0, dtype=torch.int64, device=latents.device)
+        return self.codec.quantizer.encode(latents, self.n_codebooks)
+
+
+class ConvolutionalDecoderStream:
+    """Codes in, samples out (`codec.base.DecoderStream`): frame_size samples a frame in all."""
+
+    def __init__(self, codec: ConvolutionalCodec, batch: int):
+        self.codec, self.batch = codec, batch
+        self.stream = Stream(codec.decoder, batch)
+        self.owed = 0
+
+    def push(self, codes: Tensor) -> Tensor:
+        """codes (B, K, t), any t, to wav (B, C, n)."""
+        return self._step(codes, final=False)
+
+    def flush(self) -> Tensor:
+        """The samples still owed."""
+        return self._step(None, final=True)
+
+    @torch.inference_mode()
+    def _step(self, codes: Tensor | None, final: bool) -> Tensor:
+        if codes is not None and codes.shape[-1]:
+            check_codes(self.codec, codes)
+            latents = self.codec.quantizer.decode(codes)
+        else:
+            like = next(self.codec.parameters())
+            latents = like.new_zeros(self.batch, self.codec.decoder_channels, 0)
+        self.owed += latents.shape[-1] * self.codec.frame_size
+        wav = self.stream.flush(latents) if final else self.stream.push(latents)
+        wav = fit(wav, self.owed) if final else wav[..., : self.owed]
+        self.owed -= wav.shape[-1]
+        return wav
+
+
+def fit(x: Tensor, n: int) -> Tensor:
+    """x cut or filled with zeros to n frames."""
+    return x[..., :n] if x.shape[-1] >= n else torch.nn.functional.pad(x, (0, n - x.shape[-1]))
+
+
+def check_wav(codec: Codec, wav: Tensor, shortest: int = 1) -> None:
+    """Raises InputError unless wav is (B, codec.channels, N >= shortest)."""
+    if wav.ndim != 3 or wav.shape[1] != codec.channels or wav.shape[-1] < shortest:
+        raise InputError(
+            f"{codec.name} encodes waveforms of shape (batch, {codec.channels}, samples >= {shortest}), got "
+            f"{tuple(wav.shape)}: resample to {codec.sample_rate} Hz and mix to {codec.channels} channel(s) first"
+        )
+
+
+def check_n_codebooks(codec: Codec, n_codebooks: int | None) -> int:
+    """The number of codebooks to use. Raises UsageError unless it is 1..codec.n_codebooks."""
+    if n_codebooks is None:
+        return codec.n_codebooks
+    if not 1 <= n_codebooks <= codec.n_codebooks:
+        raise UsageError(f"{codec.name} has 1 to {codec.n_codebooks} codebooks, asked for {n_codebooks}")
+    return n_codebooks
+
+
+def check_codes(codec: Codec, codes: Tensor) -> None:
+    """Raises InputError unless codes is (B, K, T) within the codec's codebooks."""
+    if codes.ndim != 3 or not 1 <= codes.shape[1] <= codec.n_codebooks or codes.shape[-1] == 0:
+        raise InputError(
+            f"{codec.name} decodes codes of shape (batch, 1..{codec.n_codebooks} codebooks, frames >= 1), got "
+            f"{tuple(codes.shape)}"
+        )
+    low, high = int(codes.min()), int(codes.max())
+    if low < 0 or high >= codec.codebook_size:
+        raise InputError(f"codes must lie in 0..{codec.codebook_size - 1} for {codec.name}, got {low}..{high}")

@@ -1,0 +1,299 @@
+"""The models that `myna` knows by name: where they come from, where they are kept, how they are loaded.
+
+    load_codec("myna-24k")                 ships with the package
+    load_codec("encodec-24k")              from the cache (`myna models download encodec-24k` puts it there)
+    load_codec("some/checkpoint")          .safetensors (ours or Hugging Face), .th, .pth, or a folder of Hugging Face
+
+The cache is $MYNA_CACHE, or ~/.cache/myna.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import pickle
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.files import atomic_output
+from ..errors import InputError, MissingModelError, UsageError
+from .adapters import adapt_dac, adapt_encodec, adapt_encodec_lm
+from .adapters.dac import is_dac
+from .adapters.encodec import is_encodec, is_encodec_lm
+from .base import Codec
+from .checkpoint import build_checkpoint, read_safetensors, save_checkpoint
+from .encodec_lm import EncodecLM
+
+_ENCODEC = "https://dl.fbaipublicfiles.com/encodec/v0/"
+_DAC = "https://github.com/descriptinc/descript-audio-codec/releases/download/"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model known by name.
+
+    url: where the publisher keeps the weights, None for those in the package.   file: its name in the cache.
+    sha256: of the file, or the leading digits that the publisher states; None where none is published.
+    kind: "codec", or "entropy" for a language model over a codec's codes.
+    """
+
+    name: str
+    url: str | None
+    file: str
+    sha256: str | None
+    description: str
+    license: str
+    kind: str = "codec"
+
+
+def _entry(name: str, root: str, file: str, sha256: str | None, description: str, license: str, **more: str) -> ModelEntry:
+    # DAC's releases differ only in their folder: weights.pth alone would not say which model it is.
+    kept = file.replace("/", "-") if root == _DAC else file
+    return ModelEntry(name, root + file, kept, sha256, description, license, **more)
+
+
+_MODELS = (
+    ModelEntry(
+        "myna-24k", None, "myna-24k.safetensors", None, "24 kHz mono, causal, 0.5 to 4 kbps: the default", "MIT"
+    ),
+    _entry(
+        "encodec-24k",
+        _ENCODEC,
+        "encodec_24khz-d7cc33bc.th",
+        "d7cc33bcf1aad7f2dad9836f36431530744abeace3ca033005e3290ed4fa47bf",
+        "EnCodec, 24 kHz mono, causal, 0.75 to 24 kbps",
+        "MIT",
+    ),
+    _entry(
+        "encodec-48k",
+        _ENCODEC,
+        "encodec_48khz-7e698e3e.th",
+        "7e698e3e",
+        "EnCodec, 48 kHz stereo, one second look-ahead, 1.5 to 24 kbps",
+        "MIT",
+    ),
+    _entry(
+        "encodec-lm-24k",
+        _ENCODEC,
+        "encodec_lm_24khz-1608e3c0.th",
+        "1608e3c0",
+        "language model for the entropy coder of encodec-24k's .ecdc",
+        "MIT",
+        kind="entropy",
+    ),
+    _entry(
+        "encodec-lm-48k",
+        _ENCODEC,
+        "encodec_lm_48khz-7add9fc3.th",
+        "7add9fc3",
+        "language model for the entropy coder of encodec-48k's .ecdc",
+        "MIT",
+        kind="entropy",
+    ),
+    _entry("dac-16k", _DAC, "0.0.5/weights_16khz.pth", None, "DAC, 16 kHz mono, 0.5 to 6 kbps", "MIT"),
+    _entry("dac-24k", _DAC, "0.0.4/weights_24khz.pth", None, "DAC, 24 kHz mono, 0.75 to 24 kbps", "MIT"),
+    _entry("dac-44k", _DAC, "0.0.1/weights.pth", None, "DAC, 44.1 kHz mono, 0.9 to 7.8 kbps", "MIT"),
+    _entry("dac-44k-16kbps", _DAC, "1.0.0/weights_44khz_16kbps.pth", None, "DAC, 44.1 kHz mono, up to 16 kbps", "MIT"),
+)
+
+
+def list_models() -> tuple[ModelEntry, ...]:
+    """All models known by name, the default first."""
+    return _MODELS
+
+
+def find_model(name: str) -> ModelEntry:
+    """The entry of a name. Raises UsageError naming the models there are."""
+    for entry in _MODELS:
+        if entry.name == name:
+            return entry
+    raise UsageError(f"no model named {name!r}: choose one of {', '.join(e.name for e in _MODELS)}, or a path")
+
+
+def cache_dir() -> Path:
+    """Where downloaded weights are kept."""
+    return Path(os.environ.get("MYNA_CACHE") or Path.home() / ".cache" / "myna")
+
+
+def model_path(name: str) -> Path:
+    """Where a model's weights are, or would be after a download; whether they are is `.is_file()`."""
+    entry = find_model(name)
+    if entry.url is None:
+        return Path(__file__).resolve().parent.parent / "weights" / entry.file
+    return cache_dir() / entry.file
+
+
+def download(name: str, progress: Callable[[int, int | None], None] | None = None, force: bool = False) -> Path:
+    """Fetch a model's weights into the cache, check them, and return their path; nothing to do if they are there.
+
+    progress: called with (bytes so far, bytes in all or None) as they arrive. Raises MissingModelError when they
+    cannot be fetched or are not what the publisher states; the cache is then as it was before.
+    """
+    entry, path = find_model(name), model_path(name)
+    if path.is_file() and not force:
+        return path
+    if entry.url is None:
+        raise MissingModelError(f"{name} should be part of the package but {path} is missing; install myna again")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the cache folder {path.parent} ({error.strerror}); set MYNA_CACHE to another") from None
+    with atomic_output(path, force=True) as file:
+        digest = hashlib.sha256()
+        for block in _fetch(entry, path, progress):
+            digest.update(block)
+            file.write(block)
+        if entry.sha256 and not digest.hexdigest().startswith(entry.sha256):
+            raise MissingModelError(
+                f"{entry.url} has sha256 {digest.hexdigest()[:16]}..., expected {entry.sha256[:16]}...; nothing was kept,"
+                " try again"
+            )
+    return path
+
+
+def _fetch(entry: ModelEntry, path: Path, progress: Callable[[int, int | None], None] | None) -> Any:
+    """The blocks of a download."""
+    assert entry.url is not None
+    try:
+        with urllib.request.urlopen(entry.url, timeout=30) as response:
+            total = int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
+            done = 0
+            while block := response.read(1 << 20):
+                done += len(block)
+                if progress:
+                    progress(done, total)
+                yield block
+            if total is not None and done < total:
+                raise http.client.IncompleteRead(b"", total - done)
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise MissingModelError(
+            f"cannot download {entry.name} from {entry.url} ({reason}); fetch it on another machine and put it at {path}"
+        ) from None
+
+
+def load_codec(name_or_path: str | Path = "myna-24k", device: str | torch.device = "cpu") -> Codec:
+    """A codec by its name, or from a checkpoint: ours, EnCodec's `.th`, DAC's `.pth`, Hugging Face's safetensors of
+    either (the file or its folder). In evaluation mode.
+
+    Raises UsageError for an unknown name, MissingModelError if the weights are not on this machine, InputError if
+    they are damaged or not a codec's.
+    """
+    model = load_model(name_or_path)
+    if not isinstance(model, Codec):
+        raise InputError(f"{name_or_path} holds {type(model).__name__}, not a codec; give a codec's name or checkpoint")
+    return model.to(device)
+
+
+def load_encodec_lm(name_or_path: str | Path) -> EncodecLM:
+    """EnCodec's language model by the name "encodec-lm-24k", "encodec-lm-48k", or from its `.th` or our checkpoint.
+    Raises as `load_codec` does."""
+    model = load_model(name_or_path)
+    if not isinstance(model, EncodecLM):
+        raise InputError(f"{name_or_path} is not a language model of EnCodec; try encodec-lm-24k or encodec-lm-48k")
+    return model
+
+
+def load_model(name_or_path: str | Path) -> nn.Module:
+    """Whatever model a name or a checkpoint stands for, on the CPU. Raises as `load_codec` does."""
+    if isinstance(name_or_path, str) and any(entry.name == name_or_path for entry in _MODELS):
+        return _load_file(_local(name_or_path))
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+        if not path.is_file():
+            raise MissingModelError(f"no model.safetensors in {path.parent}; give a folder as Hugging Face lays it out")
+    if not path.is_file():
+        names = ", ".join(e.name for e in _MODELS)
+        if path.suffix or len(path.parts) > 1:
+            raise MissingModelError(f"no model file at {name_or_path}; give a checkpoint, or one of {names}")
+        raise UsageError(f"no model named {str(name_or_path)!r}: choose one of {names}, or a path")
+    return _load_file(path)
+
+
+def convert(source: str | Path, target: str | Path, force: bool = False) -> Codec | EncodecLM:
+    """Write any model that `load_codec` or `load_encodec_lm` reads as a checkpoint of ours, weights folded.
+
+    Returns the model. Raises as they do, and UsageError or OutputError for the target.
+    """
+    model = load_model(source)
+    save_checkpoint(model, target, force=force)
+    return model  # pyright: ignore[reportReturnType]
+
+
+def _local(name: str) -> Path:
+    path = model_path(name)
+    if path.is_file():
+        return path
+    if find_model(name).url is None:
+        raise MissingModelError(f"{name} should be part of the package but {path} is missing; install myna again")
+    raise MissingModelError(f"the weights of {name} are not on this machine; get them with `myna models download {name}`")
+
+
+def _load_file(path: Path) -> nn.Module:
+    """Tell the kind of a file by what is in it, not by its name."""
+    with open(path, "rb") as opened:
+        head = opened.read(10)
+    # A safetensors file starts with the length of its header (8 bytes) and the header's brace; torch's are zip
+    # archives, or pickles in old ones.
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        file = read_safetensors(path)
+        if "config" in file.metadata:
+            return build_checkpoint(file, path)
+        config = _hf_config(path)
+        return _adapt(file.weights, path, config, config.get("sampling_rate"))
+    package = _read_torch(path)
+    weights = package.get("state_dict", package)
+    metadata = package.get("metadata", {})
+    kwargs = metadata.get("kwargs", {}) if isinstance(metadata, Mapping) else {}
+    return _adapt(weights, path, None, kwargs.get("sample_rate") if isinstance(kwargs, Mapping) else None)
+
+
+def _adapt(weights: Any, path: Path, hf_config: Mapping[str, Any] | None, sample_rate: Any) -> nn.Module:
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    ):
+        raise InputError(f"{path} holds something other than named weights; give a checkpoint of EnCodec or DAC")
+    if is_encodec(weights):
+        return adapt_encodec(weights, path, hf_config)
+    if is_dac(weights):
+        return adapt_dac(weights, path, int(sample_rate) if isinstance(sample_rate, int | float) else None)
+    if is_encodec_lm(weights):
+        return adapt_encodec_lm(weights, path)
+    raise InputError(f"{path} holds weights of an unknown model; give a checkpoint of myna, EnCodec or DAC")
+
+
+def _read_torch(path: Path) -> Mapping[str, Any]:
+    """A file of `torch.save`, read without running anything in it."""
+    try:
+        package = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(
+            f"{path} is not a whole checkpoint of plain weights ({type(error).__name__}: {reason}); download it again"
+        ) from None
+    if not isinstance(package, Mapping):
+        raise InputError(f"{path} holds a {type(package).__name__}, expected named weights")
+    return package
+
+
+def _hf_config(path: Path) -> Mapping[str, Any]:
+    """The config.json beside a safetensors file, {} if there is none."""
+    beside = path.parent / "config.json"
+    if not beside.is_file():
+        return {}
+    try:
+        config = json.loads(beside.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{beside} is not readable JSON ({error}); download it again") from None
+    return config if isinstance(config, Mapping) else {}
