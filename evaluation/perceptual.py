@@ -1,4 +1,4 @@
-"""Perceptual measures by their published implementations; each needs its package (pip install 'myna[evaluate]').
+"""Perceptual measures by their published implementations, each in a package of its own.
 
 Waveforms are (N,) float32 at one sample rate. A clip that a measure cannot judge (too short, silent) gives nan.
 """
@@ -6,6 +6,8 @@ Waveforms are (N,) float32 at one sample rate. A clip that a measure cannot judg
 from __future__ import annotations
 
 import warnings
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,7 @@ def pesq_wb(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> fl
 
     x, y = at_rate(reference, sample_rate, WIDEBAND), at_rate(estimate, sample_rate, WIDEBAND)
     n = min(len(x), len(y))
-    if n < WIDEBAND // 4 or not x.any() or not y.any():  # P.862 needs a quarter of a second of sound
+    if n < WIDEBAND // 4 or not x[:n].any() or not y[:n].any():  # P.862 needs a quarter of a second of sound
         return float("nan")
     score = pesq(WIDEBAND, x[:n], y[:n], "wb", on_error=PesqError.RETURN_VALUES)
     return float(score) if score > 0 else float("nan")
@@ -31,7 +33,7 @@ def stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float
     from pystoi import stoi as score
 
     n = min(len(reference), len(estimate))
-    if n == 0 or not reference[:n].any():
+    if not reference[:n].any():
         return float("nan")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # its way of saying that too little speech is left
@@ -46,12 +48,31 @@ def dnsmos(estimate: np.ndarray, sample_rate: int) -> float:
     from speechmos import dnsmos as model
 
     y = np.clip(at_rate(estimate, sample_rate, WIDEBAND), -1, 1)
-    if len(y) == 0 or not y.any():
+    if not y.any():
         return float("nan")
-    scores = model.run(y, WIDEBAND, return_df=False)
-    return float(scores["ovrl_mos"])
+    return float(model.run(y, WIDEBAND)["ovrl_mos"])
+
+
+def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """Cosine between Resemblyzer's speaker embeddings (Wan et al. 2018, GE2E), -1 to 1; higher is better."""
+    from resemblyzer import preprocess_wav
+
+    voices = []
+    for wav in (reference, estimate):
+        speech = preprocess_wav(at_rate(wav, sample_rate, WIDEBAND), source_sr=WIDEBAND)
+        if len(speech) == 0:  # it cuts pauses, and nothing else was there
+            return float("nan")
+        voices.append(_voice_encoder().embed_utterance(speech))
+    return float(voices[0] @ voices[1])
 
 
 def at_rate(wav: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
     """(N,) at another sample rate."""
     return resample(np.asarray(wav, np.float32)[None], rate_in, rate_out)[0]
+
+
+@lru_cache(maxsize=1)
+def _voice_encoder() -> Any:
+    from resemblyzer import VoiceEncoder
+
+    return VoiceEncoder("cpu", verbose=False)

@@ -1,0 +1,156 @@
+"""What an evaluation found, as tables for people and JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .codebooks import CodebookUse
+from .metrics import METRICS
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Times real time: seconds of audio handled in a second. pack, unpack: entropy coding and the file around it."""
+
+    encode: float
+    decode: float
+    pack: float
+    unpack: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system at one bitrate, over all clips.
+
+    system: name of the model, "opus" or "uncompressed".   n_codebooks: None for those two.
+    nominal: bits a second asked for (a codec's codes before entropy coding).   bitrate: bits a second of the files.
+    payload: bits a second without the file's headers, where that is known.   scores: means by name of the metric.
+    """
+
+    system: str
+    n_codebooks: int | None
+    nominal: float
+    bitrate: float
+    payload: float | None
+    scores: dict[str, float]
+    speed: Speed | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """data: where the clips came from.   seconds: of audio, in `n_clips`.   sample_rate: at which all was compared.
+    threads, device: of the models.   use: of the codebooks, by model.   notes: what was left out and why.
+    """
+
+    data: tuple[str, ...]
+    n_clips: int
+    seconds: float
+    sample_rate: int
+    threads: int
+    device: str
+    rows: tuple[Row, ...]
+    use: dict[str, CodebookUse]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the measures, in the order of `METRICS`."""
+        return tuple(name for name in METRICS if any(name in row.scores for row in self.rows))
+
+    def to_json(self) -> str:
+        """One document; what could not be judged is null."""
+        return json.dumps(_finite(asdict(self)), indent=2, ensure_ascii=False) + "\n"
+
+    def to_markdown(self) -> str:
+        """The tables of a README."""
+        lines = [_line(self._header()), _line(["---"] + ["---:"] * (len(self._header()) - 1))]
+        lines += [_line(self._cells(row)) for row in self.rows]
+        lines += ["", self.summary()]
+        for name, use in self.use.items():
+            lines += ["", f"Codebooks of {name} ({use.n_frames} frames):", "", *_use_table(use)]
+        lines += ["", *(f"- {note}" for note in self.notes)] if self.notes else []
+        return "\n".join(lines) + "\n"
+
+    def summary(self) -> str:
+        """What the table was measured on."""
+        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
+        return (
+            f"{self.n_clips} clips, {self.seconds:.0f} s, from {', '.join(self.data)}; compared at "
+            f"{self.sample_rate / 1000:g} kHz; models on {self.device}, {threads}."
+        )
+
+    def print(self, write: Callable[[str], None] | None = None) -> None:
+        """A table for the terminal."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD)
+        for i, title in enumerate(self._header()):
+            table.add_column(title, justify="right" if i else "left")
+        for row in self.rows:
+            table.add_row(*self._cells(row))
+        console = Console(width=None if write is None else 160)
+        with console.capture() as captured:
+            console.print(table)
+            console.print(self.summary(), markup=False, highlight=False)
+            for name, use in self.use.items():
+                shares = " ".join(f"{100 * u:.0f}%" for u in use.used)
+                perplexities = " ".join(f"{p:.0f}" for p in use.perplexity)
+                console.print(f"codebooks of {name}: used {shares}; perplexity {perplexities}", highlight=False)
+            for note in self.notes:
+                console.print(f"note: {note}", markup=False, highlight=False)
+        (write or (lambda text: print(text, end="")))(captured.get())
+
+    def _header(self) -> list[str]:
+        titles = [f"{METRICS[m].title} {'↑' if METRICS[m].higher_is_better else '↓'}" for m in self.metrics]
+        speeds = ["encode x", "decode x", "pack x", "unpack x"] if self._timed() else []
+        return ["codec", "codebooks", "kbps nominal", "kbps in the file", *titles, *speeds]
+
+    def _cells(self, row: Row) -> list[str]:
+        cells = [
+            row.system,
+            "" if row.n_codebooks is None else str(row.n_codebooks),
+            f"{row.nominal / 1000:.2f}",
+            f"{row.bitrate / 1000:.2f}",
+        ]
+        cells += [_number(row.scores.get(m, math.nan), METRICS[m].decimals) for m in self.metrics]
+        if self._timed():
+            speed = row.speed
+            times = (speed.encode, speed.decode, speed.pack, speed.unpack) if speed else ()
+            cells += [f"{t:.1f}" for t in times] or [""] * 4
+        return cells
+
+    def _timed(self) -> bool:
+        return any(row.speed for row in self.rows)
+
+
+def _use_table(use: CodebookUse) -> list[str]:
+    books = [str(k + 1) for k in range(len(use.used))]
+    return [
+        _line(["codebook", *books]),
+        _line(["---"] + ["---:"] * len(books)),
+        _line(["used", *(f"{100 * u:.0f} %" for u in use.used)]),
+        _line(["perplexity", *(f"{p:.0f}" for p in use.perplexity)]),
+    ]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _number(value: float, decimals: int) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.{decimals}f}"
+
+
+def _finite(tree: Any) -> Any:
+    """JSON knows neither nan nor infinity."""
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
