@@ -78,7 +78,9 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> nn.
     """
     file = read_safetensors(path)
     if "config" not in file.metadata:
-        raise InputError(f"{path} has no configuration inside: it is not a checkpoint of ours; try `myna models convert`")
+        raise InputError(
+            f"{path} has no configuration inside: it is not a checkpoint of ours; try `myna models convert`"
+        )
     return build_checkpoint(file, path).to(device)
 
 
@@ -88,7 +90,9 @@ def build_checkpoint(file: CheckpointFile, path: str | Path) -> nn.Module:
         described = json.loads(file.metadata["config"])
         family = FAMILIES[described.pop("family")]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path}: its configuration is not one of {', '.join(FAMILIES)}; is this a model of ours?") from None
+        raise InputError(
+            f"{path}: its configuration is not one of {', '.join(FAMILIES)}; is this a model of ours?"
+        ) from None
     config = config_from_dict(family.config, described, path)
     try:
         model = family.build(config)
@@ -108,7 +112,9 @@ def read_safetensors(path: str | Path) -> CheckpointFile:
             return CheckpointFile(weights, file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not a whole safetensors file ({reason}); download or copy it again") from None
+        raise InputError(
+            f"{path} is not a whole safetensors file ({reason}); download or copy it again"
+        ) from None
 
 
 def config_from_dict(kind: type, values: Mapping[str, Any], where: str | Path) -> Any:

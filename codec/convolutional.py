@@ -153,4 +153,6 @@ def check_codes(codec: Codec, codes: Tensor) -> None:
         )
     low, high = int(codes.min()), int(codes.max())
     if low < 0 or high >= codec.codebook_size:
-        raise InputError(f"codes must lie in 0..{codec.codebook_size - 1} for {codec.name}, got {low}..{high}")
+        raise InputError(
+            f"codes must lie in 0..{codec.codebook_size - 1} for {codec.name}, got {low}..{high}"
+        )

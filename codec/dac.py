@@ -101,4 +101,6 @@ def _residual_units(width: int) -> list[Residual]:
 
 
 def _conv(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> Conv1d:
-    return Conv1d(inputs, outputs, kernel, dilation=dilation, padding=(kernel - 1) * dilation // 2, fill=False)
+    return Conv1d(
+        inputs, outputs, kernel, dilation=dilation, padding=(kernel - 1) * dilation // 2, fill=False
+    )

@@ -41,7 +41,9 @@ class EncodecConfig:
     def __post_init__(self) -> None:
         if self.segment is None:
             if self.normalize:
-                raise UsageError("EnCodec normalises the loudness of segments: set `segment` too, or not `normalize`")
+                raise UsageError(
+                    "EnCodec normalises the loudness of segments: set `segment` too, or not `normalize`"
+                )
             return
         hop, common = self.seanet.hop_length, self.segment - self.segment_stride
         if self.segment % hop or not hop < common < 2 * hop:
@@ -79,7 +81,11 @@ class Encodec(ConvolutionalCodec):
         super().__init__()
         seanet = config.seanet
         self.config, self.name, self.sample_rate = config, config.name, config.sample_rate
-        self.channels, self.frame_size, self.decoder_channels = seanet.channels, seanet.hop_length, seanet.dimension
+        self.channels, self.frame_size, self.decoder_channels = (
+            seanet.channels,
+            seanet.hop_length,
+            seanet.dimension,
+        )
         self.n_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
         self.encoder = seanet_encoder(seanet)
         self.quantizer = ResidualVQ(
@@ -174,7 +180,9 @@ class SegmentedEncoderStream:
             raise ValueError("this stream has been flushed; open a new one")
         codec = self.codec
         self.waiting = torch.cat([self.waiting, wav], dim=-1)
-        codes = [torch.zeros(self.waiting.shape[0], self.n_codebooks, 0, dtype=torch.int64, device=wav.device)]
+        codes = [
+            torch.zeros(self.waiting.shape[0], self.n_codebooks, 0, dtype=torch.int64, device=wav.device)
+        ]
         while self.waiting.shape[-1] >= shortest:
             latents, scale = codec.segment_latents(self.waiting[..., : codec.segment])
             codes.append(codec.quantizer.encode(latents, self.n_codebooks))

@@ -94,7 +94,9 @@ class CausalTransformer(nn.Module):
     def forward(self, x: Tensor, state: LMState) -> tuple[Tensor, LMState]:
         """x (B, T, E) -> (B, T, E) and the next state."""
         t = x.shape[1]
-        x = self.norm_in(x) + self._positions(torch.arange(t, device=x.device).view(1, -1, 1) + state.position)
+        x = self.norm_in(x) + self._positions(
+            torch.arange(t, device=x.device).view(1, -1, 1) + state.position
+        )
         pasts = []
         for layer, past in zip(self.layers, state.layers, strict=True):
             seen = torch.cat([past, x], dim=1)
@@ -117,7 +119,10 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.past_context = config.past_context
         self.self_attn = nn.MultiheadAttention(config.width, config.n_heads, batch_first=True)
-        self.linear1, self.linear2 = nn.Linear(config.width, config.hidden), nn.Linear(config.hidden, config.width)
+        self.linear1, self.linear2 = (
+            nn.Linear(config.width, config.hidden),
+            nn.Linear(config.hidden, config.width),
+        )
         self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:

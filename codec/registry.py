@@ -56,7 +56,9 @@ class ModelEntry:
     kind: str = "codec"
 
 
-def _entry(name: str, root: str, file: str, sha256: str | None, description: str, license: str, **more: str) -> ModelEntry:
+def _entry(
+    name: str, root: str, file: str, sha256: str | None, description: str, license: str, **more: str
+) -> ModelEntry:
     # DAC's releases differ only in their folder: weights.pth alone would not say which model it is.
     kept = file.replace("/", "-") if root == _DAC else file
     return ModelEntry(name, root + file, kept, sha256, description, license, **more)
@@ -64,7 +66,12 @@ def _entry(name: str, root: str, file: str, sha256: str | None, description: str
 
 _MODELS = (
     ModelEntry(
-        "myna-24k", None, "myna-24k.safetensors", None, "24 kHz mono, causal, 0.5 to 4 kbps: the default", "MIT"
+        "myna-24k",
+        None,
+        "myna-24k.safetensors",
+        None,
+        "24 kHz mono, causal, 0.5 to 4 kbps: the default",
+        "MIT",
     ),
     _entry(
         "encodec-24k",
@@ -103,7 +110,14 @@ _MODELS = (
     _entry("dac-16k", _DAC, "0.0.5/weights_16khz.pth", None, "DAC, 16 kHz mono, 0.5 to 6 kbps", "MIT"),
     _entry("dac-24k", _DAC, "0.0.4/weights_24khz.pth", None, "DAC, 24 kHz mono, 0.75 to 24 kbps", "MIT"),
     _entry("dac-44k", _DAC, "0.0.1/weights.pth", None, "DAC, 44.1 kHz mono, 0.9 to 7.8 kbps", "MIT"),
-    _entry("dac-44k-16kbps", _DAC, "1.0.0/weights_44khz_16kbps.pth", None, "DAC, 44.1 kHz mono, up to 16 kbps", "MIT"),
+    _entry(
+        "dac-44k-16kbps",
+        _DAC,
+        "1.0.0/weights_44khz_16kbps.pth",
+        None,
+        "DAC, 44.1 kHz mono, up to 16 kbps",
+        "MIT",
+    ),
 )
 
 
@@ -117,7 +131,9 @@ def find_model(name: str) -> ModelEntry:
     for entry in _MODELS:
         if entry.name == name:
             return entry
-    raise UsageError(f"no model named {name!r}: choose one of {', '.join(e.name for e in _MODELS)}, or a path")
+    raise UsageError(
+        f"no model named {name!r}: choose one of {', '.join(e.name for e in _MODELS)}, or a path"
+    )
 
 
 def cache_dir() -> Path:
@@ -133,7 +149,9 @@ def model_path(name: str) -> Path:
     return cache_dir() / entry.file
 
 
-def download(name: str, progress: Callable[[int, int | None], None] | None = None, force: bool = False) -> Path:
+def download(
+    name: str, progress: Callable[[int, int | None], None] | None = None, force: bool = False
+) -> Path:
     """Fetch a model's weights into the cache, check them, and return their path; nothing to do if they are there.
 
     progress: called with (bytes so far, bytes in all or None) as they arrive. Raises MissingModelError when they
@@ -143,11 +161,15 @@ def download(name: str, progress: Callable[[int, int | None], None] | None = Non
     if path.is_file() and not force:
         return path
     if entry.url is None:
-        raise MissingModelError(f"{name} should be part of the package but {path} is missing; install myna again")
+        raise MissingModelError(
+            f"{name} should be part of the package but {path} is missing; install myna again"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the cache folder {path.parent} ({error.strerror}); set MYNA_CACHE to another") from None
+        raise UsageError(
+            f"cannot make the cache folder {path.parent} ({error.strerror}); set MYNA_CACHE to another"
+        ) from None
     with atomic_output(path, force=True) as file:
         digest = hashlib.sha256()
         for block in _fetch(entry, path, progress):
@@ -191,7 +213,9 @@ def load_codec(name_or_path: str | Path = "myna-24k", device: str | torch.device
     """
     model = load_model(name_or_path)
     if not isinstance(model, Codec):
-        raise InputError(f"{name_or_path} holds {type(model).__name__}, not a codec; give a codec's name or checkpoint")
+        raise InputError(
+            f"{name_or_path} holds {type(model).__name__}, not a codec; give a codec's name or checkpoint"
+        )
     return model.to(device)
 
 
@@ -200,7 +224,9 @@ def load_encodec_lm(name_or_path: str | Path) -> EncodecLM:
     Raises as `load_codec` does."""
     model = load_model(name_or_path)
     if not isinstance(model, EncodecLM):
-        raise InputError(f"{name_or_path} is not a language model of EnCodec; try encodec-lm-24k or encodec-lm-48k")
+        raise InputError(
+            f"{name_or_path} is not a language model of EnCodec; try encodec-lm-24k or encodec-lm-48k"
+        )
     return model
 
 
@@ -212,7 +238,9 @@ def load_model(name_or_path: str | Path) -> nn.Module:
     if path.is_dir():
         path = path / "model.safetensors"
         if not path.is_file():
-            raise MissingModelError(f"no model.safetensors in {path.parent}; give a folder as Hugging Face lays it out")
+            raise MissingModelError(
+                f"no model.safetensors in {path.parent}; give a folder as Hugging Face lays it out"
+            )
     if not path.is_file():
         names = ", ".join(e.name for e in _MODELS)
         if path.suffix or len(path.parts) > 1:
@@ -236,8 +264,12 @@ def _local(name: str) -> Path:
     if path.is_file():
         return path
     if find_model(name).url is None:
-        raise MissingModelError(f"{name} should be part of the package but {path} is missing; install myna again")
-    raise MissingModelError(f"the weights of {name} are not on this machine; get them with `myna models download {name}`")
+        raise MissingModelError(
+            f"{name} should be part of the package but {path} is missing; install myna again"
+        )
+    raise MissingModelError(
+        f"the weights of {name} are not on this machine; get them with `myna models download {name}`"
+    )
 
 
 def _load_file(path: Path) -> nn.Module:
@@ -263,7 +295,9 @@ def _adapt(weights: Any, path: Path, hf_config: Mapping[str, Any] | None, sample
     if not isinstance(weights, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
     ):
-        raise InputError(f"{path} holds something other than named weights; give a checkpoint of EnCodec or DAC")
+        raise InputError(
+            f"{path} holds something other than named weights; give a checkpoint of EnCodec or DAC"
+        )
     if is_encodec(weights):
         return adapt_encodec(weights, path, hf_config)
     if is_dac(weights):
@@ -277,7 +311,15 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     """A file of `torch.save`, read without running anything in it."""
     try:
         package = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+        OSError,
+    ) as error:
         reason = " ".join(str(error).split())[:80]
         raise InputError(
             f"{path} is not a whole checkpoint of plain weights ({type(error).__name__}: {reason}); download it again"

@@ -90,7 +90,9 @@ def _residual_blocks(config: SEANetConfig, width: int) -> list[nn.Module]:
     ]
 
 
-def _conv(config: SEANetConfig, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> Streamable:
+def _conv(
+    config: SEANetConfig, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1
+) -> Streamable:
     padding = "causal" if config.causal else "centred"
     conv = Conv1d(inputs, outputs, kernel, stride, dilation, padding=padding, pad_mode=config.pad_mode)
     return Chain(conv, TimeGroupNorm(outputs)) if config.norm == "time_group_norm" else conv

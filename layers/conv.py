@@ -60,14 +60,21 @@ class Conv1d(Streamable):
         super().__init__()
         span = (kernel_size - 1) * dilation + 1
         if span < stride:
-            raise ValueError(f"kernel_size {kernel_size} x dilation {dilation} does not reach across stride {stride}")
+            raise ValueError(
+                f"kernel_size {kernel_size} x dilation {dilation} does not reach across stride {stride}"
+            )
         if padding == "causal":
             self.left, self.right = span - stride, 0
         elif padding == "centred":
             self.right = (span - stride) // 2
             self.left = span - stride - self.right
-        else:
+        elif padding < span:
             self.left = self.right = padding
+        else:
+            raise ValueError(f"padding {padding} reaches past the kernel's span of {span} frames; use less")
+        # Without any padding there is nothing to mirror, and nothing to remember for it.
+        if not (self.left or self.right or (fill and stride > 1)):
+            pad_mode = "constant"
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.dilation, self.groups = kernel_size, stride, dilation, groups
         self.span, self.pad_mode, self.fill = span, pad_mode, fill
@@ -88,7 +95,7 @@ class Conv1d(Streamable):
 
     @property
     def resettable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.delay == 0 and (self.pad_mode == "constant" or self.left == 0)
+        return self.pad_mode == "constant" and self.left == self.span - self.stride
 
     def init_state(self, batch: int, like: Tensor) -> State:
         """(carry, frames at its beginning kept only to be mirrored, whether the left padding is in place).
@@ -107,7 +114,7 @@ class Conv1d(Streamable):
             return x.new_zeros(x.shape[0], self.out_channels, 0), (x, 0, 0)
         left = 0 if started else self.left
         right = self.right + self._shortfall(x.shape[-1] - spent + left + self.right) if final else 0
-        if (left or right) and x.shape[-1]:
+        if (left or right) and (x.shape[-1] or self.pad_mode == "constant"):
             x = pad1d(x, left, right, self.pad_mode)
         n = max(0, (x.shape[-1] - spent - self.span) // self.stride + 1)
         y = self._conv(x[..., spent:]) if n else x.new_zeros(x.shape[0], self.out_channels, 0)
@@ -150,8 +157,10 @@ class ConvTranspose1d(Streamable):
         elif padding == "centred":
             self.right = excess // 2
             self.left = excess - self.right
-        else:
+        elif padding <= excess:
             self.left = self.right = padding
+        else:
+            raise ValueError(f"padding {padding} cuts more than the overlap of {excess} frames; use less")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.groups, self.excess = kernel_size, stride, groups, excess
         self.weight = nn.Parameter(torch.empty(in_channels, out_channels // groups, kernel_size))

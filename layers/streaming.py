@@ -205,7 +205,8 @@ class Stream:
         tensors: dict[str, Tensor] = {}
         shape = _flatten(self.state, tensors, "s")
         meta = {"state": json.dumps(shape), "batch": str(self.batch), "finished": str(int(self.finished))}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, str(path), metadata=meta)
+        # Cloned, because the format refuses tensors that share memory, as two fresh zeros may.
+        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, str(path), metadata=meta)
 
     @classmethod
     def load(cls, layer: Streamable, path: str | Path) -> Stream:

@@ -1,12 +1,12 @@
 """DAC's checkpoints: the original `.pth` package and Hugging Face's safetensors.
 
-    original                               Hugging Face                        here
-    encoder.block.0.weight_g               encoder.conv1.weight                encoder.layers.0.weight
-    encoder.block.1.block.2.block.0.alpha  encoder.block.0.res_unit3.snake1... encoder.layers.1.layers.2.body.layers.0...
-    encoder.block.1.block.4.weight_v       encoder.block.0.conv1.weight        encoder.layers.1.layers.4.weight
-    decoder.model.1.block.1.weight_v       decoder.block.0.conv_t1.weight      decoder.layers.1.layers.1.weight
-    decoder.model.6.bias                   decoder.conv2.bias                  decoder.layers.6.bias
-    quantizer.quantizers.0.codebook.weight the same                            quantizer.codebooks.0.codebook.weight
+original                               Hugging Face                        here
+encoder.block.0.weight_g               encoder.conv1.weight                encoder.layers.0.weight
+encoder.block.1.block.2.block.0.alpha  encoder.block.0.res_unit3.snake1... encoder.layers.1.layers.2.body.layers.0...
+encoder.block.1.block.4.weight_v       encoder.block.0.conv1.weight        encoder.layers.1.layers.4.weight
+decoder.model.1.block.1.weight_v       decoder.block.0.conv_t1.weight      decoder.layers.1.layers.1.weight
+decoder.model.6.bias                   decoder.conv2.bias                  decoder.layers.6.bias
+quantizer.quantizers.0.codebook.weight the same                            quantizer.codebooks.0.codebook.weight
 """
 
 from __future__ import annotations
@@ -74,13 +74,17 @@ def _config(weights: Mapping[str, Tensor], sample_rate: int | None, path: str | 
     try:
         n = max(int(key.split(".")[2]) for key in weights if key.startswith("encoder.layers.")) - 2
         rates = tuple(weights[f"encoder.layers.{i}.layers.4.weight"].shape[-1] // 2 for i in range(1, n + 1))
-        up_rates = tuple(weights[f"decoder.layers.{i}.layers.1.weight"].shape[-1] // 2 for i in range(1, n + 1))
+        up_rates = tuple(
+            weights[f"decoder.layers.{i}.layers.1.weight"].shape[-1] // 2 for i in range(1, n + 1)
+        )
         encoder_dim = weights["encoder.layers.0.weight"].shape[0]
         decoder_dim, latent_dim, _ = weights["decoder.layers.0.weight"].shape
         codebook_size, codebook_dim = weights["quantizer.codebooks.0.codebook.weight"].shape
         n_codebooks = sum(key.endswith(".codebook.weight") for key in weights)
         like = (rates, latent_dim, n_codebooks)
-        published = next((c for c in _PUBLISHED if (c.encoder_rates, c.latent_dim, c.n_codebooks) == like), None)
+        published = next(
+            (c for c in _PUBLISHED if (c.encoder_rates, c.latent_dim, c.n_codebooks) == like), None
+        )
         if sample_rate is None:
             if published is None:
                 raise InputError(
@@ -101,4 +105,6 @@ def _config(weights: Mapping[str, Tensor], sample_rate: int | None, path: str | 
             codebook_dim=codebook_dim,
         )
     except (KeyError, ValueError, IndexError) as error:
-        raise InputError(f"{path}: a DAC checkpoint without {error}: it is incomplete, download it again") from None
+        raise InputError(
+            f"{path}: a DAC checkpoint without {error}: it is incomplete, download it again"
+        ) from None

@@ -1,11 +1,11 @@
 """EnCodec's checkpoints: the original flat `.th` and Hugging Face's safetensors, and the language model's `.th`.
 
-    original                                       Hugging Face                      here
-    encoder.model.0.conv.conv.weight_g             encoder.layers.0.conv.weight_g    encoder.layers.0.weight
-    encoder.model.1.block.1.conv.conv.weight_v     encoder.layers.1.block.1.conv...  encoder.layers.1.body.layers.1...
-    encoder.model.1.shortcut.conv.conv.bias        encoder.layers.1.shortcut.conv... encoder.layers.1.skip.bias
-    decoder.model.3.convtr.norm.weight             decoder.layers.3.norm.weight      decoder.layers.3.layers.1.weight
-    quantizer.vq.layers.0._codebook.embed          quantizer.layers.0.codebook.embed quantizer.codebooks.0.embed
+original                                       Hugging Face                      here
+encoder.model.0.conv.conv.weight_g             encoder.layers.0.conv.weight_g    encoder.layers.0.weight
+encoder.model.1.block.1.conv.conv.weight_v     encoder.layers.1.block.1.conv...  encoder.layers.1.body.layers.1...
+encoder.model.1.shortcut.conv.conv.bias        encoder.layers.1.shortcut.conv... encoder.layers.1.skip.bias
+decoder.model.3.convtr.norm.weight             decoder.layers.3.norm.weight      decoder.layers.3.layers.1.weight
+quantizer.vq.layers.0._codebook.embed          quantizer.layers.0.codebook.embed quantizer.codebooks.0.embed
 """
 
 from __future__ import annotations
@@ -92,7 +92,10 @@ def _config(
         codebook_size = weights["quantizer.codebooks.0.embed"].shape[0]
         published = ENCODEC_48K if grouped else ENCODEC_24K
         hf = hf or {}
-        if hf.get("trim_right_ratio", 1.0) != 1.0 or hf.get("pad_mode", "reflect") not in ("reflect", "constant"):
+        if hf.get("trim_right_ratio", 1.0) != 1.0 or hf.get("pad_mode", "reflect") not in (
+            "reflect",
+            "constant",
+        ):
             raise InputError(f"{path}: only trim_right_ratio 1 with reflect or constant padding is supported")
         rate = int(hf.get("sampling_rate", published.sample_rate))
         segment = hf.get("chunk_length_s", published.segment and published.segment / published.sample_rate)
@@ -123,7 +126,9 @@ def _config(
             normalize=bool(hf.get("normalize", published.normalize)),
         )
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{path}: an EnCodec checkpoint without {error}: it is incomplete, download it again") from None
+        raise InputError(
+            f"{path}: an EnCodec checkpoint without {error}: it is incomplete, download it again"
+        ) from None
 
 
 def adapt_encodec_lm(weights: Mapping[str, Tensor], path: str | Path) -> EncodecLM:
@@ -138,7 +143,8 @@ def adapt_encodec_lm(weights: Mapping[str, Tensor], path: str | Path) -> Encodec
             n_codebooks=n_codebooks,
             codebook_size=vocabulary - 1,
             width=width,
-            n_layers=1 + max(int(key.split(".")[2]) for key in weights if key.startswith("transformer.layers.")),
+            n_layers=1
+            + max(int(key.split(".")[2]) for key in weights if key.startswith("transformer.layers.")),
             hidden=weights["transformer.layers.0.linear1.weight"].shape[0],
             past_context=published.past_context,
         )

@@ -27,7 +27,9 @@ def fold_weight_norm(weights: Weights) -> dict[str, Tensor]:
             if key == g or key.endswith("." + g):
                 stem = key[: -len(g)]
                 if stem + v not in folded:
-                    raise InputError(f"checkpoint has {key} without {stem + v}: it is incomplete, download it again")
+                    raise InputError(
+                        f"checkpoint has {key} without {stem + v}: it is incomplete, download it again"
+                    )
                 folded[stem + "weight"] = torch._weight_norm(folded.pop(stem + v), folded.pop(key), 0)
     return folded
 
@@ -44,5 +46,7 @@ def load_strictly(model: nn.Module, weights: Weights, path: str | Path) -> None:
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise InputError(f"{path}: weights do not fit the model: {'; '.join(wrong[:3])}{more}; download it again")
+        raise InputError(
+            f"{path}: weights do not fit the model: {'; '.join(wrong[:3])}{more}; download it again"
+        )
     model.load_state_dict(dict(weights), strict=True)
