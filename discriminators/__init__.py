@@ -1,1 +1,15 @@
+"""Networks that tell codec output from recordings, for adversarial training."""
 
+from .base import Discriminator, Ensemble, Judgement
+from .ms_stft import MultiScaleSTFTDiscriminator
+from .multi_band_stft import MultiBandSTFTDiscriminator
+from .multi_period import MultiPeriodDiscriminator
+
+__all__ = [
+    "Discriminator",
+    "Ensemble",
+    "Judgement",
+    "MultiBandSTFTDiscriminator",
+    "MultiPeriodDiscriminator",
+    "MultiScaleSTFTDiscriminator",
+]

@@ -1,0 +1,170 @@
+"""Everything that a recipe for a codec can say, with its defaults. `recipes/myna-24k.yaml` is an example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ..codec.myna import MynaConfig
+from ..data.augment import AugmentOptions
+from .adversarial import GANLoss
+from .losses import SpectralLossOptions
+from .recipe import Section, strict
+from .schedule import Decay
+
+LOSSES = ("mel", "stft", "complex", "waveform", "generator", "features", "commitment", "codebook")
+ON_THE_WAVEFORM = ("mel", "stft", "complex", "waveform", "generator", "features")  # what the balancer can weigh
+ON_THE_CODES = ("commitment", "codebook")
+
+Weight = float | list[tuple[int, float]]
+
+
+class HeldOutSection(Section):
+    """What the codec is judged by: fixed crops from splits that are not trained on."""
+
+    splits: tuple[str, ...] = ("dev", "test")
+    sources: tuple[str, ...] | None = None  # None: all
+    crops: int = Field(32, ge=1)
+    seconds: float = Field(2.0, gt=0)
+    perceptual: bool = True  # PESQ and STOI too, where those packages are installed
+    best_by: Literal["mel", "stft", "complex", "si_sdr", "pesq", "stoi"] = "mel"  # decides best.safetensors
+    every_steps: int | None = Field(500, ge=1)
+    every_minutes: float | None = Field(None, gt=0)  # whichever comes first
+
+
+class DataSection(Section):
+    corpus: Path  # folder of WebDataset shards; relative to the working directory
+    cache: Path | None = None  # of the decoded corpus; None: ~/.cache/myna/corpus
+    splits: tuple[str, ...] = ("train",)
+    sources: dict[str, float] | None = None  # how often each is drawn; None: by its hours
+    seconds: float = Field(1.0, gt=0)  # of a crop
+    batch_size: int = Field(16, ge=1)  # crops on each process
+    augment: strict(AugmentOptions) = AugmentOptions()  # pyright: ignore[reportInvalidTypeForm]
+    held_out: HeldOutSection | None = HeldOutSection()  # None: train blindly, keep the last weights only
+
+
+class PhaseSection(Section):
+    """What begins when, in steps. A codec that quantises from the first step collapses to a few codes."""
+
+    unquantized_steps: int = Field(250, ge=0)  # warm-up: latents pass as they are, then codebooks start from them
+    codebook_batches: int = Field(16, ge=1)  # batches whose latents the codebooks start from
+    unquantized_share: float = Field(0.3, ge=0, lt=1)  # of the examples, after the warm-up
+    quantizer_dropout: float = Field(0.5, ge=0, le=1)  # share of the examples with a random number of codebooks
+    adversarial_from: int | None = Field(None, ge=0)  # None: never; discriminators are not even built
+
+
+class SpectrogramDiscriminatorSection(Section):
+    n_ffts: tuple[int, ...] = (2048, 1024, 512)
+    width: int = Field(32, ge=1)
+
+
+class PeriodDiscriminatorSection(Section):
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    width: int = Field(32, ge=1)
+
+
+class DiscriminatorSection(Section):
+    """Which discriminators judge, and how they learn."""
+
+    ms_stft: SpectrogramDiscriminatorSection | None = None
+    multi_period: PeriodDiscriminatorSection | None = None
+    multi_band_stft: SpectrogramDiscriminatorSection | None = None
+    loss: GANLoss = "hinge"
+    relative_features: bool = True  # feature distances relative to the size of the features (EnCodec)
+    seconds: float | None = Field(None, gt=0)  # judge a random part so long of each crop; None: all of it
+    update_share: float = Field(1.0, gt=0, le=1)  # of the steps in which they learn (EnCodec 24k: 2/3)
+    lr: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.8, 0.99)
+    clip: float = Field(10.0, gt=0)  # of the gradient's norm
+
+
+class OptimizerSection(Section):
+    """AdamW for the codec; decay is for matrices only."""
+
+    lr: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.8, 0.99)
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0)  # of the gradient's norm
+
+
+class ScheduleSection(Section):
+    """The learning rate of both optimizers over the run."""
+
+    warmup_steps: int = Field(100, ge=0)
+    decay: Decay = "cosine"
+    over: Literal["steps", "minutes"] = "steps"  # of max_steps or max_minutes; by minutes, resume is not bit-exact
+    final: float = Field(0.05, ge=0, le=1)  # share of the rate at the end of the cosine
+    gamma: float = Field(0.999996, gt=0, le=1)  # of exponential decay, each step
+
+
+class BalancerSection(Section):
+    """EnCodec's balancer: the weights of losses on the waveform become shares of the gradient."""
+
+    total_norm: float = Field(1.0, gt=0)
+    decay: float = Field(0.999, ge=0, lt=1)
+
+
+class CodecRecipe(Section):
+    """A recipe of `myna train` for a codec."""
+
+    kind: Literal["codec"] = "codec"
+    output: Path  # folder of the run: state, weights, logs
+    seed: int = Field(0, ge=0)
+    device: str = "auto"  # auto, cpu or cuda
+    precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast of the models; spectra stay float32
+    threads: int | None = Field(None, ge=1)  # of a CPU process; None: torch's choice
+    max_steps: int | None = Field(None, ge=1)
+    max_minutes: float | None = Field(None, gt=0)  # of training in all, over interruptions
+    init_from: str | None = None  # weights to start from: a path, or "shipped" for the ones in weights/
+    model: strict(MynaConfig) = MynaConfig()  # pyright: ignore[reportInvalidTypeForm]
+    data: DataSection
+    phases: PhaseSection = PhaseSection()
+    # By the names they are logged under. A list [[step, weight], ...] is interpolated linearly between its steps.
+    losses: dict[str, Weight] = {"complex": 1.0, "mel": 1.0, "commitment": 0.25, "codebook": 1.0}
+    spectral: strict(SpectralLossOptions) = SpectralLossOptions()  # pyright: ignore[reportInvalidTypeForm]
+    own_band_only: bool = False  # compare each recording below half its original rate only
+    balancer: BalancerSection | None = None  # None: losses are added with their weights
+    discriminators: DiscriminatorSection = DiscriminatorSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    ema: float = Field(0.999, ge=0, lt=1)
+    log_every: int = Field(20, ge=1)
+    save_every_steps: int | None = Field(None, ge=1)
+    save_every_minutes: float | None = Field(5.0, gt=0)
+    half_precision_export: bool = True  # float16 in best.safetensors and last.safetensors
+
+    @field_validator("losses")
+    @classmethod
+    def _known_losses(cls, losses: dict[str, Weight]) -> dict[str, Weight]:
+        for name in losses:
+            if name not in LOSSES:
+                raise ValueError(f"unknown loss {name} (known: {', '.join(LOSSES)})")
+        return losses
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CodecRecipe:
+        if self.max_steps is None and self.max_minutes is None:
+            raise ValueError("set max_steps or max_minutes, or the run never ends")
+        if self.schedule.decay == "cosine" and getattr(self, f"max_{self.schedule.over}") is None:
+            raise ValueError(f"schedule.over is {self.schedule.over}, so max_{self.schedule.over} must be set")
+        d = self.discriminators
+        if self.phases.adversarial_from is not None and not (d.ms_stft or d.multi_period or d.multi_band_stft):
+            raise ValueError("phases.adversarial_from is set but discriminators names none")
+        return self
+
+
+def weight_at(weight: Weight, step: int) -> float:
+    """A loss weight at a step: constant, or between the points around it."""
+    if isinstance(weight, (int, float)):
+        return float(weight)
+    points = sorted(weight)
+    before = [p for p in points if p[0] <= step]
+    after = [p for p in points if p[0] > step]
+    if not before:
+        return float(after[0][1])
+    if not after:
+        return float(before[-1][1])
+    (s0, w0), (s1, w1) = before[-1], after[0]
+    return w0 + (w1 - w0) * (step - s0) / (s1 - s0)

@@ -1,0 +1,531 @@
+"""Training a codec: reconstruction, residual vector quantisation, and discriminators.
+
+    step < unquantized_steps            latents pass unquantised: they learn to carry information first
+    step = unquantized_steps            codebooks start from the data (k-means)
+    step > unquantized_steps            quantised, a share of the examples not; random numbers of codebooks
+    step >= adversarial_from            discriminators learn, and the codec learns to pass them
+
+Shapes: B batch, N samples, K codebooks.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from torch import Tensor, nn
+
+from ..codec.checkpoint import load_checkpoint, save_checkpoint
+from ..codec.myna import MynaCodec
+from ..codec.quantizer import codebook_use, dropout_codebooks
+from ..data.corpus import Batch, Corpus, Crops, HeldOut, Prefetch, held_out, open_corpus
+from ..discriminators import (
+    Discriminator,
+    Ensemble,
+    MultiBandSTFTDiscriminator,
+    MultiPeriodDiscriminator,
+    MultiScaleSTFTDiscriminator,
+)
+from ..errors import InputError, UsageError
+from . import distributed
+from .adversarial import discriminator_loss, feature_matching_loss, generator_loss
+from .balancer import Balancer
+from .checkpoint import load_module_state, load_state, module_state, save_state
+from .codec_recipe import ON_THE_CODES, ON_THE_WAVEFORM, CodecRecipe, DiscriminatorSection, weight_at
+from .distributed import World
+from .ema import EMA
+from .interrupt import Interrupt
+from .logging import RunLog
+from .losses import SpectralLoss, SpectralLossOptions, band_limit, si_sdr
+from .recipe import load_recipe
+from .schedule import rate_factor, set_rate
+
+SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+HIGHER_IS_BETTER = ("si_sdr", "pesq", "stoi")
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """How a run ended. best: the value of held_out.best_by, None if nothing was validated."""
+
+    steps: int
+    minutes: float
+    interrupted: bool
+    best: float | None
+    output: Path
+
+
+def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
+    """Train by a recipe (a path or the name of one that ships), or continue the run in its output folder.
+
+    overrides: `key.subkey=value` each. Under torchrun, every process calls this. Raises MynaError with one line for
+    whatever the user can mend.
+    """
+    options = load_recipe(recipe, CodecRecipe, overrides)
+    world = distributed.setup(options.device)
+    try:
+        with Interrupt() as interrupt:
+            return CodecTrainer(options, world, quiet).run(interrupt)
+    finally:
+        distributed.shutdown()
+
+
+class CodecTrainer:
+    """One run. Its state is what `_save` writes; everything else follows from the recipe and the step."""
+
+    def __init__(self, recipe: CodecRecipe, world: World, quiet: bool = False):
+        self.recipe, self.world = recipe, world
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        _seed(recipe.seed, 0, 0)
+        device = world.device
+        self.codec = _start(recipe).to(device)
+        self.generator = distributed.wrap(self.codec, world)
+        # Weights to start from have their codebooks placed.
+        self.unquantized_steps = recipe.phases.unquantized_steps if recipe.init_from is None else 0
+        self.adversarial_from = recipe.phases.adversarial_from
+        self.optimizer = torch.optim.AdamW(
+            _groups(self.codec, recipe.optimizer.weight_decay),
+            lr=recipe.optimizer.lr,
+            betas=recipe.optimizer.betas,
+            fused=True,
+        )
+        self.modules: dict[str, nn.Module] = {"codec": self.codec}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"codec": self.optimizer}
+        if self.adversarial_from is not None:
+            self.critic = _discriminators(recipe.discriminators).to(device)
+            self.critic_trained = distributed.wrap(self.critic, world)
+            d = recipe.discriminators
+            self.critic_optimizer = torch.optim.AdamW(self.critic.parameters(), lr=d.lr, betas=d.betas, fused=True)
+            self.modules["discriminators"] = self.critic
+            self.optimizers["discriminators"] = self.critic_optimizer
+        rate = self.codec.sample_rate
+        self.spectral = SpectralLoss(rate, _needed(recipe)).to(device)
+        self.judge = SpectralLoss(rate).to(device)  # held-out distances do not change with the recipe
+        self.ema = EMA(self.codec, recipe.ema)
+        b = recipe.balancer
+        self.balancer = Balancer({}, b.total_norm, b.decay) if b else None
+        self.step, self.minutes, self.best = 0, 0.0, None
+        self.state_path = recipe.output / "state.pt"
+        resumed = self._resume()
+
+        corpus = self._corpus(quiet)
+        train_set = corpus.select(recipe.data.splits)
+        self.crops = Crops(
+            train_set,
+            round(recipe.data.seconds * rate),
+            recipe.data.batch_size,
+            recipe.seed,
+            recipe.data.sources,
+            recipe.data.augment,
+        )
+        self.held_out = self._held_out(corpus)
+        self.log = RunLog(recipe.output, recipe.max_steps, self.step, quiet, world.is_main)
+        if corpus.skipped.items or corpus.skipped.shards:
+            self.log.say(f"corpus: {corpus.skipped}")
+        went_on = f"continuing at step {self.step}" if resumed else "starting"
+        self.log.say(f"{went_on}: {train_set.hours:.2f} h, {_millions(self.codec)} parameters, {world.size} x {device}")
+
+    # The loop
+
+    def run(self, interrupt: Interrupt) -> TrainingSummary:
+        recipe = self.recipe
+        batches = Prefetch(lambda step: self.crops.batch(step, self.world.rank))
+        begun, before = time.monotonic(), self.minutes
+        saved = validated = self.minutes
+        interrupted = False
+        try:
+            while not self._done():
+                losses = self.train_step(batches[self.step])
+                self.step += 1
+                self.minutes = before + (time.monotonic() - begun) / 60
+                if self.step % recipe.log_every == 0:
+                    self._report(losses)
+                if self._due(
+                    recipe.data.held_out and recipe.data.held_out.every_steps,
+                    recipe.data.held_out and recipe.data.held_out.every_minutes,
+                    validated,
+                ):
+                    self.validate()
+                    validated = self.minutes
+                if self._due(recipe.save_every_steps, recipe.save_every_minutes, saved):
+                    self._save()
+                    saved = self.minutes
+                if distributed.any_true(interrupt.requested):
+                    interrupted = True
+                    break
+            if not interrupted and validated != self.minutes:
+                self.validate()
+            self._save()
+        finally:
+            batches.close()
+            self.log.close()
+        if interrupted:
+            self.log.say(f"stopped at step {self.step}, saved; the same command continues")
+        return TrainingSummary(self.step, self.minutes, interrupted, self.best, recipe.output)
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the discriminators and one of the codec; the losses by name."""
+        recipe, device = self.recipe, self.world.device
+        rng = _seed(recipe.seed, self.step, self.world.rank)
+        rate = self._rate_factor()
+        batch = batch.to(device)
+        real, unquantized = batch.wav, self._unquantized(len(batch.wav))
+        if self.step == self.unquantized_steps and recipe.init_from is None:
+            self._start_codebooks()
+        self.codec.train()
+
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            n_codebooks = dropout_codebooks(len(real), self.codec.n_codebooks, recipe.phases.quantizer_dropout)
+            result = self.generator(real, n_codebooks.to(device), unquantized)
+        fake = result.wav.float()
+        heard = band_limit(fake, batch.bandwidth, self.codec.sample_rate) if recipe.own_band_only else fake
+        losses: dict[str, Tensor] = {}
+
+        adversarial = self.adversarial_from is not None and self.step >= self.adversarial_from
+        if adversarial:
+            real_part, fake_part = self._judged_part(real, heard, rng)
+            if float(torch.rand((), generator=rng)) < recipe.discriminators.update_share:
+                losses["discriminator"] = self._discriminator_step(real_part, fake_part.detach(), rate)
+            losses |= self._adversarial_losses(real_part, fake_part)
+        losses |= self.spectral(heard, real, rng)
+        losses["waveform"] = F.l1_loss(heard, real)
+        if result.quantizer is not None:
+            losses["commitment"] = result.quantizer.commitment_loss
+            losses["codebook"] = result.quantizer.codebook_loss
+        self._generator_step(losses, fake, rate)
+        return losses
+
+    def _discriminator_step(self, real: Tensor, fake: Tensor, rate: float) -> Tensor:
+        section = self.recipe.discriminators
+        with torch.autocast(real.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            pairs = [judgement.split(len(real)) for judgement in self.critic_trained(torch.cat([real, fake]))]
+        loss = discriminator_loss([r for r, _ in pairs], [f for _, f in pairs], section.loss)
+        self.critic_optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.critic.parameters(), section.clip)
+        set_rate(self.critic_optimizer, section.lr * rate)
+        self.critic_optimizer.step()
+        return loss.detach()
+
+    def _adversarial_losses(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        section = self.recipe.discriminators
+        self.critic.requires_grad_(False)
+        with torch.autocast(real.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            with torch.no_grad():
+                on_real = self.critic(real)
+            on_fake = self.critic(fake)
+        self.critic.requires_grad_(True)
+        return {
+            "generator": generator_loss(on_fake, section.loss),
+            "features": feature_matching_loss(on_real, on_fake, section.relative_features),
+        }
+
+    def _generator_step(self, losses: dict[str, Tensor], fake: Tensor, rate: float) -> None:
+        section = self.recipe.optimizer
+        weights = {name: weight_at(w, self.step) for name, w in self.recipe.losses.items()}
+        # Of weight 0 or not, the quantizer's losses are in the sum: DDP waits for a gradient of every codebook.
+        weights = {**dict.fromkeys(ON_THE_CODES, 0.0), **weights}
+        weights = {name: w for name, w in weights.items() if name in losses and (w or name in ON_THE_CODES)}
+        self.optimizer.zero_grad()
+        if self.balancer is None:
+            torch.stack([w * losses[name] for name, w in weights.items()]).sum().backward()
+        else:
+            self.balancer.weights = weights
+            balanced = {name: losses[name] for name in weights if name in ON_THE_WAVEFORM}
+            gradient = self.balancer.gradient(balanced, fake)
+            rest = [w * losses[name] for name, w in weights.items() if name not in ON_THE_WAVEFORM]
+            # One backward pass for both, as DDP wants it: the first term's gradient at `fake` is the balanced one.
+            torch.stack([(fake * gradient).sum(), *rest]).sum().backward()
+        norm = nn.utils.clip_grad_norm_(self.codec.parameters(), section.clip)
+        losses["gradient_norm"] = norm.detach()
+        if bool(torch.isfinite(norm)):  # one bad batch must not end a run of hours
+            set_rate(self.optimizer, section.lr * rate)
+            self.optimizer.step()
+            self.ema.update(self.codec)
+
+    # Parts of a step
+
+    def _judged_part(self, real: Tensor, fake: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The same random stretch of both, of the length that discriminators see."""
+        seconds, n = self.recipe.discriminators.seconds, real.shape[-1]
+        part = n if seconds is None else min(n, round(seconds * self.codec.sample_rate))
+        start = int(torch.randint(n - part + 1, (), generator=rng))
+        return real[..., start : start + part], fake[..., start : start + part]
+
+    def _unquantized(self, batch: int) -> Tensor:
+        phases = self.recipe.phases
+        if self.step < self.unquantized_steps:
+            return torch.ones(batch, dtype=torch.bool)
+        chosen = torch.rand(batch) < phases.unquantized_share
+        chosen[0] = False  # codebooks add up statistics over all devices: none may be without
+        return chosen
+
+    @torch.no_grad()
+    def _start_codebooks(self) -> None:
+        """Place all codebooks where the latents are."""
+        self.codec.eval()
+        device, n = self.world.device, self.recipe.phases.codebook_batches
+        batches = (self.crops.batch(self.step + i, self.world.rank).wav for i in range(n))
+        latents = torch.cat([self.codec.latents(wav.to(device)).float() for wav in batches])
+        self.codec.quantizer.init_from(latents)
+        distributed.broadcast(module_state(self.codec.quantizer).values())
+        self.ema.restart(self.codec)
+        _seed(self.recipe.seed, self.step, self.world.rank)
+
+    def _rate_factor(self) -> float:
+        schedule = self.recipe.schedule
+        end = self.recipe.max_steps if schedule.over == "steps" else self.recipe.max_minutes
+        progress = (self.step if schedule.over == "steps" else self.minutes) / (end or 1)
+        return rate_factor(
+            self.step, progress, schedule.warmup_steps, schedule.decay, schedule.final, schedule.gamma
+        )
+
+    # Around the steps
+
+    def _done(self) -> bool:
+        recipe = self.recipe
+        if recipe.max_steps is not None and self.step >= recipe.max_steps:
+            return True
+        over = recipe.max_minutes is not None and self.minutes >= recipe.max_minutes
+        return distributed.any_true(over)
+
+    def _due(self, every_steps: int | None, every_minutes: float | None, last: float) -> bool:
+        if every_steps and self.step % every_steps == 0:
+            return True
+        return bool(every_minutes) and distributed.any_true(self.minutes - last >= (every_minutes or 0))
+
+    def _report(self, losses: dict[str, Tensor]) -> None:
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        self.log.scalars(self.step, "train", values)
+        limit = self.recipe.max_minutes
+        self.log.progress(self.step, None if limit is None else limit - self.minutes, values)
+
+    def validate(self) -> dict[str, float]:
+        """Distances on the held-out crops with the averaged weights and all codebooks; keeps the best weights."""
+        if self.held_out is None or not self.world.is_main:
+            return {}
+        section = self.recipe.data.held_out
+        assert section is not None
+        quantised = self.step > self.unquantized_steps or self.recipe.init_from is not None
+        with self.ema.swapped_in(self.codec), torch.no_grad():
+            self.codec.eval()
+            real = self.held_out.batch.wav
+            guesses, codes = [], []
+            for wav in real.split(8):
+                wav = wav.to(self.world.device)
+                n = None if quantised else torch.ones(len(wav), dtype=torch.bool)
+                result = self.codec(wav, unquantized=n)
+                guesses.append(result.wav.float().cpu())
+                if result.quantizer is not None:
+                    codes.append(result.quantizer.codes.cpu())
+            fake = torch.cat(guesses)
+            on_device = (fake.to(self.world.device), real.to(self.world.device))
+            values = {name: float(value) for name, value in self.judge(*on_device).items()}
+            values["si_sdr"] = float(si_sdr(fake, real).mean())
+            if codes:
+                use = codebook_use(torch.cat(codes), self.codec.codebook_size)
+                values["codes_used"] = float(np.mean(use.used))
+                values |= {f"perplexity_{k}": p for k, p in enumerate(use.perplexity)}
+            if section.perceptual:
+                values |= _perceptual(fake, real, self.codec.sample_rate)
+            self.log.scalars(self.step, "held-out", values)
+            for i in {0, len(fake) // 2, len(fake) - 1}:
+                name = f"{i}-{self.held_out.sources[i]}"
+                self.log.audio(self.step, f"{name}/decoded", fake[i], self.codec.sample_rate)
+                if self.best is None:
+                    self.log.audio(self.step, f"{name}/original", real[i], self.codec.sample_rate)
+            if quantised:  # a codec without codes cannot be the best one
+                self._keep_if_best(values, section.best_by)
+            self._export("last")
+        shown = {k: v for k, v in values.items() if not k.startswith("perplexity")}
+        self.log.say(f"step {self.step} held out: " + "  ".join(f"{name} {v:.3f}" for name, v in shown.items()))
+        return values
+
+    def _keep_if_best(self, values: dict[str, float], name: str) -> None:
+        if name not in values:
+            raise UsageError(f"data.held_out.best_by is {name}, but the package that measures it is not installed")
+        value, best = values[name], self.best
+        if best is None or (value > best if name in HIGHER_IS_BETTER else value < best):
+            self.best = value
+            self._export("best")
+
+    def _export(self, name: str) -> None:
+        """Write the codec as it is now (the averaged weights, within `validate`) as a checkpoint of its own."""
+        notes = {"step": str(self.step), "minutes": f"{self.minutes:.1f}"}
+        export(self.codec, self.recipe.output / f"{name}.safetensors", self.recipe.half_precision_export, notes)
+
+    def _save(self) -> None:
+        if self.world.is_main:
+            save_state(
+                self.state_path,
+                {
+                    "step": self.step,
+                    "minutes": self.minutes,
+                    "best": self.best,
+                    "seed": self.recipe.seed,
+                    "modules": {name: module_state(module) for name, module in self.modules.items()},
+                    "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                    "ema": self.ema.state_dict(),
+                    "balancer": self.balancer.state_dict() if self.balancer else None,
+                },
+            )
+        distributed.barrier()
+
+    def _resume(self) -> bool:
+        """Take up the run in the output folder, if there is one."""
+        if not self.state_path.exists():
+            return False
+        state = load_state(self.state_path, self.world.device)
+        try:
+            load_module_state(self.codec, state["modules"]["codec"])
+            self.optimizer.load_state_dict(state["optimizers"]["codec"])
+            # A run may turn adversarial, or stop being it, between two sittings.
+            if self.adversarial_from is not None and "discriminators" in state["modules"]:
+                load_module_state(self.critic, state["modules"]["discriminators"])
+                self.critic_optimizer.load_state_dict(state["optimizers"]["discriminators"])
+            self.ema.load_state_dict(state["ema"])
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise InputError(
+                f"{self.state_path} is the state of another model ({error}); choose another output in the recipe, or "
+                "remove the file"
+            ) from error
+        if self.balancer and state["balancer"]:
+            self.balancer.load_state_dict(state["balancer"])
+        self.step, self.minutes, self.best = state["step"], state["minutes"], state["best"]
+        return True
+
+    def _corpus(self, quiet: bool) -> Corpus:
+        """The decoded corpus; the main process decodes it while the others wait."""
+        data, rate = self.recipe.data, self.codec.sample_rate
+        failure: InputError | None = None
+        if self.world.is_main:
+            try:
+                with _decoding_bar(quiet) as advance:
+                    open_corpus(data.corpus, rate, data.cache, advance)
+            except InputError as error:
+                failure = error
+        if distributed.any_true(failure is not None):
+            raise failure or InputError(f"corpus {data.corpus} cannot be used; the first process says why")
+        return open_corpus(data.corpus, rate, data.cache)
+
+    def _held_out(self, corpus: Corpus) -> HeldOut | None:
+        section = self.recipe.data.held_out
+        if section is None:
+            return None
+        chosen = corpus.select(section.splits, section.sources)
+        return held_out(chosen, section.crops, round(section.seconds * self.codec.sample_rate))
+
+
+def export(codec: MynaCodec, path: Path, half: bool, notes: dict[str, str]) -> None:
+    """A checkpoint to ship. half: float16 weights, half the size; loading gives float32 again."""
+    save_checkpoint(copy.deepcopy(codec).half() if half else codec, path, notes=notes)
+
+
+def _start(recipe: CodecRecipe) -> MynaCodec:
+    """A new codec, or one with the weights of `init_from`."""
+    codec = MynaCodec(recipe.model)
+    if recipe.init_from is None:
+        return codec
+    shipped = SHIPPED_WEIGHTS / f"{recipe.model.name}.safetensors"
+    path = shipped if recipe.init_from == "shipped" else Path(recipe.init_from)
+    given = load_checkpoint(path)
+    if not isinstance(given, MynaCodec):
+        raise UsageError(f"init_from {path} is not a model of this kind; give one that `myna train` wrote")
+    for field in fields(recipe.model):
+        mine, theirs = getattr(recipe.model, field.name), getattr(given.config, field.name)
+        if mine != theirs and field.name not in ("name", "dead_code_share"):
+            raise UsageError(f"init_from {path} has {field.name} {theirs}, the recipe's model {mine}; make them equal")
+    own = module_state(codec)
+    with torch.no_grad():
+        for name, tensor in module_state(given).items():
+            if name in own:  # counts of use are not there where dead codes are not replaced
+                own[name].copy_(tensor)
+    return codec
+
+
+def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and convolutions decay; biases, scales and codebooks do not."""
+    decayed, others = [], []
+    for name, parameter in module.named_parameters():
+        (decayed if parameter.ndim > 1 and "quantizer" not in name else others).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _discriminators(section: DiscriminatorSection) -> Ensemble:
+    members: list[Discriminator] = []
+    if section.ms_stft:
+        members.append(MultiScaleSTFTDiscriminator(section.ms_stft.n_ffts, section.ms_stft.width))
+    if section.multi_period:
+        members.append(MultiPeriodDiscriminator(section.multi_period.periods, section.multi_period.width))
+    if section.multi_band_stft:
+        members.append(MultiBandSTFTDiscriminator(section.multi_band_stft.n_ffts, section.multi_band_stft.width))
+    return Ensemble(*members)
+
+
+def _needed(recipe: CodecRecipe) -> SpectralLossOptions:
+    """Only the windows of losses that have a weight: transforms cost."""
+    options = recipe.spectral
+    if "mel" not in recipe.losses:
+        options = replace(options, mel_windows=(), mel_bands=())
+    if "stft" not in recipe.losses:
+        options = replace(options, stft_windows=())
+    return options if "complex" in recipe.losses else replace(options, complex_windows=())
+
+
+def _perceptual(fake: Tensor, real: Tensor, sample_rate: int) -> dict[str, float]:
+    """Mean PESQ and STOI over (B, 1, N), as far as their packages are installed."""
+    from ..evaluation.perceptual import pesq_wb, stoi
+
+    values = {}
+    for name, measure in (("pesq", pesq_wb), ("stoi", stoi)):
+        with suppress(ImportError):
+            scores = [measure(r.numpy(), f.numpy(), sample_rate) for r, f in zip(real[:, 0], fake[:, 0], strict=True)]
+            scores = [score for score in scores if score == score]  # nan: nothing to judge in that crop
+            if scores:
+                values[name] = float(np.mean(scores))
+    return values
+
+
+def _seed(seed: int, step: int, rank: int) -> torch.Generator:
+    """Seed torch by the step, so that a resumed run draws what the first one would have drawn.
+
+    Returns a generator that is the same on all ranks, for decisions that they must take together.
+    """
+    torch.manual_seed(_mix(seed, step, rank))
+    return torch.Generator().manual_seed(_mix(seed, step))
+
+
+def _mix(*numbers: int) -> int:
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def _millions(module: nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"
+
+
+@contextmanager
+def _decoding_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that appears when decoding begins."""
+    with Progress(console=Console(stderr=True), disable=quiet) as bar:
+        task: TaskID | None = None
+
+        def advance(done: int, total: int) -> None:
+            nonlocal task
+            task = bar.add_task("decoding the corpus (once)", total=total) if task is None else task
+            bar.update(task, completed=done)
+
+        yield advance
