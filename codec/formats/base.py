@@ -22,14 +22,17 @@ class FileInfo:
     weights_hash: first 16 hex digits of the sha256 of the codec's weights, "" when the file does not say.
     sample_rate, frame_size: of the codec, Hz and samples a frame; 0 when the file does not say (.dac).
     n_codebooks: in this file, which may be fewer than the model has.   codebook_size: entries of each.
-    streams: S, rows of codes.   With streams == channels > 1 the channels of a recording were coded side by side.
-    original_sample_rate, channels, n_samples: what decoding must give back: Hz, audio channels, length in samples
-        (per channel) at the original rate; n_samples is None while it is not known (a pipe that has not ended).
-    skip: samples at the original rate to drop from the start of the decoded audio; n_samples counts what follows.
+    streams: S, rows of codes; with streams == channels > 1 the channels were coded side by side.
+    original_sample_rate, channels, n_samples: what decoding must give back: Hz, audio channels, length in
+        samples (per channel) at the original rate; None while it is not known (a pipe that has not ended).
+    skip: samples at the original rate to drop from the start of the decoded audio; n_samples counts what
+    follows.
     packet_frames: frames of all packets but the last.
     scaled: each packet carries the loudness of its segment (EnCodec 48 kHz).
     entropy_coder: "packed", "context" (.myna), "arithmetic" (.ecdc with language model) or "none" (.dac).
     input_db: loudness to restore, in dB LUFS (.dac), else None.
+    separate_chunks: each packet was coded by convolutions without padding and is decoded so, on its own
+    (.dac).
     """
 
     format: str
@@ -48,6 +51,7 @@ class FileInfo:
     scaled: bool = False
     entropy_coder: str = "packed"
     input_db: float | None = None
+    separate_chunks: bool = False
 
     @property
     def duration(self) -> float | None:
@@ -66,18 +70,22 @@ class Packet:
 
     codes: (S, K, T) int64.   start: index of the first frame in the file.
     scale: (S,) float32, the loudness of the segment for models that normalise it, else None.
-    lost: the bytes were damaged and these codes are concealment (see `conceal`).
+    lost: the bytes were damaged and these codes are concealment (see Concealer).
+    gain: (T,) float32, to multiply the audio of each frame with (lost packets fade out), else None.
     """
 
     codes: Tensor
     start: int
     scale: Tensor | None = None
     lost: bool = False
+    gain: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A part of the file that could not be used: which packet (-1 when unknown), what happened, frames concealed."""
+    """A part of the file that could not be used: which packet (-1 when unknown), what happened, frames
+    concealed.
+    """
 
     packet: int
     reason: str
@@ -91,7 +99,8 @@ class Damage:
 class CompressedFile(ABC):
     """A compressed file open for reading, from `open_compressed`.
 
-    info: what the file states.   damage: grows while packets are read.   bytes_read: so far, headers included.
+    info: what the file states.   damage: grows while packets are read.   bytes_read: so far, headers
+    included.
     """
 
     info: FileInfo
