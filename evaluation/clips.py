@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
+from ..data.audio import SUFFIXES, read_audio
 from ..errors import InputError
-from .perceptual import at_rate
 
-AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
+AUDIO = frozenset(SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,9 @@ class _Entry:
     member: str | None
     meta: dict[str, object]
 
-    def read(self) -> bytes:
-        if self.member is None:
-            return self.path.read_bytes()
-        with tarfile.open(self.path) as tar:
-            file = tar.extractfile(self.member)
-            return file.read() if file else b""
+    @property
+    def where(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}:{self.member}"
 
 
 def load_clips(
@@ -67,8 +63,9 @@ def load_clips(
 ) -> list[Clip]:
     """The clips of `data` at `sample_rate`, in order of their keys.
 
-    limit: at most so many, evenly spaced over the order, so that the choice is the same every time and covers all
-    speakers of a sorted corpus. source, split: keep only clips whose JSON says so. max_seconds: cut longer ones.
+    limit: at most so many, evenly spaced over the order, so that the choice is the same every time and covers
+    all speakers of a sorted corpus. source, split: keep only clips whose JSON says so. max_seconds: cut
+    longer ones (their text is then dropped, since it says more than is heard).
 
     Raises InputError when nothing is found or a recording cannot be read.
     """
@@ -114,7 +111,8 @@ def _entries(path: Path) -> Iterable[_Entry]:
                 elif f".{suffix}" in AUDIO:
                     audio[key] = member.name
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a readable WebDataset shard: {error}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not a readable WebDataset shard: {reason}") from error
     return [_Entry(key, path, name, meta.get(key, {})) for key, name in audio.items()]
 
 
@@ -137,26 +135,28 @@ def _matches(entry: _Entry, source: str | None, split: str | None) -> bool:
 
 
 def _decode(entry: _Entry, sample_rate: int, max_seconds: float | None) -> Clip:
-    where = f"{entry.path}" if entry.member is None else f"{entry.path}:{entry.member}"
-    try:
-        wav, rate = soundfile.read(io.BytesIO(entry.read()), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise InputError(f"cannot read {where} as audio: {error}") from error
-    if max_seconds is not None:
-        wav = wav[: int(max_seconds * rate)]
+    wav = _read(entry, sample_rate)
     if len(wav) == 0:
-        raise InputError(f"{where} holds no samples")
-    mono = np.nan_to_num(wav.mean(axis=1))
+        raise InputError(f"{entry.where} holds no samples; leave it out")
+    cut = max_seconds is not None and len(wav) > max_seconds * sample_rate
+    if max_seconds is not None:
+        wav = wav[: int(max_seconds * sample_rate)]
+    meta = {name: str(value) for name, value in entry.meta.items() if value is not None}
+    text = None if cut else meta.get("text")
+    return Clip(entry.key, wav, sample_rate, meta.get("source"), meta.get("speaker"), text)
 
-    def text(field: str) -> str | None:
-        value = entry.meta.get(field)
-        return None if value is None else str(value)
 
-    return Clip(
-        entry.key,
-        at_rate(mono, rate, sample_rate),
-        sample_rate,
-        text("source"),
-        text("speaker"),
-        text("text"),
-    )
+def _read(entry: _Entry, sample_rate: int) -> np.ndarray:
+    """(N,), mono."""
+    if entry.member is None:
+        return read_audio(entry.path, sample_rate, mono=True).samples[0]
+    try:
+        with tarfile.open(entry.path) as tar:
+            member = tar.extractfile(entry.member)
+            data = member.read() if member else b""
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(f"cannot read {entry.where}: {error}") from error
+    try:
+        return read_audio(io.BytesIO(data), sample_rate, mono=True).samples[0]
+    except InputError as error:
+        raise InputError(f"{entry.where}: {error}") from error

@@ -15,8 +15,9 @@ from torch import Tensor
 class CodebookUse:
     """For each codebook, first to last.
 
-    used: share of the entries that occurred at least once.   perplexity: 2 to the entropy of their frequencies, the
-    number of equally likely entries that would carry as much: at most the number of frames counted, and V.
+    used: share of the entries that occurred at least once.
+    perplexity: 2 to the entropy of their frequencies, the number of equally likely entries that would carry
+        as much: at most the number of frames counted, and V.
     n_frames: counted.
     """
 

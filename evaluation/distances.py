@@ -37,7 +37,7 @@ def mel_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) 
 
 
 def stft_distance(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """DAC's multi-scale STFT distance: L1 of magnitudes and of log10 power, summed over windows; lower is better."""
+    """DAC's multi-scale STFT distance: L1 of magnitudes and of log10 power, summed; lower is better."""
     return len(SCALES.stft_windows) * _distances(reference, estimate, sample_rate)["stft"]
 
 

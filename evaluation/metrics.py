@@ -80,8 +80,9 @@ DEFAULT = ("pesq", "stoi", "si_sdr", "mel", "stft")
 
 
 def choose_metrics(names: Sequence[str] | None = None) -> tuple[list[Metric], list[str]]:
-    """The measures of these names (those of `DEFAULT` for None, every one for "all") that can run here, and a line
-    for each that cannot.
+    """The measures of these names that can run here, and a line for each that cannot.
+
+    None stands for those of `DEFAULT`, "all" for every one.
 
     Raises UsageError for an unknown name.
     """

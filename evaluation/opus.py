@@ -1,4 +1,4 @@
-"""Opus, the codec to compare with, through the libsndfile that the package soundfile carries: nothing to install."""
+"""Opus, the codec to compare with, through the libsndfile inside the package soundfile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RATES = (8000, 12000, 16000, 24000, 48000)
 
 @dataclass(frozen=True)
 class OpusResult:
-    """wav (N,) after decoding; n_bytes of the whole Ogg file, and payload_bytes of its audio packets alone."""
+    """wav (N,) after decoding; n_bytes of the whole Ogg file, payload_bytes of its audio packets."""
 
     wav: np.ndarray
     n_bytes: int
@@ -25,7 +25,7 @@ class OpusResult:
 
 
 def opus(wav: np.ndarray, sample_rate: int, bitrate: float) -> OpusResult:
-    """wav (N,) through Opus at `bitrate` bits a second (variable bitrate, the encoder's full effort) and back.
+    """wav (N,) through Opus at `bitrate` bits a second (variable bitrate, full effort) and back.
 
     Raises UsageError for a bitrate that libsndfile cannot ask for.
     """
@@ -34,7 +34,7 @@ def opus(wav: np.ndarray, sample_rate: int, bitrate: float) -> OpusResult:
             f"Opus at {bitrate / 1000:g} kbps: expected {LOWEST // 1000} to {HIGHEST // 1000} kbps"
         )
     rate = next((r for r in RATES if r >= sample_rate), RATES[-1])
-    # libsndfile has no bitrate setting for Opus: its compression level from 0 to 1 is the bitrate from highest to lowest.
+    # libsndfile sets the bitrate of Opus by its compression level: 0 is the highest, 1 the lowest.
     level = (HIGHEST - bitrate) / (HIGHEST - LOWEST)
     file = io.BytesIO()
     soundfile.write(
@@ -47,7 +47,7 @@ def opus(wav: np.ndarray, sample_rate: int, bitrate: float) -> OpusResult:
 
 
 def ogg_payload(file: bytes) -> int:
-    """Bytes of the audio in an Ogg Opus file: pages without their headers, from the third on (RFC 3533, 7845)."""
+    """Bytes of the audio in an Ogg Opus file: the bodies of pages from the third on (RFC 3533, 7845)."""
     position, pages = 0, []
     while position < len(file):
         n_segments = file[position + 26]

@@ -1,6 +1,6 @@
 """Perceptual measures by their published implementations, each in a package of its own.
 
-Waveforms are (N,) float32 at one sample rate. A clip that a measure cannot judge (too short, silent) gives nan.
+Waveforms are (N,) float32 at one sample rate. A clip that cannot be judged (too short, silent) gives nan.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ def stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float
 
 
 def dnsmos(estimate: np.ndarray, sample_rate: int) -> float:
-    """DNSMOS P.835 overall quality, 1 to 5 (Reddy et al. 2022), at 16 kHz, without a reference; higher is better."""
+    """DNSMOS P.835 overall quality, 1 to 5 (Reddy et al. 2022), without a reference; higher is better."""
     from speechmos import dnsmos as model
 
     y = np.clip(at_rate(estimate, sample_rate, WIDEBAND), -1, 1)
     if not y.any():
         return float("nan")
-    return float(model.run(y, WIDEBAND)["ovrl_mos"])
+    scores: Any = model.run(y, WIDEBAND)
+    return float(scores["ovrl_mos"])
 
 
 def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:

@@ -27,7 +27,7 @@ SETS = ("lj-test", "speechocean-test", "synth-test")
 
 @dataclass(frozen=True)
 class QuickResult:
-    """Means over the clips of one set at one number of codebooks, and times real time of encode plus decode."""
+    """Means over the clips of one set at one number of codebooks; speed, times real time."""
 
     data: str
     n_codebooks: int

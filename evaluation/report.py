@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from .metrics import METRICS
 
 @dataclass(frozen=True)
 class Speed:
-    """Times real time: seconds of audio handled in a second. pack, unpack: entropy coding and the file around it."""
+    """Seconds of audio handled in a second. pack, unpack: entropy coding and the file around it."""
 
     encode: float
     decode: float
@@ -27,8 +26,8 @@ class Row:
     """One system at one bitrate, over all clips.
 
     system: name of the model, "opus" or "uncompressed".   n_codebooks: None for those two.
-    nominal: bits a second asked for (a codec's codes before entropy coding).   bitrate: bits a second of the files.
-    payload: bits a second without the file's headers, where that is known.   scores: means by name of the metric.
+    nominal: bits a second asked for (a codec's codes before entropy coding).   bitrate: of the real files.
+    payload: bits a second without the file's headers, where known.   scores: means by name of the metric.
     """
 
     system: str
@@ -42,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """data: where the clips came from.   seconds: of audio, in `n_clips`.   sample_rate: at which all was compared.
+    """data: where the clips came from.   seconds: of audio, in `n_clips`.   sample_rate: of the comparison.
     threads, device: of the models.   use: of the codebooks, by model.   notes: what was left out and why.
     """
 
@@ -83,8 +82,8 @@ class Report:
             f"{self.sample_rate / 1000:g} kHz; models on {self.device}, {threads}."
         )
 
-    def print(self, write: Callable[[str], None] | None = None) -> None:
-        """A table for the terminal."""
+    def to_table(self, width: int | None = None) -> str:
+        """For a terminal, of this many columns or as many as it has."""
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -94,17 +93,19 @@ class Report:
             table.add_column(title, justify="right" if i else "left")
         for row in self.rows:
             table.add_row(*self._cells(row))
-        console = Console(width=None if write is None else 160)
+        console = Console(width=width)
         with console.capture() as captured:
             console.print(table)
             console.print(self.summary(), markup=False, highlight=False)
             for name, use in self.use.items():
                 shares = " ".join(f"{100 * u:.0f}%" for u in use.used)
                 perplexities = " ".join(f"{p:.0f}" for p in use.perplexity)
-                console.print(f"codebooks of {name}: used {shares}; perplexity {perplexities}", highlight=False)
+                console.print(
+                    f"codebooks of {name}: used {shares}; perplexity {perplexities}", highlight=False
+                )
             for note in self.notes:
                 console.print(f"note: {note}", markup=False, highlight=False)
-        (write or (lambda text: print(text, end="")))(captured.get())
+        return captured.get()
 
     def _header(self) -> list[str]:
         titles = [f"{METRICS[m].title} {'↑' if METRICS[m].higher_is_better else '↓'}" for m in self.metrics]
