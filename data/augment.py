@@ -13,8 +13,14 @@ import soxr
 class AugmentOptions:
     """What may happen to a crop. The defaults change nothing."""
 
-    gain_db: tuple[float, float] = (0.0, 0.0)  # uniform in dB; a crop that would clip is turned down (EnCodec: -10, 6)
-    speed: tuple[float, float] = (1.0, 1.0)  # log-uniform; pitch and formants move along: 0.85, 1.18 makes new voices
+    gain_db: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # uniform in dB; a crop that would clip is turned down (EnCodec: -10, 6)
+    speed: tuple[float, float] = (
+        1.0,
+        1.0,
+    )  # log-uniform; pitch and formants move along: 0.85, 1.18 makes new voices
     speed_share: float = 0.0  # of the crops that are played at another speed
     flip_share: float = 0.0  # of the crops whose polarity is inverted
 
@@ -36,8 +42,8 @@ class Augmented:
 def augment(
     read: Callable[[int], np.ndarray], n: int, options: AugmentOptions, rng: np.random.Generator
 ) -> Augmented:
-    """A crop of exactly `n` samples. `read(m)` gives m samples of the recording at a place of its choice: at another
-    speed more or fewer of them are needed."""
+    """A crop of exactly `n` samples. `read(m)` gives m samples of the recording at a place of its choice: at
+    another speed more or fewer of them are needed."""
     speed = 1.0
     if rng.random() < options.speed_share:
         speed = float(np.exp(rng.uniform(np.log(options.speed[0]), np.log(options.speed[1]))))
@@ -47,7 +53,9 @@ def augment(
         wav = change_speed(read(int(np.ceil(n * speed)) + 1), speed)[:n]
         wav = np.pad(wav, (0, n - len(wav)))
     gain = 10 ** (rng.uniform(*options.gain_db) / 20)
-    wav = wav * np.float32(min(gain, 1 / max(float(np.abs(wav).max(initial=0.0)), 1e-9)) if gain > 1 else gain)
+    wav = wav * np.float32(
+        min(gain, 1 / max(float(np.abs(wav).max(initial=0.0)), 1e-9)) if gain > 1 else gain
+    )
     if rng.random() < options.flip_share:
         wav = -wav
     return Augmented(wav, speed)

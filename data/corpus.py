@@ -3,8 +3,8 @@
     shards (KEY.opus + KEY.json) --decode, mono, resample--> audio.i16 + index.json in the cache
     batch of step s on rank r = f(seed, s, r)
 
-Decoding Opus again in every epoch would cost a CPU trainer most of its time; a memory map of 16-bit samples costs
-nothing. Since no loader has a state, a run that resumes at step s sees what it would have seen.
+Decoding Opus again in every epoch would cost a CPU trainer most of its time; a memory map of 16-bit samples
+costs nothing. Since no loader has a state, a run that resumes at step s sees what it would have seen.
 
 Shapes: B batch, N samples.
 """
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError, UsageError
+from ..errors import InputError, OutputError, UsageError
 from .augment import AugmentOptions, augment
 
 FORMAT = 1  # of the cache; a new number decodes again
@@ -118,23 +118,30 @@ def open_corpus(
 ) -> Corpus:
     """The shards of `folder` (*.tar), from the cache if they have been decoded before at this rate.
 
-    cache: folder of decoded corpora (default: ~/.cache/myna/corpus, or $MYNA_CACHE/corpus). progress: called with
-    (bytes read, bytes in all) while decoding. Raises InputError for a folder that is missing or has no shards, or
-    whose shards hold nothing that can be read.
+    cache: folder of decoded corpora (default: ~/.cache/myna/corpus, or $MYNA_CACHE/corpus). progress: called
+    with (bytes read, bytes in all) while decoding. Raises InputError for a folder that is missing or has no
+    shards, or whose shards hold nothing that can be read, OutputError when
+    the cache cannot be written, UsageError without the package webdataset.
     """
     folder = Path(folder)
     shards = sorted(folder.glob("*.tar"))
     if not shards:
         what = "is not there" if not folder.is_dir() else "has no .tar shards"
         raise InputError(f"corpus folder {folder} {what}; set data.corpus to a folder of WebDataset shards")
-    root = Path(cache) if cache else Path(os.environ.get("MYNA_CACHE", Path.home() / ".cache" / "myna")) / "corpus"
+    root = (
+        Path(cache)
+        if cache
+        else Path(os.environ.get("MYNA_CACHE", Path.home() / ".cache" / "myna")) / "corpus"
+    )
     decoded = root / _key(shards, sample_rate)
     if not (decoded / "index.json").exists():
         try:
             root.mkdir(parents=True, exist_ok=True)
             _decode(shards, sample_rate, decoded, progress or (lambda done, total: None))
         except OSError as error:
-            raise InputError(f"cannot write the decoded corpus to {root}: {error.strerror or error}") from error
+            raise OutputError(
+                f"cannot write the decoded corpus to {root}: {error.strerror or error}"
+            ) from error
     return _load(decoded)
 
 
@@ -153,7 +160,9 @@ def _load(decoded: Path) -> Corpus:
     return Corpus(index["sample_rate"], np.memmap(decoded / "audio.i16", np.int16, mode="r"), items, skipped)
 
 
-def _decode(shards: list[Path], sample_rate: int, decoded: Path, progress: Callable[[int, int], None]) -> None:
+def _decode(
+    shards: list[Path], sample_rate: int, decoded: Path, progress: Callable[[int, int], None]
+) -> None:
     """Write the memory map and its index under another name, and rename the folder when both are whole."""
     partial = decoded.with_name(f".{decoded.name}.{os.getpid()}.part")
     shutil.rmtree(partial, ignore_errors=True)
@@ -217,7 +226,10 @@ class _Bad:
 
 def _samples(shard: Path, bad: _Bad) -> Iterator[dict[str, Any]]:
     """The samples of one shard, up to where it is damaged."""
-    from webdataset import tariterators as wds
+    try:
+        from webdataset import tariterators as wds
+    except ImportError:
+        raise UsageError("reading a corpus needs the package webdataset: pip install 'myna[train]'") from None
 
     failures: list[Exception] = []
 
@@ -225,8 +237,8 @@ def _samples(shard: Path, bad: _Bad) -> Iterator[dict[str, Any]]:
         failures.append(error)
         return True  # go on
 
-    # The pipeline by hand: WebDataset's own splits shards over the workers of a distributed run, and every rank
-    # needs the same cache.
+    # The pipeline by hand: WebDataset's own splits shards over the workers of a distributed run, and every
+    # rank needs the same cache.
     files = wds.tar_file_expander(wds.url_opener([{"url": str(shard)}], handler=note), handler=note)
     yield from wds.group_by_keys(files, handler=note)
     if failures:
@@ -270,8 +282,9 @@ def _decode_sample(sample: dict[str, Any], sample_rate: int) -> tuple[Item, np.n
 class Crops:
     """Random crops of fixed length: batches as a pure function of (seed, step, rank).
 
-    n_samples: of a crop. weights: how often each source is drawn, relative to the others; None draws every second
-    of the corpus equally often. Sources without a weight are not used.
+    n_samples: of a crop. weights: how often each source is drawn, relative to the others; None draws every
+    second of the corpus equally often. Sources without a weight are not used. min_rms: a quieter crop is
+    drawn again (ten times at most), measured before augmentation.
     """
 
     corpus: Corpus
@@ -280,6 +293,7 @@ class Crops:
     seed: int = 0
     weights: dict[str, float] | None = None
     augment: AugmentOptions = field(default_factory=AugmentOptions)
+    min_rms: float = 0.0
 
     def __post_init__(self):
         weights = self.weights
@@ -299,7 +313,9 @@ class Crops:
         if weights is not None:
             sources = np.array([item.source for item in items])
             for source, weight in weights.items():
-                share[sources == source] = lengths[sources == source] / lengths[sources == source].sum() * weight
+                share[sources == source] = (
+                    lengths[sources == source] / lengths[sources == source].sum() * weight
+                )
         object.__setattr__(self, "_items", items)
         object.__setattr__(self, "_cumulative", np.cumsum(share) / share.sum())
 
@@ -314,14 +330,18 @@ class Crops:
         return Batch(torch.from_numpy(np.stack(wavs)).unsqueeze(1), torch.tensor(bandwidths))
 
     def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-        index = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self._items) - 1)  # pyright: ignore
-        item: Item = self._items[index]  # pyright: ignore
+        for _ in range(10):
+            place = int(np.searchsorted(self._cumulative, rng.random(), side="right"))  # pyright: ignore
+            item: Item = self._items[min(place, len(self._items) - 1)]  # pyright: ignore
+            where = rng.random()
 
-        def read(n: int) -> np.ndarray:
-            # A recording shorter than the crop lies anywhere within it.
-            low, high = sorted((0, item.length - n))
-            return self.corpus.read(item, int(rng.integers(low, high + 1)), n)
+            def read(n: int, item: Item = item, where: float = where) -> np.ndarray:
+                # A recording shorter than the crop lies anywhere within it.
+                low, high = sorted((0, item.length - n))
+                return self.corpus.read(item, low + round(where * (high - low)), n)
 
+            if self.min_rms <= 0 or np.sqrt(np.mean(read(self.n_samples) ** 2)) >= self.min_rms:
+                break
         result = augment(read, self.n_samples, self.augment, rng)
         return result.wav, min(item.bandwidth * result.speed, self.corpus.sample_rate / 2)
 

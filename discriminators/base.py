@@ -1,4 +1,5 @@
-"""What every discriminator has in common: the result, the reading of a waveform as a spectrogram, the ensemble.
+"""What every discriminator has in common: the result, the reading of a waveform as a spectrogram, the
+ensemble.
 
 Shapes: B batch, C audio channels, N samples, T frames, F frequency bins.
 """

@@ -21,7 +21,9 @@ class STFTDiscriminator(nn.Module):
         super().__init__()
         self.spectrogram = ComplexSpectrogram(n_fft, n_fft // 4, normalized=True)
         self.layers = nn.ModuleList([norm_conv2d(2 * channels, width, (3, 9))])
-        self.layers.extend(norm_conv2d(width, width, (3, 9), stride=(1, 2), dilation=(d, 1)) for d in dilations)
+        self.layers.extend(
+            norm_conv2d(width, width, (3, 9), stride=(1, 2), dilation=(d, 1)) for d in dilations
+        )
         self.layers.append(norm_conv2d(width, width, (3, 3)))
         self.to_logits = norm_conv2d(width, 1, (3, 3))
 
@@ -34,7 +36,8 @@ class STFTDiscriminator(nn.Module):
 
 
 class MultiScaleSTFTDiscriminator(Discriminator):
-    """n_ffts: the windows of the scales (EnCodec: 2048 down to 128). width: channels of every layer (EnCodec: 32).
+    """n_ffts: the windows of the scales (EnCodec: 2048 down to 128). width: channels of every layer (EnCodec:
+    32).
 
     channels: of the audio.
     """

@@ -1,7 +1,7 @@
 """The multi-band, multi-resolution complex STFT discriminator of DAC (Kumar et al. 2023, section 3.4).
 
-The spectrogram is cut into bands, each with convolutions of its own, so that the high bands are judged as closely as
-the loud low ones; the last layer sees them side by side again.
+The spectrogram is cut into bands, each with convolutions of its own, so that the high bands are judged as
+closely as the loud low ones; the last layer sees them side by side again.
 
 Shapes: B batch, C audio channels, N samples, T frames, F frequency bins.
 """
@@ -16,7 +16,8 @@ from .base import ComplexSpectrogram, Discriminator, Judgement, norm_conv2d
 
 
 class BandSTFTDiscriminator(nn.Module):
-    """One resolution: window n_fft, hop a quarter of it. band_edges: from 0 to 1, in parts of the bandwidth."""
+    """One resolution: window n_fft, hop a quarter of it. band_edges: from 0 to 1, in parts of the
+    bandwidth."""
 
     def __init__(self, n_fft: int, width: int, band_edges: tuple[float, ...], channels: int = 1):
         super().__init__()

@@ -1,7 +1,7 @@
 """The multi-period discriminator of HiFi-GAN (Kong et al. 2020, section 2.3), as DAC uses it.
 
-Each sub-discriminator folds the waveform into rows of `period` samples and convolves down the columns only: it sees
-samples that lie one period apart, and with coprime periods no two of them see the same ones.
+Each sub-discriminator folds the waveform into rows of `period` samples and convolves down the columns only:
+it sees samples that lie one period apart, and with coprime periods no two of them see the same ones.
 
 Shapes: B batch, C audio channels, N samples, P period.
 """
@@ -44,7 +44,8 @@ class PeriodDiscriminator(nn.Module):
 
 
 class MultiPeriodDiscriminator(Discriminator):
-    """periods: in samples. width: of the first layer of each (HiFi-GAN and DAC: 32, 41 M parameters in all)."""
+    """periods: in samples. width: of the first layer of each (HiFi-GAN and DAC: 32, 41 M parameters in
+    all)."""
 
     def __init__(self, periods: tuple[int, ...] = (2, 3, 5, 7, 11), width: int = 32, channels: int = 1):
         super().__init__()

@@ -36,8 +36,8 @@ def generator_loss(fake: list[Judgement], kind: GANLoss) -> Tensor:
 
 
 def feature_matching_loss(real: list[Judgement], fake: list[Judgement], relative: bool = True) -> Tensor:
-    """Mean over all layers of L1 between the activations (DAC), divided by the mean magnitude of the real ones
-    if `relative` (EnCodec eq. 3)."""
+    """Mean over all layers of L1 between the activations (DAC), divided by the mean magnitude of the real
+    ones if `relative` (EnCodec eq. 3)."""
     parts = []
     for r, f in zip(real, fake, strict=True):
         for truth, guess in zip(r.features, f.features, strict=True):

@@ -1,7 +1,7 @@
 """EnCodec's loss balancer (Défossez et al. 2022, section 3.4, "Balancer").
 
-Each loss contributes a fixed share of the gradient that reaches the decoder's output, whatever its scale: a weight
-says how much a loss matters, not how large its numbers happen to be.
+Each loss contributes a fixed share of the gradient that reaches the decoder's output, whatever its scale: a
+weight says how much a loss matters, not how large its numbers happen to be.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Balancer:
         self._count: dict[str, float] = {}
 
     def gradient(self, losses: dict[str, Tensor], output: Tensor) -> Tensor:
-        """The gradient to start the backward pass from at `output` (B, ...). `losses` share its graph, which is
+        """The gradient to start the backward pass from at `output` (B, ...). `losses` share its graph, which
+        is
         kept: losses of the same step that do not pass through the output are to be added by the caller."""
         share = sum(self.weights[name] for name in losses)
         combined = torch.zeros_like(output)

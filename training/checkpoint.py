@@ -1,6 +1,7 @@
 """The state of a run, whole on disk at every moment: a run that is killed and started again goes on exactly.
 
-Batches are functions of the step and random numbers are seeded by the step, so the state is only what learning has
+Batches are functions of the step and random numbers are seeded by the step, so the state is only what
+learning has
 changed: weights, buffers, optimizers, averages, and the number of the step.
 """
 
@@ -39,7 +40,8 @@ def load_module_state(module: nn.Module, state: dict[str, Tensor]) -> None:
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write under another name and rename: killed in the middle, the state before is still there.
 
-    `state` holds tensors, numbers, strings and containers of them. Raises OutputError (disk full, no permission).
+    `state` holds tensors, numbers, strings and containers of them. Raises OutputError (disk full, no
+    permission).
     """
     partial = path.with_name(f".{path.name}.part")
     try:
@@ -50,7 +52,9 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         partial.unlink(missing_ok=True)
-        raise OutputError(f"cannot save the state of the run to {path}: {str(error).splitlines()[0]}") from error
+        raise OutputError(
+            f"cannot save the state of the run to {path}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
@@ -59,6 +63,14 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
         state = torch.load(path, map_location=device, weights_only=True)
         if state["format"] != FORMAT:
             raise ValueError(f"format {state['format']}")
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
         raise InputError(f"{path} is not a state of this trainer; remove it to start the run anew") from error
     return state

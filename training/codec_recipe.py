@@ -15,7 +15,14 @@ from .recipe import Section, strict
 from .schedule import Decay
 
 LOSSES = ("mel", "stft", "complex", "waveform", "generator", "features", "commitment", "codebook")
-ON_THE_WAVEFORM = ("mel", "stft", "complex", "waveform", "generator", "features")  # what the balancer can weigh
+ON_THE_WAVEFORM = (
+    "mel",
+    "stft",
+    "complex",
+    "waveform",
+    "generator",
+    "features",
+)  # what the balancer can weigh
 ON_THE_CODES = ("commitment", "codebook")
 
 Weight = float | list[tuple[int, float]]
@@ -41,6 +48,7 @@ class DataSection(Section):
     sources: dict[str, float] | None = None  # how often each is drawn; None: by its hours
     seconds: float = Field(1.0, gt=0)  # of a crop
     batch_size: int = Field(16, ge=1)  # crops on each process
+    min_rms: float = Field(0.0, ge=0, lt=1)  # quieter crops are drawn again (0.003 is -50 dB of full scale)
     augment: strict(AugmentOptions) = AugmentOptions()  # pyright: ignore[reportInvalidTypeForm]
     held_out: HeldOutSection | None = HeldOutSection()  # None: train blindly, keep the last weights only
 
@@ -48,10 +56,14 @@ class DataSection(Section):
 class PhaseSection(Section):
     """What begins when, in steps. A codec that quantises from the first step collapses to a few codes."""
 
-    unquantized_steps: int = Field(250, ge=0)  # warm-up: latents pass as they are, then codebooks start from them
+    unquantized_steps: int = Field(
+        250, ge=0
+    )  # warm-up: latents pass as they are, then codebooks start from them
     codebook_batches: int = Field(16, ge=1)  # batches whose latents the codebooks start from
     unquantized_share: float = Field(0.3, ge=0, lt=1)  # of the examples, after the warm-up
-    quantizer_dropout: float = Field(0.5, ge=0, le=1)  # share of the examples with a random number of codebooks
+    quantizer_dropout: float = Field(
+        0.5, ge=0, le=1
+    )  # share of the examples with a random number of codebooks
     adversarial_from: int | None = Field(None, ge=0)  # None: never; discriminators are not even built
 
 
@@ -94,7 +106,9 @@ class ScheduleSection(Section):
 
     warmup_steps: int = Field(100, ge=0)
     decay: Decay = "cosine"
-    over: Literal["steps", "minutes"] = "steps"  # of max_steps or max_minutes; by minutes, resume is not bit-exact
+    over: Literal["steps", "minutes"] = (
+        "steps"  # of max_steps or max_minutes; by minutes, resume is not bit-exact
+    )
     final: float = Field(0.05, ge=0, le=1)  # share of the rate at the end of the cosine
     gamma: float = Field(0.999996, gt=0, le=1)  # of exponential decay, each step
 
@@ -121,8 +135,9 @@ class CodecRecipe(Section):
     model: strict(MynaConfig) = MynaConfig()  # pyright: ignore[reportInvalidTypeForm]
     data: DataSection
     phases: PhaseSection = PhaseSection()
-    # By the names they are logged under. A list [[step, weight], ...] is interpolated linearly between its steps.
-    losses: dict[str, Weight] = {"complex": 1.0, "mel": 1.0, "commitment": 0.25, "codebook": 1.0}
+    # By the names they are logged under. A list [[step, weight], ...] is interpolated linearly between its
+    # steps.
+    losses: dict[str, Weight] = Field({"complex": 1.0, "mel": 1.0, "commitment": 0.25, "codebook": 1.0})
     spectral: strict(SpectralLossOptions) = SpectralLossOptions()  # pyright: ignore[reportInvalidTypeForm]
     own_band_only: bool = False  # compare each recording below half its original rate only
     balancer: BalancerSection | None = None  # None: losses are added with their weights
@@ -148,9 +163,13 @@ class CodecRecipe(Section):
         if self.max_steps is None and self.max_minutes is None:
             raise ValueError("set max_steps or max_minutes, or the run never ends")
         if self.schedule.decay == "cosine" and getattr(self, f"max_{self.schedule.over}") is None:
-            raise ValueError(f"schedule.over is {self.schedule.over}, so max_{self.schedule.over} must be set")
+            raise ValueError(
+                f"schedule.over is {self.schedule.over}, so max_{self.schedule.over} must be set"
+            )
         d = self.discriminators
-        if self.phases.adversarial_from is not None and not (d.ms_stft or d.multi_period or d.multi_band_stft):
+        if self.phases.adversarial_from is not None and not (
+            d.ms_stft or d.multi_period or d.multi_band_stft
+        ):
             raise ValueError("phases.adversarial_from is set but discriminators names none")
         return self
 

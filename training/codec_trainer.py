@@ -69,8 +69,8 @@ class TrainingSummary:
 def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
     """Train by a recipe (a path or the name of one that ships), or continue the run in its output folder.
 
-    overrides: `key.subkey=value` each. Under torchrun, every process calls this. Raises MynaError with one line for
-    whatever the user can mend.
+    overrides: `key.subkey=value` each. Under torchrun, every process calls this. Raises MynaError with one
+    line for whatever the user can mend.
     """
     options = load_recipe(recipe, CodecRecipe, overrides)
     world = distributed.setup(options.device)
@@ -107,7 +107,9 @@ class CodecTrainer:
             self.critic = _discriminators(recipe.discriminators).to(device)
             self.critic_trained = distributed.wrap(self.critic, world)
             d = recipe.discriminators
-            self.critic_optimizer = torch.optim.AdamW(self.critic.parameters(), lr=d.lr, betas=d.betas, fused=True)
+            self.critic_optimizer = torch.optim.AdamW(
+                self.critic.parameters(), lr=d.lr, betas=d.betas, fused=True
+            )
             self.modules["discriminators"] = self.critic
             self.optimizers["discriminators"] = self.critic_optimizer
         rate = self.codec.sample_rate
@@ -129,13 +131,16 @@ class CodecTrainer:
             recipe.seed,
             recipe.data.sources,
             recipe.data.augment,
+            recipe.data.min_rms,
         )
         self.held_out = self._held_out(corpus)
         self.log = RunLog(recipe.output, recipe.max_steps, self.step, quiet, world.is_main)
         if corpus.skipped.items or corpus.skipped.shards:
             self.log.say(f"corpus: {corpus.skipped}")
         went_on = f"continuing at step {self.step}" if resumed else "starting"
-        self.log.say(f"{went_on}: {train_set.hours:.2f} h, {_millions(self.codec)} parameters, {world.size} x {device}")
+        self.log.say(
+            f"{went_on}: {train_set.hours:.2f} h, {_millions(self.codec)} parameters, {world.size} x {device}"
+        )
 
     # The loop
 
@@ -187,7 +192,9 @@ class CodecTrainer:
         self.codec.train()
 
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            n_codebooks = dropout_codebooks(len(real), self.codec.n_codebooks, recipe.phases.quantizer_dropout)
+            n_codebooks = dropout_codebooks(
+                len(real), self.codec.n_codebooks, recipe.phases.quantizer_dropout
+            )
             result = self.generator(real, n_codebooks.to(device), unquantized)
         fake = result.wav.float()
         heard = band_limit(fake, batch.bandwidth, self.codec.sample_rate) if recipe.own_band_only else fake
@@ -235,7 +242,8 @@ class CodecTrainer:
     def _generator_step(self, losses: dict[str, Tensor], fake: Tensor, rate: float) -> None:
         section = self.recipe.optimizer
         weights = {name: weight_at(w, self.step) for name, w in self.recipe.losses.items()}
-        # Of weight 0 or not, the quantizer's losses are in the sum: DDP waits for a gradient of every codebook.
+        # Of weight 0 or not, the quantizer's losses are in the sum: DDP waits for a gradient of every
+        # codebook.
         weights = {**dict.fromkeys(ON_THE_CODES, 0.0), **weights}
         weights = {name: w for name, w in weights.items() if name in losses and (w or name in ON_THE_CODES)}
         self.optimizer.zero_grad()
@@ -246,7 +254,8 @@ class CodecTrainer:
             balanced = {name: losses[name] for name in weights if name in ON_THE_WAVEFORM}
             gradient = self.balancer.gradient(balanced, fake)
             rest = [w * losses[name] for name, w in weights.items() if name not in ON_THE_WAVEFORM]
-            # One backward pass for both, as DDP wants it: the first term's gradient at `fake` is the balanced one.
+            # One backward pass for both, as DDP wants it: the first term's gradient at `fake` is the balanced
+            # one.
             torch.stack([(fake * gradient).sum(), *rest]).sum().backward()
         norm = nn.utils.clip_grad_norm_(self.codec.parameters(), section.clip)
         losses["gradient_norm"] = norm.detach()
@@ -314,7 +323,8 @@ class CodecTrainer:
         self.log.progress(self.step, None if limit is None else limit - self.minutes, values)
 
     def validate(self) -> dict[str, float]:
-        """Distances on the held-out crops with the averaged weights and all codebooks; keeps the best weights."""
+        """Distances on the held-out crops with the averaged weights and all codebooks; keeps the best
+        weights."""
         if self.held_out is None or not self.world.is_main:
             return {}
         section = self.recipe.data.held_out
@@ -351,21 +361,28 @@ class CodecTrainer:
                 self._keep_if_best(values, section.best_by)
             self._export("last")
         shown = {k: v for k, v in values.items() if not k.startswith("perplexity")}
-        self.log.say(f"step {self.step} held out: " + "  ".join(f"{name} {v:.3f}" for name, v in shown.items()))
+        self.log.say(
+            f"step {self.step} held out: " + "  ".join(f"{name} {v:.3f}" for name, v in shown.items())
+        )
         return values
 
     def _keep_if_best(self, values: dict[str, float], name: str) -> None:
         if name not in values:
-            raise UsageError(f"data.held_out.best_by is {name}, but the package that measures it is not installed")
+            raise UsageError(
+                f"data.held_out.best_by is {name}, but the package that measures it is not installed"
+            )
         value, best = values[name], self.best
         if best is None or (value > best if name in HIGHER_IS_BETTER else value < best):
             self.best = value
             self._export("best")
 
     def _export(self, name: str) -> None:
-        """Write the codec as it is now (the averaged weights, within `validate`) as a checkpoint of its own."""
+        """Write the codec as it is now (the averaged weights, within `validate`) as a checkpoint of its
+        own."""
         notes = {"step": str(self.step), "minutes": f"{self.minutes:.1f}"}
-        export(self.codec, self.recipe.output / f"{name}.safetensors", self.recipe.half_precision_export, notes)
+        export(
+            self.codec, self.recipe.output / f"{name}.safetensors", self.recipe.half_precision_export, notes
+        )
 
     def _save(self) -> None:
         if self.world.is_main:
@@ -377,7 +394,9 @@ class CodecTrainer:
                     "best": self.best,
                     "seed": self.recipe.seed,
                     "modules": {name: module_state(module) for name, module in self.modules.items()},
-                    "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                    "optimizers": {
+                        name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
+                    },
                     "ema": self.ema.state_dict(),
                     "balancer": self.balancer.state_dict() if self.balancer else None,
                 },
@@ -399,8 +418,8 @@ class CodecTrainer:
             self.ema.load_state_dict(state["ema"])
         except (ValueError, KeyError, RuntimeError) as error:
             raise InputError(
-                f"{self.state_path} is the state of another model ({error}); choose another output in the recipe, or "
-                "remove the file"
+                f"{self.state_path} is the state of another model ({error}); choose another output in the "
+                "recipe, or remove the file"
             ) from error
         if self.balancer and state["balancer"]:
             self.balancer.load_state_dict(state["balancer"])
@@ -447,7 +466,9 @@ def _start(recipe: CodecRecipe) -> MynaCodec:
     for field in fields(recipe.model):
         mine, theirs = getattr(recipe.model, field.name), getattr(given.config, field.name)
         if mine != theirs and field.name not in ("name", "dead_code_share"):
-            raise UsageError(f"init_from {path} has {field.name} {theirs}, the recipe's model {mine}; make them equal")
+            raise UsageError(
+                f"init_from {path} has {field.name} {theirs}, the recipe's model {mine}; make them equal"
+            )
     own = module_state(codec)
     with torch.no_grad():
         for name, tensor in module_state(given).items():
@@ -471,7 +492,9 @@ def _discriminators(section: DiscriminatorSection) -> Ensemble:
     if section.multi_period:
         members.append(MultiPeriodDiscriminator(section.multi_period.periods, section.multi_period.width))
     if section.multi_band_stft:
-        members.append(MultiBandSTFTDiscriminator(section.multi_band_stft.n_ffts, section.multi_band_stft.width))
+        members.append(
+            MultiBandSTFTDiscriminator(section.multi_band_stft.n_ffts, section.multi_band_stft.width)
+        )
     return Ensemble(*members)
 
 
@@ -492,7 +515,10 @@ def _perceptual(fake: Tensor, real: Tensor, sample_rate: int) -> dict[str, float
     values = {}
     for name, measure in (("pesq", pesq_wb), ("stoi", stoi)):
         with suppress(ImportError):
-            scores = [measure(r.numpy(), f.numpy(), sample_rate) for r, f in zip(real[:, 0], fake[:, 0], strict=True)]
+            scores = [
+                measure(r.numpy(), f.numpy(), sample_rate)
+                for r, f in zip(real[:, 0], fake[:, 0], strict=True)
+            ]
             scores = [score for score in scores if score == score]  # nan: nothing to judge in that crop
             if scores:
                 values[name] = float(np.mean(scores))

@@ -1,6 +1,6 @@
 """One process or many: the same code runs alone and under `torchrun`.
 
-    torchrun --nproc-per-node 2 -m myna train recipes/myna-24k.yaml
+torchrun --nproc-per-node 2 -m myna train recipes/myna-24k.yaml
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def setup(device: str = "auto") -> World:
         raise UsageError("device cuda was asked for, but torch finds no GPU; set device: cpu in the recipe")
     if device not in ("cpu", "cuda"):
         raise UsageError(f"device {device!r} is not one of auto, cpu, cuda")
-    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device("cpu")
+    place = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if device == "cuda"
+        else torch.device("cpu")
+    )
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if "RANK" in os.environ and not dist.is_initialized():

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Shadows a module's parameters and its floating-point buffers (codebooks that follow the data are buffers).
+    """Shadows a module's parameters and its floating-point buffers (codebooks that follow the data are
+    buffers).
 
     decay: at the beginning the average follows faster, (1 + step) / (10 + step), until it reaches `decay`.
     """

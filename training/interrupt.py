@@ -8,7 +8,8 @@ from types import FrameType
 
 
 class Interrupt:
-    """`requested` turns true at the first signal. Only the main thread can listen; elsewhere nothing happens."""
+    """`requested` turns true at the first signal. Only the main thread can listen; elsewhere nothing
+    happens."""
 
     def __init__(self):
         self.requested = False

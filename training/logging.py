@@ -1,4 +1,5 @@
-"""What a run says while it trains: TensorBoard, a JSON line for each report, a progress bar with the time left."""
+"""What a run says while it trains: TensorBoard, a JSON line for each report, a progress bar with the time
+left."""
 
 from __future__ import annotations
 
@@ -13,13 +14,16 @@ from torch import Tensor
 
 
 class RunLog:
-    """Scalars go to TensorBoard and to metrics.jsonl, audio to TensorBoard, the state of affairs to the terminal.
+    """Scalars go to TensorBoard and to metrics.jsonl, audio to TensorBoard, the state of affairs to the
+    terminal.
 
-    Only the main process has one that speaks (`enabled`); the others' are silent. quiet: no progress bar. total: steps
-    of the whole run, or None if only time limits it.
+    Only the main process has one that speaks (`enabled`); the others' are silent. quiet: no progress bar.
+    total: steps of the whole run, or None if only time limits it.
     """
 
-    def __init__(self, folder: Path, total: int | None, start: int = 0, quiet: bool = False, enabled: bool = True):
+    def __init__(
+        self, folder: Path, total: int | None, start: int = 0, quiet: bool = False, enabled: bool = True
+    ):
         self.console = Console(stderr=True, quiet=quiet or not enabled)
         self._enabled, self._start, self._begun = enabled, start, time.monotonic()
         self._total = total
@@ -76,7 +80,13 @@ class RunLog:
         if self._total is not None and step > self._start:
             by_steps = (time.monotonic() - self._begun) / 60 / (step - self._start) * (self._total - step)
             left = by_steps if left is None else min(left, by_steps)
-        text = "" if left is None else f"{int(left // 60)} h {int(left % 60):02d} min left" if left >= 60 else f"{left:.1f} min left"
+        text = (
+            ""
+            if left is None
+            else f"{int(left // 60)} h {int(left % 60):02d} min left"
+            if left >= 60
+            else f"{left:.1f} min left"
+        )
         shown = "  ".join(f"{name} {value:.3g}" for name, value in list(losses.items())[:6])
         self._bar.update(self._task, completed=step, left=text, losses=shown)
 

@@ -1,8 +1,8 @@
 """Reconstruction losses: multi-scale mel, magnitude and complex STFT, waveform.
 
-One class computes them together, because they look at the same spectrograms: for each window the target's STFT and
-the prediction's are computed once and every loss that uses that window reads them. On a CPU the transforms cost a
-third of a training step, so a random part of the windows can be drawn at every step.
+One class computes them together, because they look at the same spectrograms: for each window the target's
+STFT and the prediction's are computed once and every loss that uses that window reads them. On a CPU the
+transforms cost a third of a training step, so a random part of the windows can be drawn at every step.
 
 Shapes: B batch, C audio channels, N samples, T frames, F frequency bins, M mel bands.
 """
@@ -26,7 +26,13 @@ class SpectralLossOptions:
     mel_bands: tuple[int, ...] = (5, 10, 20, 40, 80, 160, 320)  # one number for each mel window
     stft_windows: tuple[int, ...] = (512, 2048)  # DAC's magnitude loss
     complex_windows: tuple[int, ...] = (256, 512, 1024, 2048)  # phase-aware
-    complex_power: float = 1.0  # compress magnitudes to this power before comparing; 1 compares them as they are
+    complex_power: float = (
+        1.0  # compress magnitudes to this power before comparing; 1 compares them as they are
+    )
+    complex_magnitude: float = 0.0  # weight of the same distance between (compressed) magnitudes alone
+    mel_floor: float = (
+        1e-5  # mel magnitudes below it count as equal (DAC: 1e-5; 2e-3 is about -70 dB of full scale)
+    )
     windows_per_step: int | None = None  # draw so many of all the windows at each step; None: all of them
 
     def __post_init__(self):
@@ -44,14 +50,13 @@ class SpectralLossOptions:
 class SpectralLoss(nn.Module):
     """The losses "mel", "stft" and "complex" of a prediction against its target, in float32.
 
-    mel: mean over the windows of L1 between log10 mel magnitudes, clamped at 1e-5 (Kumar et al. 2023, section 3.5;
+    mel: mean over the windows of L1 between log10 mel magnitudes, clamped at 1e-5 (Kumar et al. 2023, section
+    3.5;
         DAC sums over the windows, we take the mean: multiply a published weight by seven).
     stft: mean over the windows of L1 of magnitudes plus L1 of log10 power, as DAC reports it.
-    complex: mean over the windows of |S' - S| over |S|, each summed over an example: 1 for silence, and sensitive to
-        phase, which log magnitudes are not.
+    complex: mean over the windows of |S' - S| over |S|, each summed over an example: 1 for silence, and
+        sensitive to phase, which log magnitudes are not.
     """
-
-    eps = 1e-5
 
     def __init__(self, sample_rate: int, options: SpectralLossOptions | None = None):
         super().__init__()
@@ -62,7 +67,9 @@ class SpectralLoss(nn.Module):
         for n_fft, n_mels in zip(options.mel_windows, options.mel_bands, strict=True):
             self.register_buffer(f"mel_{n_fft}", mel_filterbank(sample_rate, n_fft, n_mels), persistent=False)
 
-    def forward(self, prediction: Tensor, target: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, prediction: Tensor, target: Tensor, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """prediction, target (B, C, N) to scalars by name; only names that have a window are there.
 
         `generator` draws the windows of this step where `windows_per_step` asks for fewer than all.
@@ -92,29 +99,33 @@ class SpectralLoss(nn.Module):
         """The losses that look through one window."""
         options, losses = self.options, []
         if n_fft in options.complex_windows:
-            losses.append(("complex", self._complex(pred, truth)))
+            losses.append(("complex", self._complex(pred, truth, n_fft)))
         if n_fft in options.mel_windows or n_fft in options.stft_windows:
             pred, truth = magnitude(pred), magnitude(truth)
         if n_fft in options.mel_windows:
             bands = self.get_buffer(f"mel_{n_fft}")
-            losses.append(("mel", F.l1_loss(self._log(bands @ pred), self._log(bands @ truth))))
+            floor = options.mel_floor
+            losses.append(
+                ("mel", F.l1_loss(log_magnitude(bands @ pred, floor), log_magnitude(bands @ truth, floor)))
+            )
         if n_fft in options.stft_windows:
-            log = 2 * F.l1_loss(self._log(pred), self._log(truth))
+            log = 2 * F.l1_loss(log_magnitude(pred), log_magnitude(truth))
             losses.append(("stft", log + F.l1_loss(pred, truth)))
         return losses
 
-    def _log(self, x: Tensor) -> Tensor:
-        return x.clamp(min=self.eps).log10()
-
-    def _complex(self, pred: Tensor, truth: Tensor) -> Tensor:
+    def _complex(self, pred: Tensor, truth: Tensor, n_fft: int) -> Tensor:
         power = self.options.complex_power
-        if power != 1:
-            pred, truth = compress(pred, power), compress(truth, power)
-        error = magnitude(pred - truth).sum(dim=(1, 2))
-        # The floor keeps a nearly silent example from asking for an infinitely exact silence, and from drowning
-        # the others' gradients.
+        if power != 1:  # the floor is that of the normalised STFT, whose level does not grow with the window
+            pred, truth = compress(pred, power, 1e-7 * n_fft), compress(truth, power, 1e-7 * n_fft)
         level = magnitude(truth).sum(dim=(1, 2))
-        return (error / level.clamp(min=0.1 * level.mean())).mean()
+        # The floor keeps a nearly silent example from asking for an infinitely exact silence, and from
+        # drowning the others' gradients.
+        level = level.clamp(min=0.1 * level.mean() + 1e-6)
+        error = magnitude(pred - truth).sum(dim=(1, 2))
+        if self.options.complex_magnitude:
+            distance = (magnitude(pred) - magnitude(truth)).abs().sum(dim=(1, 2))
+            error = error + self.options.complex_magnitude * distance
+        return (error / level).mean()
 
 
 def magnitude(spectrum: Tensor) -> Tensor:
@@ -122,9 +133,14 @@ def magnitude(spectrum: Tensor) -> Tensor:
     return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()
 
 
-def compress(spectrum: Tensor, power: float) -> Tensor:
-    """|S|^power with the phase of S: lets quiet parts count beside loud ones."""
-    return spectrum * (spectrum.real.square() + spectrum.imag.square() + 1e-8).pow((power - 1) / 2)
+def log_magnitude(x: Tensor, floor: float = 1e-5) -> Tensor:
+    return x.clamp(min=floor).log10()
+
+
+def compress(spectrum: Tensor, power: float, floor: float) -> Tensor:
+    """|S|^power with the phase of S: lets quiet parts count beside loud ones. floor: added to |S|^2, so that
+    the slope at zero is finite."""
+    return spectrum * (spectrum.real.square() + spectrum.imag.square() + floor).pow((power - 1) / 2)
 
 
 def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
@@ -150,12 +166,10 @@ def si_sdr(prediction: Tensor, target: Tensor, eps: float = 1e-8) -> Tensor:
 def band_limit(wav: Tensor, cutoff: Tensor, sample_rate: int) -> Tensor:
     """Remove what lies above `cutoff` (B,) Hz from wav (B, C, N).
 
-    Sources of 16 kHz have nothing above 8 kHz. Comparing through the source's own band keeps them from teaching that
-    real people have no high frequencies.
+    Sources of 16 kHz have nothing above 8 kHz. Comparing through the source's own band keeps them from
+    teaching that real people have no high frequencies.
     """
     spectrum = torch.fft.rfft(wav.float())
     bins = torch.fft.rfftfreq(wav.shape[-1], 1 / sample_rate, device=wav.device)
     keep = bins <= cutoff.to(wav.device)[:, None, None]
     return torch.fft.irfft(spectrum * keep, n=wav.shape[-1])
-
-

@@ -3,7 +3,8 @@
     include: myna-24k.yaml        # optional: start from another recipe, of the same folder
     seed: 1                       # and say what differs
 
-A key that no one reads, a number where a word belongs, a range upside down: each is one line that names the key.
+A key that no one reads, a number where a word belongs, a range upside down: each is one line that names the
+key.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ Options = TypeVar("Options")
 
 
 def strict(options: type[Options]) -> Any:
-    """An options dataclass as a part of a recipe: `spectral: strict(SpectralLossOptions) = SpectralLossOptions()`."""
+    """An options dataclass as a part of a recipe: `spectral: strict(SpectralLossOptions) =
+    SpectralLossOptions()`."""
     names = {f.name for f in dataclasses.fields(options)}  # pyright: ignore[reportArgumentType]
 
     def refuse_unknown(value: Any) -> Any:
@@ -41,7 +43,9 @@ def strict(options: type[Options]) -> Any:
             for key in value:
                 if key not in names:
                     raise PydanticCustomError(
-                        "unknown", "unknown key {key} (known: {known})", {"key": str(key), "known": ", ".join(sorted(names))}
+                        "unknown",
+                        "unknown key {key} (known: {known})",
+                        {"key": str(key), "known": ", ".join(sorted(names))},
                     )
         return value
 
@@ -63,7 +67,8 @@ def find_recipe(name: str | Path) -> Path:
 def load_recipe(name: str | Path, schema: type[Recipe], overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply `key.subkey=value` overrides, and check it against `schema`.
 
-    Raises InputError for a file that is not YAML or does not fit, UsageError for an override that does not fit.
+    Raises InputError for a file that is not YAML or does not fit, UsageError for an override that does not
+    fit.
     """
     path = find_recipe(name)
     values = _read(path, seen=())
@@ -71,7 +76,9 @@ def load_recipe(name: str | Path, schema: type[Recipe], overrides: Sequence[str]
     for override in overrides:
         key, sign, text = override.partition("=")
         if not sign or not key:
-            raise UsageError(f"override {override!r} is not of the form key=value, for example max_steps=1000")
+            raise UsageError(
+                f"override {override!r} is not of the form key=value, for example max_steps=1000"
+            )
         try:
             _set(values, key.split("."), yaml.safe_load(text))
         except yaml.YAMLError as error:
@@ -132,7 +139,9 @@ def _problem(schema: type[BaseModel], error: ValidationError) -> str:
         return f"key {key} is missing"
     text = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
-    shown = "" if isinstance(given, dict) or first["type"] in ("unknown", "value_error") else f", got {given!r}"
+    shown = (
+        "" if isinstance(given, dict) or first["type"] in ("unknown", "value_error") else f", got {given!r}"
+    )
     return f"{key}: {text[0].lower() + text[1:]}{shown}"
 
 
@@ -140,7 +149,9 @@ def _known(schema: type[BaseModel], parents: list[str]) -> list[str]:
     """The keys of the section that `parents` lead to."""
     here: Any = schema
     for parent in parents:
-        annotation = here.model_fields[parent].annotation if parent in getattr(here, "model_fields", {}) else None
+        annotation = (
+            here.model_fields[parent].annotation if parent in getattr(here, "model_fields", {}) else None
+        )
         options = [annotation, *getattr(annotation, "__args__", ())]
         here = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
         if here is None:

@@ -11,12 +11,18 @@ Decay = Literal["constant", "cosine", "exponential"]
 
 
 def rate_factor(
-    step: int, progress: float, warmup_steps: int = 0, decay: Decay = "cosine", final: float = 0.05, gamma: float = 1.0
+    step: int,
+    progress: float,
+    warmup_steps: int = 0,
+    decay: Decay = "cosine",
+    final: float = 0.05,
+    gamma: float = 1.0,
 ) -> float:
     """What the base learning rate is multiplied with.
 
     step: counted from 0. progress: share of the run done, 0..1 (of steps or of minutes: the caller's choice).
-    warmup_steps: linear from 0 over the first steps. final: where the cosine ends. gamma: of exponential decay, for
+    warmup_steps: linear from 0 over the first steps. final: where the cosine ends. gamma: of exponential
+    decay, for
     each step (DAC: 0.999996).
     """
     warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
