@@ -1,3 +1,31 @@
-"""Myna: compress speech, clone a voice, transcribe; offline, streaming, on a CPU or a GPU."""
+"""Myna: compress speech, clone a voice, transcribe; offline, streaming, on a CPU or a GPU.
+
+>>> import myna
+>>> data = myna.compress("speech.wav")            # bytes of a .myna file, 4 kbps or less
+>>> audio = myna.decompress(data)                 # audio.samples (C, N), audio.sample_rate
+>>> codec = myna.load_codec("myna-24k")           # the model itself: codec.encode, codec.decode, streams
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "compress", "decompress", "load_codec"]
+
+if TYPE_CHECKING:
+    from .codec.api import compress, decompress
+    from .codec.registry import load_codec
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch only when it is asked for."""
+    if name in ("compress", "decompress"):
+        from .codec import api
+
+        return getattr(api, name)
+    if name == "load_codec":
+        from .codec.registry import load_codec
+
+        return load_codec
+    raise AttributeError(f"module 'myna' has no attribute {name!r}")

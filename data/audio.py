@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import soundfile
 
 MIN_RATE, MAX_RATE, MAX_CHANNELS = 4_000, 384_000, 8
+MAX_LEVEL = 100.0  # 40 dB over full scale: beyond, the samples are not audio on the scale [-1, 1]
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64")
 LOSSY = ("MP3", "OGG")  # formats whose stated length is an estimate
 
@@ -90,7 +91,13 @@ class AudioReader:
             bad = ~np.isfinite(block)
             if bad.any():
                 at = (n_read + int(bad.any(axis=0).argmax())) / self.info.sample_rate
-                raise InputError(f"{self.name} holds NaN or infinity at {at:.3f} s; repair or export it again")
+                raise InputError(
+                    f"{self.name} holds NaN or infinity at {at:.3f} s; repair or export it again"
+                )
+            if np.abs(block).max() > MAX_LEVEL:
+                raise InputError(
+                    f"{self.name} has samples up to {np.abs(block).max():.3g}; float audio lies within -1 to 1, scale it"
+                )
             n_read += n
             yield block
         if n_read == 0:
@@ -253,7 +260,9 @@ def write_audio(
     suffix = Path(path).suffix
     check_writable_format(suffix, float32)
     with atomic_output(path, force) as file:
-        writer = open_writer(file, sample_rate, len(samples), suffix=suffix, n_frames=samples.shape[1], float32=float32)
+        writer = open_writer(
+            file, sample_rate, len(samples), suffix=suffix, n_frames=samples.shape[1], float32=float32
+        )
         writer.write(samples)
         writer.close()
 

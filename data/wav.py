@@ -47,7 +47,9 @@ class WavReader:
                 break
             if chunk in (b"fmt ", b"ds64"):
                 if not 16 <= size <= 65536:
-                    raise InputError(f"{name} has a damaged WAV header ({chunk.decode().strip()} of {size} bytes)")
+                    raise InputError(
+                        f"{name} has a damaged WAV header ({chunk.decode().strip()} of {size} bytes)"
+                    )
                 body = self._exactly(size + size % 2)
                 if chunk == b"fmt ":
                     layout = body
@@ -90,7 +92,9 @@ class WavReader:
         return self._samples(data[:whole])
 
     def _read_layout(self, layout: bytes) -> None:
-        tag, self.channels, self.sample_rate, _, self._frame_bytes, bits = struct.unpack_from("<HHIIHH", layout)
+        tag, self.channels, self.sample_rate, _, self._frame_bytes, bits = struct.unpack_from(
+            "<HHIIHH", layout
+        )
         if tag == EXTENSIBLE and len(layout) >= 26:
             tag = struct.unpack_from("<H", layout, 24)[0]
         if not self.channels or self._frame_bytes % self.channels:
@@ -106,7 +110,11 @@ class WavReader:
         self._size_is_certain = True
         if size == UNKNOWN and long_size is not None:
             self._size = long_size
-        elif size == UNKNOWN or (size == 0 and riff_size <= 8 + 24 + 8) or (size == 0 and riff_size >= OPEN_ENDED):
+        elif (
+            size == UNKNOWN
+            or (size == 0 and riff_size <= 8 + 24 + 8)
+            or (size == 0 and riff_size >= OPEN_ENDED)
+        ):
             self._size = None
         else:  # a placeholder may also be true, in a file that large: an upper bound
             self._size, self._size_is_certain = size, size < OPEN_ENDED
@@ -159,7 +167,12 @@ class WavWriter:
     """
 
     def __init__(
-        self, file: BinaryIO, sample_rate: int, channels: int, n_frames: int | None = None, float32: bool = False
+        self,
+        file: BinaryIO,
+        sample_rate: int,
+        channels: int,
+        n_frames: int | None = None,
+        float32: bool = False,
     ):
         self._file, self.sample_rate, self.channels, self.float32 = file, sample_rate, channels, float32
         self._frame_bytes = channels * (4 if float32 else 2)
@@ -177,7 +190,9 @@ class WavWriter:
         """Finish the header; the file stays open."""
         if self._seekable and self._written != self._n_frames:
             header = self._header(self._written)
-            if len(header) == len(self._header(self._n_frames)):  # else too long for plain RIFF: leave "unknown"
+            if len(header) == len(
+                self._header(self._n_frames)
+            ):  # else too long for plain RIFF: leave "unknown"
                 self._file.seek(0)
                 self._file.write(header)
                 self._file.seek(0, io.SEEK_END)
@@ -186,14 +201,24 @@ class WavWriter:
     def _header(self, n_frames: int | None) -> bytes:
         tag, bits = (FLOAT, 32) if self.float32 else (PCM, 16)
         byte_rate = self.sample_rate * self._frame_bytes
-        layout = struct.pack("<HHIIHH", tag, self.channels, self.sample_rate, byte_rate, self._frame_bytes, bits)
+        layout = struct.pack(
+            "<HHIIHH", tag, self.channels, self.sample_rate, byte_rate, self._frame_bytes, bits
+        )
         layout = struct.pack("<4sI", b"fmt ", len(layout)) + layout
         if n_frames is None:
-            return struct.pack("<4sI4s", b"RIFF", UNKNOWN, b"WAVE") + layout + struct.pack("<4sI", b"data", UNKNOWN)
+            return (
+                struct.pack("<4sI4s", b"RIFF", UNKNOWN, b"WAVE")
+                + layout
+                + struct.pack("<4sI", b"data", UNKNOWN)
+            )
         size = n_frames * self._frame_bytes
         riff_size = 4 + len(layout) + 8 + size
         if riff_size < UNKNOWN:
-            return struct.pack("<4sI4s", b"RIFF", riff_size, b"WAVE") + layout + struct.pack("<4sI", b"data", size)
+            return (
+                struct.pack("<4sI4s", b"RIFF", riff_size, b"WAVE")
+                + layout
+                + struct.pack("<4sI", b"data", size)
+            )
         sizes = struct.pack("<4sIQQQI", b"ds64", 28, riff_size + 36, size, n_frames, 0)
         head = struct.pack("<4sI4s", b"RF64", UNKNOWN, b"WAVE")
         return head + sizes + layout + struct.pack("<4sI", b"data", UNKNOWN)

@@ -1,0 +1,120 @@
+"""`myna`: one program, a module a command. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import typer
+
+from .. import __version__
+from ..errors import MynaError
+from . import compress, decompress, evaluate, info, models, train
+from .console import complain
+
+INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # 128 + the signal, as shells count
+
+app = typer.Typer(
+    name="myna",
+    help="Compress speech to a few kilobits a second and back. Offline, streaming, on a CPU or a GPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"myna {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
+
+
+app.command("compress")(compress.command)
+app.command("decompress")(decompress.command)
+app.command("info")(info.command)
+app.add_typer(models.app, name="models")
+app.command("train")(train.train)
+app.add_typer(evaluate.app, name="evaluate")
+
+
+class _Terminated(BaseException):
+    """SIGTERM, raised so that partial outputs are removed on the way out."""
+
+
+def run(args: list[str]) -> int:
+    """Run one command line; every failure is one line on standard error and an exit code."""
+    try:
+        code = app(args, prog_name="myna", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except MynaError as error:
+        complain(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        complain("interrupted; nothing was left half written")
+        return INTERRUPTED
+    except _Terminated:
+        complain("terminated; nothing was left half written")
+        return TERMINATED
+    except BrokenPipeError:
+        _silence_stdout()
+        return PIPE_CLOSED
+    except MemoryError:
+        complain("out of memory; close other programs or use a smaller model")
+        return 1
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument
+            complain(f"{error.format_message()} (see `{_help_for(error)}`)")  # pyright: ignore
+            return 2
+        if os.environ.get("MYNA_DEBUG"):
+            raise
+        if isinstance(error, OSError):
+            complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+            return 1
+        complain(f"unexpected {type(error).__name__}: {error}; MYNA_DEBUG=1 shows where, please report it")
+        return 1
+
+
+def main() -> None:
+    """The `myna` program."""
+    if not os.environ.get("MYNA_DEBUG"):
+        import warnings
+
+        warnings.filterwarnings("ignore")
+    signal.signal(signal.SIGTERM, _terminate)
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence_stdout()
+    sys.exit(code)
+
+
+def _terminate(signum: int, frame: Any) -> None:
+    raise _Terminated
+
+
+def _silence_stdout() -> None:
+    """Whoever read our output has gone: keep the interpreter from complaining about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _help_for(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'myna'} --help"
+
+
+if __name__ == "__main__":
+    main()

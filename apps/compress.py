@@ -1,0 +1,242 @@
+"""`myna compress`: a recording, or a folder of them, to a few kilobits a second."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import typer
+
+from ..data.files import atomic_output, check_output, input_errors, output_errors
+from ..errors import InputError, UsageError
+from .batch import run_jobs
+from .console import Console, complain, size
+from .options import COMPRESSED, PIPE, Job, codec_for, jobs_in, parse_bitrate, parse_size
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """The options of the command.
+
+    model: name or checkpoint.   bitrate: bits a second, at most.   target_size: bytes, at most.
+    lm: entropy-code `.ecdc` with EnCodec's language model.
+    """
+
+    model: str
+    bitrate: float | None = None
+    target_size: int | None = None
+    lm: bool = False
+    force: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class CompressReport:
+    """What one file became; bitrate in bits a second of the bytes written, elapsed in seconds."""
+
+    input: str
+    output: str
+    model: str
+    sample_rate: int
+    channels: int
+    n_samples: int
+    seconds: float
+    n_codebooks: int
+    bytes: int
+    bitrate: float
+    elapsed: float
+
+
+class Compressor:
+    """Compresses one file after another; the model is loaded when the first needs it."""
+
+    def __init__(self, options: CompressOptions, console: Console):
+        self.options, self.console = options, console
+        self._codec: Codec | None = None
+
+    @property
+    def codec(self) -> Codec:
+        if self._codec is None:
+            from ..codec.registry import load_codec
+
+            self._codec = load_codec(self.options.model, self.options.device)
+        return self._codec
+
+    def job(self, job: Job) -> tuple[CompressReport, str]:
+        """Compress a file to a file; the facts, and a line about them."""
+        report = self.to_file(str(job.source), job.target)
+        return report, describe(report)
+
+    def to_file(self, source: str, target: Path) -> CompressReport:
+        check_kind(target.suffix, self.options)
+        check_output(target, self.options.force)
+        with atomic_output(target, self.options.force) as file:
+            return self.to_open_file(source, str(target), file, target.suffix.lower())
+
+    def to_open_file(self, source: str, target: str, file: BinaryIO, kind: str) -> CompressReport:
+        if Path(source).suffix.lower() == ".myna":
+            return self._cut(source, target, file)
+        from ..data.audio import AudioReader
+
+        with (
+            AudioReader(source) as reader,
+            self.console.progress(f"compressing {Path(source).name}") as progress,
+        ):
+            return self._encode(reader, source, target, file, kind, progress)
+
+    def _encode(self, reader, source, target, file, kind, progress) -> CompressReport:
+        import tempfile
+
+        from ..codec import pipeline
+
+        options, codec = self.options, self.codec
+        k = codec.codebooks_for(options.bitrate)
+        if kind != ".myna":
+            made = pipeline.compress_foreign(reader, file, codec, kind, k, options.lm, progress)
+        elif options.target_size is None:
+            made = pipeline.compress(reader, file, codec, k, progress)
+        else:
+            counted = Counted(file)
+            with tempfile.TemporaryFile() as whole:
+                made = pipeline.compress(reader, whole, codec, k, progress)
+                k = pipeline.shrink(whole, counted, options.target_size)  # pyright: ignore[reportArgumentType]
+            made = replace(made, n_bytes=counted.n_bytes)
+        n_bytes = made.n_bytes
+        return CompressReport(
+            source, target, codec.name, made.sample_rate, made.channels, made.n_samples, made.seconds, k,
+            n_bytes, 8 * n_bytes / made.seconds, made.elapsed,
+        )  # fmt: skip
+
+    def _cut(self, source: str, target: str, file: BinaryIO) -> CompressReport:
+        """A lower bitrate out of a `.myna` file, without decoding it."""
+        from ..codec import pipeline
+        from ..codec.formats import cut, open_compressed
+
+        options, began = self.options, time.perf_counter()
+        if options.bitrate is None and options.target_size is None:
+            raise UsageError(
+                f"{source} is compressed already; give --bitrate or --target-size to make it smaller"
+            )
+        with input_errors(source):
+            opened = open(source, "rb")  # noqa: SIM115 (closed by the next line)
+        with opened:
+            info = open_compressed(opened).info
+            if info.format != "myna":
+                raise InputError(f"{source} is not a .myna file; only those can be made smaller")
+            k = info.n_codebooks
+            if options.bitrate is not None:
+                per_codebook = (info.codebook_size - 1).bit_length() * float(info.frame_rate or 1)
+                k = min(k, int(options.bitrate / per_codebook * (1 + 1e-9)))
+                if k == 0:
+                    raise UsageError(f"the lowest bitrate of {source} is {per_codebook / 1000:g} kbps")
+            opened.seek(0)
+            counted = Counted(file)
+            if options.target_size is None:
+                damage = cut(opened, counted, k)  # pyright: ignore[reportArgumentType]
+                for part in damage:
+                    self.console.note(f"{source}: {part}")
+            else:
+                k = pipeline.shrink(opened, counted, options.target_size, k)  # pyright: ignore[reportArgumentType]
+        n_bytes, seconds = counted.n_bytes, info.duration or 0.0
+        return CompressReport(
+            source, target, info.model or "", info.original_sample_rate, info.channels, info.n_samples or 0, seconds,
+            k, n_bytes, 8 * n_bytes / seconds if seconds else 0.0, time.perf_counter() - began,
+        )  # fmt: skip
+
+
+class Counted:
+    """An output that counts its bytes: a pipe cannot tell where it is."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.n_bytes = file, 0
+
+    def write(self, data: bytes) -> int:
+        self.n_bytes += len(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def check_kind(suffix: str, options: CompressOptions) -> None:
+    """Refuse what a format cannot do. Raises UsageError."""
+    kind = suffix.lower()
+    if kind not in COMPRESSED:
+        raise UsageError(
+            f"cannot write {suffix or 'a name without a suffix'}; name the output .myna, .ecdc or .dac"
+        )
+    if kind != ".myna" and options.target_size is not None:
+        raise UsageError(f"--target-size works with .myna, not with {kind}; use --bitrate")
+    if kind != ".ecdc" and options.lm:
+        raise UsageError(
+            "--lm belongs to .ecdc; name the output .ecdc, or leave --lm out (.myna has its own)"
+        )
+
+
+def describe(report: CompressReport) -> str:
+    """One line for people."""
+    line = (
+        f"{report.output}: {report.seconds:.2f} s in {size(report.bytes)}, {report.bitrate / 1000:.2f} kbps "
+        f"({report.n_codebooks} codebooks of {report.model})"
+    )
+    return f"{line}, {report.seconds / report.elapsed:.0f}x real time" if report.elapsed else line
+
+
+def command(
+    source: str = typer.Argument(..., metavar="IN", help="A recording, a folder of them, a .myna file, or -"),
+    output: str = typer.Argument(
+        None, metavar="[OUT]", help="Default: the input's name with .myna; - for stdout"
+    ),
+    model: str = typer.Option(
+        None, help="A name of `myna models list`, or a checkpoint.  [default: by format]"
+    ),
+    bitrate: str = typer.Option(None, help="At most this many kbps before entropy coding (a channel)."),
+    target_size: str = typer.Option(None, help="At most this many bytes: 20000, 20k, 1.5M."),
+    lm: bool = typer.Option(False, "--lm", help="Entropy-code .ecdc with EnCodec's language model (slow)."),
+    force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),
+    json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no result line."),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..."),
+) -> None:
+    """Compress a recording (WAV, FLAC, MP3, OGG, Opus) or a folder of them.
+
+    The format follows the output's suffix: .myna, .ecdc (EnCodec), .dac (DAC). A .myna input is cut to a lower
+    --bitrate or --target-size without encoding again.
+    """
+    output = output or (PIPE if source == PIPE else None)
+    console = Console(quiet, json, audio_out=output == PIPE)
+    kind = Path(output).suffix.lower() if output and output != PIPE else ".myna"
+    defaults = {".ecdc": "encodec-24k", ".dac": "dac-44k"}
+    options = CompressOptions(
+        model or defaults.get(kind, "myna-24k"),
+        parse_bitrate(bitrate),
+        parse_size(target_size),
+        lm,
+        force,
+        device,
+    )
+    compressor = Compressor(options, console)
+    if output == PIPE:
+        check_kind(".myna", options)
+        with output_errors("standard output"):
+            report = compressor.to_open_file(source, PIPE, sys.stdout.buffer, ".myna")
+            sys.stdout.buffer.flush()
+        console.result(report, describe(report))
+    elif Path(source).is_dir():
+        from ..data.audio import SUFFIXES
+
+        inputs = (*SUFFIXES, ".myna") if options.bitrate or options.target_size else SUFFIXES
+        folder = Path(output) if output else None
+        run_jobs(jobs_in(Path(source), folder, inputs, "{}.myna"), compressor.job, console)
+    else:
+        target = Path(output) if output else Path(source).with_suffix(".myna")
+        if source != PIPE and target == Path(source):
+            raise UsageError(f"{source} is a .myna file; give the name of the smaller one as well")
+        report = compressor.to_file(source, target)
+        console.result(report, describe(report))

@@ -1,0 +1,87 @@
+"""What every command says and where: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+Progress = Callable[[float, float | None], None]  # seconds of audio done, seconds in all if known
+Transfer = Callable[[int, int | None], None]  # bytes done, bytes in all if known
+
+
+@dataclass(frozen=True)
+class Console:
+    """quiet, json: as the options of the same names. audio_out: standard output carries the data itself."""
+
+    quiet: bool = False
+    json: bool = False
+    audio_out: bool = False
+
+    def result(self, facts: Any, line: str) -> None:
+        """The outcome of the command: one JSON document, or a line for people."""
+        stream = sys.stderr if self.audio_out else sys.stdout
+        if self.json:
+            content = asdict(facts) if is_dataclass(facts) and not isinstance(facts, type) else facts
+            print(json.dumps(content, ensure_ascii=False), file=stream)
+        elif not self.quiet:
+            print(line, file=stream)
+
+    def note(self, line: str) -> None:
+        """Something the user should know although all went well; said even when quiet."""
+        print(f"myna: {line}", file=sys.stderr)
+
+    def progress(self, what: str) -> contextlib.AbstractContextManager[Progress | None]:
+        """A bar over seconds of audio on a terminal; None where nobody watches."""
+        return self._bar(what, clock)
+
+    def transfer(self, what: str) -> contextlib.AbstractContextManager[Transfer | None]:
+        """A bar over bytes."""
+        return self._bar(what, lambda n_bytes: size(int(n_bytes)))
+
+    @contextlib.contextmanager
+    def _bar(self, what: str, show: Callable[[float], str]) -> Iterator[Progress | None]:
+        if self.quiet or self.json or not sys.stderr.isatty():
+            yield None
+            return
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[amount]}"),
+            TimeRemainingColumn(),
+        )
+        with Bar(*columns, console=Terminal(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None, amount="")
+
+            def update(done: float, total: float | None) -> None:
+                amount = f"{show(done)} / {show(total)}" if total else show(done)
+                bar.update(task, completed=done, total=total, amount=amount)
+
+            yield update
+
+
+def clock(seconds: float) -> str:
+    """65.2 -> "1:05"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size(n_bytes: int) -> str:
+    """12345 -> "12.3 kB"."""
+    if n_bytes < 1000:
+        return f"{n_bytes} B"
+    return f"{n_bytes / 1000:.1f} kB" if n_bytes < 1_000_000 else f"{n_bytes / 1_000_000:.1f} MB"
+
+
+def complain(line: str) -> None:
+    """One line on standard error, whatever the message holds."""
+    with contextlib.suppress(OSError, ValueError):
+        print("myna: error: " + " ".join(str(line).split()), file=sys.stderr)

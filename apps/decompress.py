@@ -1,0 +1,211 @@
+"""`myna decompress`: `.myna`, `.ecdc` and `.dac` back to a recording."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import typer
+
+from ..data.files import atomic_output, check_output, input_errors, output_errors
+from ..errors import UsageError
+from .batch import run_jobs
+from .console import Console
+from .options import COMPRESSED, PIPE, Job, check_seconds, codec_for, jobs_in
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+    from ..codec.formats import CompressedFile
+    from ..data.audio import AudioWriter
+
+
+@dataclass(frozen=True)
+class DecompressOptions:
+    """The options of the command.
+
+    model: name or checkpoint, None for what the file says.   start, duration: seconds.   float32: WAV only.
+    """
+
+    model: str | None = None
+    start: float = 0.0
+    duration: float | None = None
+    float32: bool = False
+    force: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class DecompressReport:
+    """What one file became. clipped: samples clamped to full scale. damage: what was lost, a line each."""
+
+    input: str
+    output: str
+    model: str
+    sample_rate: int
+    channels: int
+    n_samples: int
+    seconds: float
+    clipped: int
+    damage: tuple[str, ...]
+    elapsed: float
+
+
+class Decompressor:
+    """Decompresses one file after another; models stay loaded."""
+
+    def __init__(self, options: DecompressOptions, console: Console):
+        self.options, self.console = options, console
+        self._codecs: dict[tuple[str | None, str], Codec] = {}
+
+    def job(self, job: Job) -> tuple[DecompressReport, str]:
+        """Decompress a file to a file; the facts, and a line about them."""
+        report = self.to_file(str(job.source), job.target)
+        return report, describe(report)
+
+    def to_file(self, source: str, target: Path) -> DecompressReport:
+        from ..data.audio import check_writable_format
+
+        check_writable_format(target.suffix, self.options.float32)
+        check_output(target, self.options.force)
+        with input_errors(source):
+            opened = sys.stdin.buffer if source == PIPE else open(source, "rb")  # noqa: SIM115 (closed below)
+        try:
+            compressed, codec = self._open(opened)
+            with atomic_output(target, self.options.force) as file:
+                return self._decode(compressed, codec, source, str(target), file, target.suffix)
+        finally:
+            if source != PIPE:
+                opened.close()
+
+    def to_pipe(self, source: str) -> DecompressReport:
+        """WAV to standard output, each block as soon as it is decoded."""
+        with input_errors(source):
+            opened = sys.stdin.buffer if source == PIPE else open(source, "rb")  # noqa: SIM115 (closed below)
+        try:
+            compressed, codec = self._open(opened)
+            with output_errors("standard output"):
+                return self._decode(compressed, codec, source, PIPE, sys.stdout.buffer, ".wav", live=True)
+        finally:
+            if source != PIPE:
+                opened.close()
+
+    def _open(self, opened: BinaryIO) -> tuple[CompressedFile, Codec]:
+        from ..codec.formats import open_compressed
+
+        options = self.options
+        compressed = open_compressed(opened)
+        info = compressed.info
+        key = (info.model, f"{info.weights_hash} {info.n_codebooks} {info.codebook_size} {info.sample_rate}")
+        if key not in self._codecs:
+            self._codecs[key] = codec_for(compressed, options.model, options.device, self.console)
+        return compressed, self._codecs[key]
+
+    def _decode(
+        self,
+        compressed: CompressedFile,
+        codec: Codec,
+        source: str,
+        target: str,
+        file: BinaryIO,
+        suffix: str,
+        live: bool = False,
+    ) -> DecompressReport:
+        from ..codec import pipeline
+        from ..data.audio import open_writer
+
+        options, info = self.options, compressed.info
+
+        def writer(n_samples: int | None) -> AudioWriter:
+            return open_writer(
+                file,
+                info.original_sample_rate,
+                info.channels,
+                suffix=suffix,
+                n_frames=n_samples,
+                float32=options.float32,
+            )
+
+        with self.console.progress(f"decompressing {Path(source).name}") as progress:
+            made = pipeline.decompress(
+                compressed,
+                writer,
+                codec,
+                options.start,
+                options.duration,
+                progress,
+                file.flush if live else None,
+            )
+        for damage in made.damage:
+            self.console.note(f"{_name(source)} is damaged: {damage}")
+        if made.clipped and not options.float32:
+            self.console.note(
+                f"{_name(target)}: {made.clipped} samples were beyond full scale and clamped (--float keeps them)"
+            )
+        return DecompressReport(
+            source, target, codec.name, made.sample_rate, made.channels, made.n_samples, made.seconds, made.clipped,
+            made.damage, made.elapsed,
+        )  # fmt: skip
+
+
+def _name(path: str) -> str:
+    return "the stream" if path == PIPE else path
+
+
+def describe(report: DecompressReport) -> str:
+    """One line for people."""
+    line = f"{report.output}: {report.seconds:.2f} s, {report.sample_rate} Hz, {report.channels} channel(s)"
+    return f"{line}, {report.seconds / report.elapsed:.0f}x real time" if report.elapsed else line
+
+
+def command(
+    source: str = typer.Argument(
+        ..., metavar="IN", help="A .myna, .ecdc or .dac file, a folder of them, or -"
+    ),
+    output: str = typer.Argument(
+        None,
+        metavar="[OUT]",
+        help="A .wav or .flac.  Default: the input's name with _decompressed.wav; - for stdout",
+    ),
+    model: str = typer.Option(
+        None, help="A name of `myna models list`, or a checkpoint.  [default: as the file says]"
+    ),
+    start: float = typer.Option(0.0, help="Begin at this second."),
+    duration: float = typer.Option(None, help="Give at most this many seconds."),
+    suffix: str = typer.Option("wav", "--format", help="wav or flac, where no output is named."),
+    float32: bool = typer.Option(False, "--float", help="Write 32-bit float instead of 16-bit."),
+    force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),
+    json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no result line."),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..."),
+) -> None:
+    """Decompress a file to WAV or FLAC, at its original rate, channels and length.
+
+    Damaged parts are concealed and reported. With - the sound plays while it arrives:
+    myna decompress - < speech.myna | aplay
+    """
+    from ..data.audio import check_writable_format
+
+    output = output or (PIPE if source == PIPE else None)
+    console = Console(quiet, json, audio_out=output == PIPE)
+    check_seconds("--start", start)
+    check_seconds("--duration", duration)
+    suffix = "." + suffix.lower().lstrip(".")
+    check_writable_format(suffix, float32)
+    worker = Decompressor(DecompressOptions(model, start, duration, float32, force, device), console)
+    if output == PIPE:
+        if suffix != ".wav":
+            raise UsageError("standard output takes WAV only; name a file for FLAC")
+        report = worker.to_pipe(source)
+        console.result(report, describe(report))
+    elif Path(source).is_dir():
+        folder = Path(output) if output else None
+        pattern = "{}" + suffix if folder else "{}_decompressed" + suffix
+        run_jobs(jobs_in(Path(source), folder, COMPRESSED, pattern), worker.job, console)
+    else:
+        path = Path(source)
+        report = worker.to_file(
+            source, Path(output) if output else path.with_name(f"{path.stem}_decompressed{suffix}")
+        )
+        console.result(report, describe(report))

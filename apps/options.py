@@ -1,0 +1,116 @@
+"""What several commands ask and answer alike: rates and sizes as people write them, models, folders."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, MissingModelError, UsageError
+from .console import Console
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+    from ..codec.formats import CompressedFile
+
+COMPRESSED = (".myna", ".ecdc", ".dac")
+PIPE = "-"
+# A .dac file does not name its model; the published ones differ in their number of codebooks.
+DAC_MODELS = {9: "dac-44k", 18: "dac-44k-16kbps", 32: "dac-24k", 12: "dac-16k"}
+
+
+def parse_bitrate(text: str | None) -> float | None:
+    """ "4", "4k" or "4kbps" to 4000 bits a second. Raises UsageError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:k|kbps|kbit/s)?", text.strip().lower())
+    kbps = float(match.group(1)) if match else 0.0
+    if not 0 < kbps <= 1000:
+        raise UsageError(f"--bitrate {text} is not a bitrate; give it in kbps, for example --bitrate 2")
+    return kbps * 1000
+
+
+def parse_size(text: str | None) -> int | None:
+    """ "20000", "20k" or "1.5M" to bytes. Raises UsageError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)b?", text.strip().lower())
+    n_bytes = (
+        int(float(match.group(1)) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match.group(2)]) if match else 0
+    )
+    if n_bytes < 1:
+        raise UsageError(f"--target-size {text} is not a size; give bytes, or for example 20k or 1.5M")
+    return n_bytes
+
+
+def check_seconds(name: str, value: float | None) -> None:
+    """Raises UsageError for a time that is not one."""
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"{name} {value:g} is not a time; give seconds from 0")
+
+
+def codec_for(compressed: CompressedFile, model: str | None, device: str, console: Console) -> Codec:
+    """The codec a compressed file needs. Raises MissingModelError if it is not here or has other weights."""
+    from ..codec.checkpoint import weights_hash
+    from ..codec.registry import load_codec
+
+    info = compressed.info
+    name = model or info.model or DAC_MODELS.get(info.n_codebooks)
+    if name is None:
+        raise MissingModelError(
+            f"the {info.format} file does not say which model made it; name it with --model"
+        )
+    codec = load_codec(name, device)
+    if info.n_codebooks > codec.n_codebooks or info.codebook_size != codec.codebook_size:
+        raise MissingModelError(
+            f"the file holds {info.n_codebooks} codebooks of {info.codebook_size}, {name} has {codec.n_codebooks} of "
+            f"{codec.codebook_size}; give the model that made it with --model"
+        )
+    if info.sample_rate and (info.sample_rate, info.frame_size) != (codec.sample_rate, codec.frame_size):
+        raise MissingModelError(
+            f"the file was made at {info.sample_rate} Hz with frames of {info.frame_size}, {name} has "
+            f"{codec.sample_rate} Hz and {codec.frame_size}; give the model that made it with --model"
+        )
+    if info.weights_hash and info.weights_hash != weights_hash(codec)[:16]:
+        if model is None:
+            raise MissingModelError(
+                f"the file was made with other weights of {name} ({info.weights_hash}) than are installed "
+                f"({weights_hash(codec)[:16]}); give the checkpoint that made it with --model"
+            )
+        console.note(f"the weights of {name} are not the ones that made the file; it may sound wrong")
+    return codec
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to work on."""
+
+    source: Path
+    target: Path
+
+
+def jobs_in(folder: Path, output: Path | None, suffixes: Iterable[str], new_name: str) -> Iterator[Job]:
+    """Every file below `folder` with one of `suffixes`, and where its result goes: the same tree below `output`, or
+    beside it. `new_name` is a pattern of the stem: "{}.myna".
+
+    Raises InputError if there is none, UsageError if two of them would give the same output.
+    """
+    wanted = tuple(suffixes)
+    skipped = output.resolve() if output else None
+    found: dict[Path, Path] = {}
+    for source in sorted(folder.rglob("*")):
+        if source.suffix.lower() not in wanted or not source.is_file() or source.name.startswith("."):
+            continue
+        if skipped and skipped != folder.resolve() and skipped in source.resolve().parents:
+            continue
+        target = (output or folder) / source.relative_to(folder).with_name(new_name.format(source.stem))
+        if target in found:
+            raise UsageError(f"{found[target]} and {source} would both become {target}; rename one of them")
+        found[target] = source
+    if not found:
+        raise InputError(f"{folder} holds no files named {', '.join(wanted)}")
+    for target, source in found.items():
+        yield Job(source, target)

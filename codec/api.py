@@ -1,0 +1,98 @@
+"""`myna.compress` and `myna.decompress`: the two things most programs want, in one call each.
+
+Shapes: C channels, N samples.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ..data.audio import Audio, AudioReader, AudioWriter
+from ..data.wav import WavWriter
+from ..errors import InputError, MissingModelError, UsageError
+from .base import Codec
+from .formats import open_compressed
+from .pipeline import compress as compress_stream
+from .pipeline import decompress as decompress_stream
+from .registry import load_codec
+
+
+def compress(
+    source: str | Path | BinaryIO | Audio,
+    model: str | Path | Codec = "myna-24k",
+    bitrate: float | None = None,
+) -> bytes:
+    """A recording to the bytes of a `.myna` file.
+
+    source: a path, an open file, or an `Audio` (samples (C, N), sample_rate).
+    model: a name of `myna models list`, a checkpoint, or a codec that is loaded.
+    bitrate: bits a second before entropy coding and for one channel, at most; None for all the model has.
+    Raises InputError, UsageError or MissingModelError.
+
+    >>> data = compress("speech.wav", bitrate=2000)
+    >>> data = compress(Audio(samples, 16_000))
+    """
+    codec = model if isinstance(model, Codec) else load_codec(model)
+    if isinstance(source, Audio):
+        source = _as_wav(source)
+    out = io.BytesIO()
+    with AudioReader(source) as reader:
+        compress_stream(reader, out, codec, codec.codebooks_for(bitrate))
+    return out.getvalue()
+
+
+def decompress(source: str | Path | BinaryIO | bytes, model: str | Path | Codec | None = None) -> Audio:
+    """A compressed file (`.myna`, or `.ecdc` and `.dac` of the published models) to its recording.
+
+    source: a path, an open file, or the bytes.   model: as in `compress`; None for the one that the file names.
+    The samples (C, N) have the original rate, channels and length; damaged parts are concealed.
+    Raises InputError, CorruptStreamError or MissingModelError.
+
+    >>> audio = decompress(data)
+    >>> audio.samples.shape, audio.sample_rate
+    """
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    if isinstance(source, (str, Path)):
+        try:
+            with open(source, "rb") as file:
+                return decompress(file, model)
+        except OSError as error:
+            raise InputError(f"cannot read {source}: {(error.strerror or str(error)).lower()}") from error
+    compressed = open_compressed(source)
+    if model is None and compressed.info.model is None:
+        raise MissingModelError("the file does not say which model made it; name it with `model`")
+    codec = model if isinstance(model, Codec) else load_codec(model or compressed.info.model or "")
+    blocks = _Blocks()
+    decompress_stream(compressed, lambda _: blocks, codec)
+    return Audio(np.concatenate(blocks.blocks, axis=1), compressed.info.original_sample_rate)
+
+
+class _Blocks(AudioWriter):
+    """A writer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.blocks: list[np.ndarray] = []
+
+    def write(self, block: np.ndarray) -> None:
+        self.blocks.append(block)
+
+    def close(self) -> None:
+        pass
+
+
+def _as_wav(audio: Audio) -> BinaryIO:
+    """Samples in memory as a file, so that they pass the same checks."""
+    samples = np.atleast_2d(np.asarray(audio.samples, np.float32))
+    if samples.ndim != 2:
+        raise UsageError(f"samples of shape {samples.shape}; expected (channels, samples)")
+    out = io.BytesIO()
+    writer = WavWriter(out, audio.sample_rate, samples.shape[0], samples.shape[1], float32=True)
+    writer.write(samples)
+    writer.close()
+    out.seek(0)
+    return out
