@@ -16,7 +16,13 @@ from ..training.losses import SpectralLoss, SpectralLossOptions
 from ..training.losses import si_sdr as si_sdr_of
 
 # The windows of DAC's distances (arXiv 2306.06546, section 3.5): seven for mel, two for STFT.
-SCALES = SpectralLossOptions(complex_windows=())
+SCALES = SpectralLossOptions(
+    mel_windows=(32, 64, 128, 256, 512, 1024, 2048),
+    mel_bands=(5, 10, 20, 40, 80, 160, 320),
+    mel_floor=1e-5,
+    stft_windows=(512, 2048),
+    complex_windows=(),
+)
 SHORTEST = 2048  # samples: what the longest window needs; shorter clips are filled with silence
 
 

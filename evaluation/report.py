@@ -11,6 +11,9 @@ from .codebooks import CodebookUse
 from .metrics import METRICS
 
 
+NARROWEST = 100  # columns of a table for the terminal
+
+
 @dataclass(frozen=True)
 class Speed:
     """Seconds of audio handled in a second. pack, unpack: entropy coding and the file around it."""
@@ -88,12 +91,15 @@ class Report:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE_HEAD)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
         for i, title in enumerate(self._header()):
             table.add_column(title, justify="right" if i else "left")
         for row in self.rows:
             table.add_row(*self._cells(row))
+        # On a narrow terminal lines that wrap are still readable, cells that are cut are not.
         console = Console(width=width)
+        if width is None:
+            console.width = max(console.width, NARROWEST)
         with console.capture() as captured:
             console.print(table)
             console.print(self.summary(), markup=False, highlight=False)

@@ -8,14 +8,17 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..codec import Codec, Codes
-from ..codec.formats import MynaWriter, header_for, open_compressed
+from ..codec.formats import MynaWriter, open_compressed
+from ..codec.formats.header import Header
+from ..codec.pipeline import Piece, myna_header, segments
+from ..data.audio import AudioInfo
 from .clips import Clip
 from .opus import opus
 from .perceptual import at_rate
@@ -56,8 +59,9 @@ def through_codec(codec: Codec, clip: Clip, n_codebooks: Sequence[int]) -> Itera
         encoded = clock(device) - start
         for k in n_codebooks:
             codes = whole.keep(k)
+            header = myna_header(codec, AudioInfo(clip.sample_rate, 1, len(clip.wav), "WAV", "FLOAT"), k)
             start = clock(device)
-            data = pack(codec, codes, clip)
+            data = pack(codec, codes, header, len(clip.wav))
             packed = clock(device)
             unpacked = unpack(data, codes.n_samples)
             read = clock(device)
@@ -79,20 +83,13 @@ def uncompressed(clip: Clip) -> Outcome:
     return Outcome(clip.wav, 2 * len(clip.wav) + 44, 2 * len(clip.wav))
 
 
-def pack(codec: Codec, codes: Codes, clip: Clip) -> bytes:
-    """The `.myna` file of one clip."""
+def pack(codec: Codec, codes: Codes, header: Header, n_samples: int) -> bytes:
+    """The `.myna` file of one clip of `n_samples` at its own rate."""
     file = io.BytesIO()
-    header = header_for(codec, clip.sample_rate, 1, n_codebooks=codes.codes.shape[1])
-    if codes.scale is None:
-        writer = MynaWriter(file, header)
-        writer.push(codes.codes)
-    else:  # a loudness for each segment of one packet
-        writer = MynaWriter(file, replace(header, scaled=True))
-        for segment, scale in zip(
-            codes.codes.split(header.packet_frames, dim=-1), codes.scale.T, strict=True
-        ):
-            writer.push(segment, scale)
-    writer.close(len(clip.wav))
+    writer = MynaWriter(file, header)
+    for segment, scale in segments(Piece(codes.codes, codes.scale), codec):
+        writer.push(segment, scale)
+    writer.close(n_samples)
     return file.getvalue()
 
 
