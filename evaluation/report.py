@@ -10,7 +10,6 @@ from typing import Any
 from .codebooks import CodebookUse
 from .metrics import METRICS
 
-
 NARROWEST = 100  # columns of a table for the terminal
 
 

@@ -1,4 +1,4 @@
-"""With `pytest -n`, workers share the processor: each gets its part of the threads, before torch counts them."""
+"""With `pytest -n` the workers share the processor: each gets its threads before torch counts them."""
 
 import os
 
