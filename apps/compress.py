@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +16,13 @@ import typer
 from ..data.files import atomic_output, check_output, input_errors, output_errors
 from ..errors import InputError, UsageError
 from .batch import run_jobs
-from .console import Console, complain, size
-from .options import COMPRESSED, PIPE, Job, codec_for, jobs_in, parse_bitrate, parse_size
+from .console import Console, Progress, size
+from .options import COMPRESSED, PIPE, Job, jobs_in, language_model, parse_bitrate, parse_size
 
 if TYPE_CHECKING:
     from ..codec import Codec
+    from ..codec.pipeline import Compressed
+    from ..data.audio import AudioReader
 
 
 @dataclass(frozen=True)
@@ -84,34 +89,55 @@ class Compressor:
             return self._cut(source, target, file)
         from ..data.audio import AudioReader
 
-        with (
-            AudioReader(source) as reader,
-            self.console.progress(f"compressing {Path(source).name}") as progress,
-        ):
-            return self._encode(reader, source, target, file, kind, progress)
+        with self.console.progress(f"compressing {Path(source).name}") as progress:
+            if kind != ".myna":
+                return self._interchange(source, target, file, kind, progress)
+            with AudioReader(source) as reader:
+                return self._encode(reader, source, target, file, progress)
 
-    def _encode(self, reader, source, target, file, kind, progress) -> CompressReport:
-        import tempfile
-
+    def _encode(
+        self, reader: AudioReader, source: str, target: str, file: BinaryIO, progress: Progress | None
+    ) -> CompressReport:
         from ..codec import pipeline
 
         options, codec = self.options, self.codec
         k = codec.codebooks_for(options.bitrate)
-        if kind != ".myna":
-            made = pipeline.compress_foreign(reader, file, codec, kind, k, options.lm, progress)
-        elif options.target_size is None:
+        if options.target_size is None:
             made = pipeline.compress(reader, file, codec, k, progress)
         else:
             counted = Counted(file)
             with tempfile.TemporaryFile() as whole:
                 made = pipeline.compress(reader, whole, codec, k, progress)
                 k = pipeline.shrink(whole, counted, options.target_size)  # pyright: ignore[reportArgumentType]
-            made = replace(made, n_bytes=counted.n_bytes)
-        n_bytes = made.n_bytes
-        return CompressReport(
-            source, target, codec.name, made.sample_rate, made.channels, made.n_samples, made.seconds, k,
-            n_bytes, 8 * n_bytes / made.seconds, made.elapsed,
-        )  # fmt: skip
+            made = replace(made, n_bytes=counted.n_bytes, n_codebooks=k)
+        return _report(source, target, codec, made)
+
+    def _interchange(
+        self, source: str, target: str, file: BinaryIO, kind: str, progress: Progress | None
+    ) -> CompressReport:
+        """A file for EnCodec's or DAC's own program."""
+        from ..codec.interchange import compress_to_dac, compress_to_ecdc
+        from ..data.audio import AudioReader
+
+        codec = self.codec
+        k = codec.codebooks_for(self.options.bitrate)
+        with contextlib.ExitStack() as stack:
+            path = source
+            if source == PIPE:  # to be read twice
+                copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="myna-"))
+                shutil.copyfileobj(sys.stdin.buffer, copy)
+                copy.flush()
+                path = copy.name
+
+            def reader() -> AudioReader:
+                return AudioReader(path)
+
+            if kind == ".ecdc":
+                lm = language_model(codec.name) if self.options.lm else None
+                made = compress_to_ecdc(reader, file, codec, k, lm, progress)
+            else:
+                made = compress_to_dac(reader, file, codec, k, progress)
+        return _report(source, target, codec, made)
 
     def _cut(self, source: str, target: str, file: BinaryIO) -> CompressReport:
         """A lower bitrate out of a `.myna` file, without decoding it."""
@@ -143,11 +169,36 @@ class Compressor:
                     self.console.note(f"{source}: {part}")
             else:
                 k = pipeline.shrink(opened, counted, options.target_size, k)  # pyright: ignore[reportArgumentType]
-        n_bytes, seconds = counted.n_bytes, info.duration or 0.0
+        seconds = info.duration or 0.0
         return CompressReport(
-            source, target, info.model or "", info.original_sample_rate, info.channels, info.n_samples or 0, seconds,
-            k, n_bytes, 8 * n_bytes / seconds if seconds else 0.0, time.perf_counter() - began,
-        )  # fmt: skip
+            input=source,
+            output=target,
+            model=info.model or "",
+            sample_rate=info.original_sample_rate,
+            channels=info.channels,
+            n_samples=info.n_samples or 0,
+            seconds=seconds,
+            n_codebooks=k,
+            bytes=counted.n_bytes,
+            bitrate=8 * counted.n_bytes / seconds if seconds else 0.0,
+            elapsed=time.perf_counter() - began,
+        )
+
+
+def _report(source: str, target: str, codec: Codec, made: Compressed) -> CompressReport:
+    return CompressReport(
+        input=source,
+        output=target,
+        model=codec.name,
+        sample_rate=made.sample_rate,
+        channels=made.channels,
+        n_samples=made.n_samples,
+        seconds=made.seconds,
+        n_codebooks=made.n_codebooks,
+        bytes=made.n_bytes,
+        bitrate=made.bitrate,
+        elapsed=made.elapsed,
+    )
 
 
 class Counted:
@@ -190,14 +241,14 @@ def describe(report: CompressReport) -> str:
 
 def command(
     source: str = typer.Argument(..., metavar="IN", help="A recording, a folder of them, a .myna file, or -"),
-    output: str = typer.Argument(
+    output: str | None = typer.Argument(
         None, metavar="[OUT]", help="Default: the input's name with .myna; - for stdout"
     ),
     model: str = typer.Option(
         None, help="A name of `myna models list`, or a checkpoint.  [default: by format]"
     ),
-    bitrate: str = typer.Option(None, help="At most this many kbps before entropy coding (a channel)."),
-    target_size: str = typer.Option(None, help="At most this many bytes: 20000, 20k, 1.5M."),
+    bitrate: str | None = typer.Option(None, help="At most this many kbps before entropy coding (a channel)."),
+    target_size: str | None = typer.Option(None, help="At most this many bytes: 20000, 20k, 1.5M."),
     lm: bool = typer.Option(False, "--lm", help="Entropy-code .ecdc with EnCodec's language model (slow)."),
     force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
@@ -206,8 +257,8 @@ def command(
 ) -> None:
     """Compress a recording (WAV, FLAC, MP3, OGG, Opus) or a folder of them.
 
-    The format follows the output's suffix: .myna, .ecdc (EnCodec), .dac (DAC). A .myna input is cut to a lower
-    --bitrate or --target-size without encoding again.
+    The format follows the output's suffix: .myna, .ecdc (EnCodec), .dac (DAC). A .myna input is
+    cut to a lower --bitrate or --target-size without encoding again.
     """
     output = output or (PIPE if source == PIPE else None)
     console = Console(quiet, json, audio_out=output == PIPE)

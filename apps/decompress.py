@@ -13,7 +13,7 @@ from ..data.files import atomic_output, check_output, input_errors, output_error
 from ..errors import UsageError
 from .batch import run_jobs
 from .console import Console
-from .options import COMPRESSED, PIPE, Job, check_seconds, codec_for, jobs_in
+from .options import COMPRESSED, PIPE, Job, check_seconds, codec_for, jobs_in, language_model
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -95,7 +95,7 @@ class Decompressor:
         from ..codec.formats import open_compressed
 
         options = self.options
-        compressed = open_compressed(opened)
+        compressed = open_compressed(opened, language_model)
         info = compressed.info
         key = (info.model, f"{info.weights_hash} {info.n_codebooks} {info.codebook_size} {info.sample_rate}")
         if key not in self._codecs:
@@ -141,12 +141,20 @@ class Decompressor:
             self.console.note(f"{_name(source)} is damaged: {damage}")
         if made.clipped and not options.float32:
             self.console.note(
-                f"{_name(target)}: {made.clipped} samples were beyond full scale and clamped (--float keeps them)"
+                f"{_name(target)}: {made.clipped} samples were beyond full scale and clamped; --float keeps them"
             )
         return DecompressReport(
-            source, target, codec.name, made.sample_rate, made.channels, made.n_samples, made.seconds, made.clipped,
-            made.damage, made.elapsed,
-        )  # fmt: skip
+            input=source,
+            output=target,
+            model=codec.name,
+            sample_rate=made.sample_rate,
+            channels=made.channels,
+            n_samples=made.n_samples,
+            seconds=made.seconds,
+            clipped=made.clipped,
+            damage=made.damage,
+            elapsed=made.elapsed,
+        )
 
 
 def _name(path: str) -> str:
@@ -163,16 +171,16 @@ def command(
     source: str = typer.Argument(
         ..., metavar="IN", help="A .myna, .ecdc or .dac file, a folder of them, or -"
     ),
-    output: str = typer.Argument(
+    output: str | None = typer.Argument(
         None,
         metavar="[OUT]",
         help="A .wav or .flac.  Default: the input's name with _decompressed.wav; - for stdout",
     ),
-    model: str = typer.Option(
+    model: str | None = typer.Option(
         None, help="A name of `myna models list`, or a checkpoint.  [default: as the file says]"
     ),
     start: float = typer.Option(0.0, help="Begin at this second."),
-    duration: float = typer.Option(None, help="Give at most this many seconds."),
+    duration: float | None = typer.Option(None, help="Give at most this many seconds."),
     suffix: str = typer.Option("wav", "--format", help="wav or flac, where no output is named."),
     float32: bool = typer.Option(False, "--float", help="Write 32-bit float instead of 16-bit."),
     force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),

@@ -14,12 +14,11 @@ from .console import Console
 
 if TYPE_CHECKING:
     from ..codec import Codec
+    from ..codec.encodec_lm import EncodecLM
     from ..codec.formats import CompressedFile
 
 COMPRESSED = (".myna", ".ecdc", ".dac")
 PIPE = "-"
-# A .dac file does not name its model; the published ones differ in their number of codebooks.
-DAC_MODELS = {9: "dac-44k", 18: "dac-44k-16kbps", 32: "dac-24k", 12: "dac-16k"}
 
 
 def parse_bitrate(text: str | None) -> float | None:
@@ -58,7 +57,7 @@ def codec_for(compressed: CompressedFile, model: str | None, device: str, consol
     from ..codec.registry import load_codec
 
     info = compressed.info
-    name = model or info.model or DAC_MODELS.get(info.n_codebooks)
+    name = model or info.model
     if name is None:
         raise MissingModelError(
             f"the {info.format} file does not say which model made it; name it with --model"
@@ -66,8 +65,8 @@ def codec_for(compressed: CompressedFile, model: str | None, device: str, consol
     codec = load_codec(name, device)
     if info.n_codebooks > codec.n_codebooks or info.codebook_size != codec.codebook_size:
         raise MissingModelError(
-            f"the file holds {info.n_codebooks} codebooks of {info.codebook_size}, {name} has {codec.n_codebooks} of "
-            f"{codec.codebook_size}; give the model that made it with --model"
+            f"the file holds {info.n_codebooks} codebooks of {info.codebook_size}, {name} has "
+            f"{codec.n_codebooks} of {codec.codebook_size}; give the model that made it with --model"
         )
     if info.sample_rate and (info.sample_rate, info.frame_size) != (codec.sample_rate, codec.frame_size):
         raise MissingModelError(
@@ -82,6 +81,13 @@ def codec_for(compressed: CompressedFile, model: str | None, device: str, consol
             )
         console.note(f"the weights of {name} are not the ones that made the file; it may sound wrong")
     return codec
+
+
+def language_model(codec: str) -> EncodecLM:
+    """EnCodec's entropy model for its codec's name. Raises MissingModelError."""
+    from ..codec.registry import load_encodec_lm
+
+    return load_encodec_lm(codec.replace("encodec-", "encodec-lm-"))
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.audio import LOSSY, AudioInfo, AudioReader, AudioWriter
+from ..data.loudness import SILENCE, LoudnessMeter
 from ..data.resample import Resampler, resampled_length
 from ..errors import InputError, UsageError
 from .base import Codec
 from .checkpoint import weights_hash
+from .dac_chunks import DacChunkStream
 from .encodec import SegmentedEncodec
 from .formats import CompressedFile, MynaWriter, cut, header_for, open_compressed
 from .formats.header import Header
@@ -101,6 +103,14 @@ def stream_count(channels: int, codec: Codec) -> int:
     return -(-channels // codec.channels)
 
 
+class Blocks(Protocol):
+    """What can be encoded: facts and blocks, as an AudioReader has them."""
+
+    info: AudioInfo
+
+    def blocks(self, seconds: float) -> Iterator[np.ndarray]: ...
+
+
 class CountedReader:
     """A reader that knows, at its end, how many samples a channel it has given."""
 
@@ -126,7 +136,7 @@ class Piece:
 
 
 def encode_blocks(
-    reader: AudioReader | CountedReader, codec: Codec, n_codebooks: int | None = None
+    reader: Blocks, codec: Codec, n_codebooks: int | None = None
 ) -> Iterator[Piece]:
     """The codes of a recording, piece by piece: those of `codec.encode` on the whole of it.
 
@@ -175,7 +185,7 @@ def decode_blocks(
     total = info.duration
     if total is not None and start >= total > 0:
         raise InputError(f"the recording lasts {total:.2f} s; a start at {start:g} s is behind its end")
-    decoder = codec.decoder_stream(info.streams)
+    decoder = DacChunkStream(codec, info.streams) if info.separate_chunks else codec.decoder_stream(info.streams)
     resampler = Resampler(codec.sample_rate, rate, info.channels)
     device = next(codec.parameters()).device
     # Segments that overlap have frames that are not evenly spaced in time: those files are decoded from the start.
@@ -352,6 +362,22 @@ def shrink(source: BinaryIO, destination: BinaryIO, max_bytes: int, most: int | 
     return few
 
 
+def restore_loudness(
+    blocks: Iterator[np.ndarray], rate: int, channels: int, loudness: float
+) -> Iterator[np.ndarray]:
+    """The same at `loudness` (LUFS), which only the end of a recording tells: it waits in a temporary file."""
+    meter = LoudnessMeter(rate, channels)
+    with tempfile.TemporaryFile() as waiting:
+        for block in blocks:
+            meter.push(block)
+            waiting.write(np.ascontiguousarray(block.T, np.float32).tobytes())
+        # Silence has no loudness to restore.
+        gain = 10 ** ((loudness - meter.loudness) / 20) if meter.loudness > SILENCE else 1.0
+        waiting.seek(0)
+        while data := waiting.read(4 * channels * rate):
+            yield np.frombuffer(data, np.float32).reshape(-1, channels).T * np.float32(gain)
+
+
 def decompress(
     compressed: CompressedFile,
     open_output: Callable[[int | None], AudioWriter],
@@ -374,7 +400,10 @@ def decompress(
         n_expected = max(0, min(n_expected - first, length))
     writer = open_output(n_expected)
     n_samples = clipped = 0
-    for block in decode_blocks(compressed, codec, start, duration, progress):
+    blocks = decode_blocks(compressed, codec, start, duration, progress)
+    if info.input_db is not None:
+        blocks = restore_loudness(blocks, info.original_sample_rate, info.channels, info.input_db)
+    for block in blocks:
         clipped += int((np.abs(block) > 1).sum())
         writer.write(block)
         n_samples += block.shape[1]

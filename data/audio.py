@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import InputError, UsageError
 from .files import atomic_output, input_errors
-from .resample import Resampler, resampled_length
+from .resample import Resampler
 from .wav import UnsupportedWav, WavReader, WavWriter, to_int16
 
 if TYPE_CHECKING:
