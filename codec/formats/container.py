@@ -218,8 +218,7 @@ class MynaFile(CompressedFile):
         missing.
         """
         stated = self.end.n_samples if self.end else self.header.n_samples
-        there = self.header.samples_in(frames)
-        self.info = replace(self.info, n_samples=there if stated is None else min(stated, there))
+        self.info = replace(self.info, n_samples=self.header.length(frames, stated))
 
     def _coder(self) -> EntropyCoder:
         return self._given_coder or _coder_for_reading(self.header)
@@ -344,9 +343,8 @@ def cut(
         elif isinstance(event, End):
             ended = event
     total = ended.n_samples if ended else None
-    there = writer.header.samples_in(writer.frames)
     length = _cut_length(total, from_sample, to_sample)
-    writer.close(there if length is None else min(length, there))
+    writer.close(writer.header.length(writer.frames, length))
     return damage
 
 

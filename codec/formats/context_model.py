@@ -6,10 +6,11 @@
 
 All parameters and activations are integers. They are held in float32 so that BLAS does the work, and every
 row of a matrix is bounded so that no partial sum reaches 2^24: float32 then adds exactly, in any order, and
-the result is the same on any machine and at any number of threads. The bound is checked when the model is made.
+the result is the same on any machine and at any number of threads. The bound is checked when the model is
+made.
 
-Codebook k looks only at codebooks <= k, so a file cut to fewer codebooks still decodes; the context starts empty
-at each packet, so packets stand alone.
+Codebook k looks only at codebooks <= k, so a file cut to fewer codebooks still decodes; the context starts
+empty at each packet, so packets stand alone.
 
 Shapes: S streams, K codebooks, T frames, V codebook size, D embedding, H hidden, P past frames.
 """
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ...errors import CorruptStreamError, InputError, UsageError
 
@@ -150,17 +151,17 @@ class ContextModel:
         np.minimum(y, np.float32(MAX_BITS * UNITS_PER_BIT), out=y)
         return self.table.take(y.astype(np.int32))  # truncation: y is not negative
 
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file; the configuration is JSON in its metadata."""
+    def to_bytes(self) -> bytes:
+        """The safetensors file that `load` reads; the configuration is JSON in its metadata."""
         metadata = {
             "config": json.dumps({"family": "myna-entropy", **asdict(self.config)}),
             "codec_hash": self.codec_hash,
         }
-        save_file({k: np.ascontiguousarray(v) for k, v in self.tensors.items()}, str(path), metadata=metadata)
+        return save({k: np.ascontiguousarray(v) for k, v in self.tensors.items()}, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> ContextModel:
-        """Read what `save` wrote. Raises InputError when the file is something else."""
+        """Read a file of `to_bytes`. Raises InputError when the file is something else."""
         try:
             with safe_open(str(path), framework="np") as file:
                 metadata = file.metadata() or {}

@@ -8,7 +8,7 @@ Shapes: S streams, K codebooks, T frames, V codebook size.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import constriction
 import numpy as np
@@ -21,7 +21,8 @@ PACKED, CONTEXT = 0, 1  # coder ids in the header
 NAMES = {PACKED: "packed", CONTEXT: "context"}
 
 _WORD = 4  # bytes of a word of constriction's range coder
-_CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
+_stream = constriction.stream  # pyright: ignore[reportAttributeAccessIssue] (no stubs)
+_CATEGORICAL = _stream.model.Categorical(perfect=False)
 
 
 class EntropyCoder(Protocol):
@@ -86,7 +87,7 @@ class ContextCoder:
     def encode(self, codes: np.ndarray) -> list[bytes]:
         blocks = []
         for k, weights in enumerate(self.model.weights_of(codes)):
-            encoder = constriction.stream.queue.RangeEncoder()
+            encoder = _stream.queue.RangeEncoder()
             symbols = np.ascontiguousarray(codes[:, k].T, dtype=np.int32).reshape(-1)
             if len(symbols):
                 encoder.encode(symbols, _CATEGORICAL, weights)
@@ -99,7 +100,7 @@ class ContextCoder:
             raise CorruptStreamError(
                 f"{n_codebooks} codebooks where the entropy model knows {self.model.config.n_codebooks}"
             )
-        decoders = [constriction.stream.queue.RangeDecoder(_words(block)) for block in blocks]
+        decoders = [_stream.queue.RangeDecoder(_words(block)) for block in blocks]
         context = PacketContext(self.model, streams)
         codes = np.empty((streams, n_codebooks, frames), dtype=np.int64)
         try:
@@ -119,7 +120,7 @@ def _words(block: bytes) -> np.ndarray:
     return np.frombuffer(block + bytes(-len(block) % _WORD), dtype=">u4").astype(np.uint32)
 
 
-def _shortest(encoder: constriction.stream.queue.RangeEncoder) -> bytes:
+def _shortest(encoder: Any) -> bytes:
     """The fewest bytes that decode to what `encoder` holds.
 
     constriction ends on whole 32-bit words; any number inside its last interval [low, low + range) will do,

@@ -59,17 +59,18 @@ class Header:
         hop = self.packet_hop or self.packet_frames * self.frame_size
         return Fraction(hop * self.original_sample_rate, self.sample_rate)
 
-    def samples_in(self, frames: int) -> int:
-        """The most samples at the original rate that a file of so many frames can stand for, `skip` left
-        out.
-        """
+    def length(self, frames: int, stated: int | None) -> int:
+        """Samples at the original rate, after `skip`, of a file with so many frames that states its length (or
+        does not): never more than the frames can stand for."""
         packets = -(-frames // self.packet_frames)
-        last = frames - (packets - 1) * self.packet_frames if packets else 0
-        whole = max(0, packets - 1) * self.hop
+        if not packets:
+            return 0
+        last = frames - (packets - 1) * self.packet_frames
         step = Fraction(self.frame_size * self.original_sample_rate, self.sample_rate)
-        # A sample at the codec's rate is several at a higher one, and a resampler may round half of it away.
-        slack = -(-self.original_sample_rate // self.sample_rate) if packets else 0
-        return max(0, int(whole + last * step) + slack - self.skip)
+        there = max(0, int((packets - 1) * self.hop + last * step) - self.skip)
+        # One sample at the codec's rate is several at a higher one, and a resampler may have rounded it away.
+        rounding = -(-self.original_sample_rate // self.sample_rate)
+        return there if stated is None else min(stated, there + rounding)
 
     def problem(self) -> str | None:
         """What is out of bounds, None when all is well."""

@@ -1,0 +1,321 @@
+"""Trains the integer context model of the entropy coder (codec/formats/context_model.py) on a codec's codes.
+
+    python -m myna.training.context_model CODES_TRAIN CODES_HELDOUT OUT [--minutes 6]
+
+First in floating point; then every weight and activation is rounded in the forward pass as the integer model
+will round it, gradients passing straight through (Jacob et al. 2018, "Quantization and training of neural
+networks for efficient integer-arithmetic-only inference"); then the integers are written. All scales are powers
+of two, so that rescaling is a shift.
+
+Shapes: B batch, K codebooks, V codebook size, D embedding, H hidden, P past frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..codec.formats.context_model import MAX_ACTIVATION, UNITS_PER_BIT, ContextConfig, ContextModel
+from ..data.files import atomic_output
+from ..errors import InputError, MynaError, UsageError
+from .code_set import CodeSet
+
+_MAX_WEIGHT = 127
+_MAX_SHIFT = 23
+
+
+@dataclass(frozen=True)
+class ContextTraining:
+    """Options of the training run."""
+
+    minutes: float = 6.0  # of training, on whatever `device` is
+    steps: int | None = None  # instead of `minutes`: a fixed number, the same result every time
+    batch: int = 512  # frames
+    learning_rate: float = 2e-3  # at the peak: warmed up, then down a cosine to zero
+    quantized_share: float = 0.3  # of the run, at its end, with rounding in the forward pass
+    dropout: float = 0.1  # of whole embeddings: what to do when a source says nothing
+    packet_frames: int = 50  # the context starts empty so often
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (
+            not 0 < self.quantized_share < 1
+            or self.minutes <= 0
+            or (self.steps is not None and self.steps < 2)
+        ):
+            raise UsageError(
+                "training needs time: minutes above 0, steps above 1, quantized_share inside (0, 1)"
+            )
+
+
+@dataclass(frozen=True)
+class ContextReport:
+    """What a model costs on held-out codes. bits: (K,) a code of each codebook, by the integer model.
+
+    raw_bits: of a code without a model.   packet_frames: the context was emptied so often.
+    """
+
+    bits: tuple[float, ...]
+    raw_bits: int
+    packet_frames: int
+
+    @property
+    def saving(self) -> float:
+        """Share of the bits that the model saves, with all codebooks, without the container's headers."""
+        return 1 - sum(self.bits) / (self.raw_bits * len(self.bits))
+
+    def __str__(self) -> str:
+        listed = " ".join(f"{b:.2f}" for b in self.bits)
+        return f"bits a code by codebook: {listed} of {self.raw_bits}; saves {100 * self.saving:.1f} %"
+
+
+class ContextNet(nn.Module):
+    """The context model in floating point, with rounding as the integer model will do it once `exponents` are set.
+
+    A weight w is the integer round(w * 2^e), an activation likewise, in [0, MAX_ACTIVATION].
+    """
+
+    def __init__(self, config: ContextConfig):
+        super().__init__()
+        self.config = config
+        K, V, D, H = config.n_codebooks, config.codebook_size, config.embedding, config.hidden
+        self.embedding = nn.Parameter(torch.randn(K, V + 1, D) * 0.3)
+        self.hidden = nn.ModuleList([nn.Linear(config.sources(k) * D, H) for k in range(K)])
+        self.output = nn.ModuleList([nn.Linear(H, V) for _ in range(K)])
+        for layer in self.output:
+            nn.init.normal_(layer.weight, std=0.05)  # pyright: ignore[reportArgumentType]
+        self.exponents: Exponents | None = None
+
+    def forward(self, codes: Tensor, dropout: float = 0.0) -> list[Tensor]:
+        """codes (B, K, P + 1), the past latest first and then the present, V for "none", to log2-logits (B, V)
+        of each codebook."""
+        config, exponents = self.config, self.exponents
+        embedding = self.embedding if exponents is None else _rounded(self.embedding, exponents.embedding)
+        offsets = torch.arange(config.n_codebooks, device=codes.device)[:, None] * (config.codebook_size + 1)
+        x = F.embedding(codes + offsets, embedding.flatten(0, 1))  # (B, K, P + 1, D)
+        if dropout:
+            x = x * (torch.rand(x.shape[:3], device=x.device)[..., None] >= dropout)
+        x = x.flatten(1)
+        logits = []
+        for k in range(config.n_codebooks):
+            hidden, output = self.hidden[k], self.output[k]
+            w1, w2 = hidden.weight, output.weight
+            if exponents is not None:
+                w1, w2 = _rounded(w1, exponents.w1[k]), _rounded(w2, exponents.w2[k])
+            h = F.relu(F.linear(x[:, : w1.shape[1]], w1, hidden.bias))
+            if exponents is not None:
+                h = _rounded(h, exponents.activation, MAX_ACTIVATION)
+            logits.append(F.linear(h, w2, output.bias))
+        return logits
+
+    def loss(self, codes: Tensor, dropout: float = 0.0) -> Tensor:
+        """Bits a code, mean over codebooks; codes as in `forward`."""
+        targets = codes[:, :, -1]
+        found = [
+            F.cross_entropy(y * math.log(2), targets[:, k])
+            for k, y in enumerate(self.forward(codes, dropout))
+        ]
+        return torch.stack(found).mean() / math.log(2)
+
+    @torch.no_grad()
+    def choose_exponents(self, codes: Tensor) -> None:
+        """Scales that fit the weights and the activations that `codes` cause."""
+        config = self.config
+        embedding = _exponent(self.embedding, _MAX_WEIGHT)
+        x = F.embedding(
+            codes
+            + torch.arange(config.n_codebooks, device=codes.device)[:, None] * (config.codebook_size + 1),
+            self.embedding.flatten(0, 1),
+        ).flatten(1)
+        largest = torch.stack(
+            [
+                F.relu(layer(x[:, : layer.in_features]))
+                .flatten()
+                .kthvalue(int(0.999 * len(x) * config.hidden))
+                .values
+                for layer in self.hidden
+            ]  # pyright: ignore[reportArgumentType,reportCallIssue]
+        )
+        activation = _exponent(largest, MAX_ACTIVATION)
+        floor2 = (UNITS_PER_BIT - 1).bit_length() - activation  # logits at least as fine as the table
+        w1 = [min(_exponent(m.weight, _MAX_WEIGHT), _MAX_SHIFT + activation - embedding) for m in self.hidden]  # pyright: ignore[reportArgumentType]
+        w2 = [max(_exponent(m.weight, _MAX_WEIGHT), floor2) for m in self.output]  # pyright: ignore[reportArgumentType]
+        self.exponents = Exponents(embedding, [max(e, activation - embedding) for e in w1], activation, w2)
+
+    def integers(self, codec_hash: str) -> ContextModel:
+        """The integer model. Call `choose_exponents` before."""
+        e = self.exponents
+        if e is None:
+            raise ValueError("choose_exponents comes first")
+        tensors = {"embedding": _integers(self.embedding, e.embedding, np.int8)}
+        for k, (hidden, output) in enumerate(zip(self.hidden, self.output, strict=True)):
+            sum1, sum2 = e.embedding + e.w1[k], e.activation + e.w2[k]
+            tensors |= {
+                f"heads.{k}.w1": _integers(hidden.weight, e.w1[k], np.int8),  # pyright: ignore[reportArgumentType]
+                f"heads.{k}.b1": _integers(hidden.bias, sum1, np.int32),  # pyright: ignore[reportArgumentType]
+                f"heads.{k}.w2": _integers(output.weight, e.w2[k], np.int8),  # pyright: ignore[reportArgumentType]
+                f"heads.{k}.b2": _integers(output.bias, sum2, np.int32),  # pyright: ignore[reportArgumentType]
+                f"heads.{k}.shifts": np.array(
+                    [sum1 - e.activation, sum2 - (UNITS_PER_BIT - 1).bit_length()], dtype=np.int32
+                ),
+            }
+        return ContextModel(self.config, tensors, codec_hash)
+
+
+@dataclass(frozen=True)
+class Exponents:
+    """Powers of two by which values are scaled before rounding."""
+
+    embedding: int
+    w1: list[int]
+    activation: int
+    w2: list[int]
+
+
+def _exponent(values: Tensor, limit: int) -> int:
+    return math.floor(math.log2(limit / max(float(values.abs().max()), 1e-6)))
+
+
+def _rounded(values: Tensor, exponent: int, limit: int = _MAX_WEIGHT) -> Tensor:
+    """As an integer of scale 2^exponent would be: rounded, clipped; the gradient is that of clipping alone."""
+    scale = 2.0**exponent
+    clipped = values.clamp(-limit / scale, limit / scale)
+    return clipped + ((clipped * scale).round() / scale - clipped).detach()
+
+
+def _integers(values: Tensor, exponent: int, dtype: type) -> np.ndarray:
+    limit = _MAX_WEIGHT if dtype is np.int8 else (1 << 22) - 1
+    scaled = (values.detach().cpu().double() * 2.0**exponent).round().clamp(-limit, limit)
+    return scaled.numpy().astype(dtype)
+
+
+class _Frames:
+    """Random frames with their past, as packets cut the utterances: each time with other packet boundaries."""
+
+    def __init__(self, codes: CodeSet, config: ContextConfig, packet_frames: int, device: str):
+        self.config, self.packet_frames = config, packet_frames
+        self.codes = torch.from_numpy(codes.codes[: config.n_codebooks].astype(np.int64)).to(device)
+        position = np.arange(codes.n_frames) - np.repeat(codes.starts[:-1], np.diff(codes.starts))
+        self.position = torch.from_numpy(position).to(device)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, K, P + 1)."""
+        device = self.codes.device
+        index = torch.randint(self.codes.shape[1], (n,), generator=generator).to(device)
+        phase = torch.randint(self.packet_frames, (n,), generator=generator).to(device)
+        known = torch.minimum(self.position[index], phase)  # frames of context in the packet
+        lags = torch.tensor([*range(1, self.config.past + 1), 0], device=device)
+        found = self.codes[:, (index[:, None] - lags).clamp(min=0)].permute(1, 0, 2)
+        return torch.where(lags <= known[:, None, None], found, self.config.codebook_size)
+
+
+def train_context_model(
+    train: CodeSet,
+    config: ContextConfig | None = None,
+    options: ContextTraining | None = None,
+    progress: Callable[[int, float, float], None] | None = None,
+) -> ContextModel:
+    """Fit a context model to codes.
+
+    progress: called with (step, share of the run done, bits a code of the last batch).
+    Raises InputError when the codes do not fit the dimensions.
+    """
+    options = options or ContextTraining()
+    config = config or ContextConfig(len(train.codes), train.codebook_size)
+    if len(train.codes) < config.n_codebooks or train.codebook_size != config.codebook_size:
+        raise InputError(
+            f"codes of {len(train.codes)} codebooks of {train.codebook_size} entries where the model has "
+            f"{config.n_codebooks} of {config.codebook_size}"
+        )
+    torch.manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    net = ContextNet(config).to(options.device)
+    frames = _Frames(train, config, options.packet_frames, options.device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=options.learning_rate, betas=(0.9, 0.98))
+    begin, step, done = time.monotonic(), 0, 0.0
+    while done < 1:
+        if done >= 1 - options.quantized_share and net.exponents is None:
+            net.choose_exponents(frames.sample(2048, generator))
+        warm = min(1.0, (step + 1) / 100)
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
+        loss = net.loss(frames.sample(options.batch, generator), options.dropout)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        done = step / options.steps if options.steps else (time.monotonic() - begin) / (60 * options.minutes)
+        if progress:
+            progress(step, min(done, 1.0), float(loss.detach()))
+    return net.integers(train.codec_hash)
+
+
+def evaluate_context_model(model: ContextModel, codes: CodeSet, packet_frames: int = 50) -> ContextReport:
+    """Bits a code of each codebook under the integer model, packet by packet as a file has them."""
+    K = model.config.n_codebooks
+    bits, frames = np.zeros(K), 0
+    for utterance in codes.utterances():
+        for start in range(0, utterance.shape[1], packet_frames):
+            packet = utterance[None, :K, start : start + packet_frames].astype(np.int64)
+            frames += packet.shape[-1]
+            for k, weights in enumerate(model.weights_of(packet)):
+                chosen = np.take_along_axis(weights, packet[0, k, :, None], axis=1)[:, 0]
+                bits[k] += np.log2(weights.sum(axis=1) / chosen).sum()
+    raw = (model.config.codebook_size - 1).bit_length()
+    return ContextReport(tuple((bits / frames).tolist()), raw, packet_frames)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m myna.training.context_model", description=__doc__)
+    parser.add_argument(
+        "train", type=Path, help="codes to learn from (python -m myna.training.extract_codes)"
+    )
+    parser.add_argument("held_out", type=Path, help="codes to measure on")
+    parser.add_argument("out", type=Path, help="weights/NAME.entropy.safetensors")
+    parser.add_argument("--minutes", type=float, default=ContextTraining.minutes)
+    parser.add_argument("--hidden", type=int, default=ContextConfig.hidden)
+    parser.add_argument("--embedding", type=int, default=ContextConfig.embedding)
+    parser.add_argument("--past", type=int, default=ContextConfig.past, help="frames of context")
+    parser.add_argument("--packet-frames", type=int, default=ContextTraining.packet_frames)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--force", action="store_true", help="replace an output that exists")
+    options = parser.parse_args(arguments)
+    try:
+        train, held_out = CodeSet.load(options.train), CodeSet.load(options.held_out)
+        if train.codec_hash != held_out.codec_hash:
+            raise UsageError("the two files hold codes of different codecs; make both with the same weights")
+        config = ContextConfig(
+            len(train.codes), train.codebook_size, options.embedding, options.hidden, options.past
+        )
+
+        def progress(step: int, done: float, bits: float) -> None:
+            if step % 50 == 0:
+                print(f"\rstep {step}, {100 * done:.0f} %, {bits:.3f} bits a code", end="", file=sys.stderr)
+
+        training = ContextTraining(
+            minutes=options.minutes, packet_frames=options.packet_frames, device=options.device
+        )
+        model = train_context_model(train, config, training, progress)
+        with atomic_output(options.out, options.force) as file:
+            file.write(model.to_bytes())
+    except MynaError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return error.exit_code
+    print(f"\nheld out: {evaluate_context_model(model, held_out, options.packet_frames)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
