@@ -5,17 +5,23 @@ Shapes: B batch, C audio channels, N samples, K codebooks, T frames, D latent ch
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError
 from ..layers import Chain, Stream
+from ..layers.lstm import LSTM
+from ..layers.streaming import State, Streamable, join_all, step_layers
 from .base import Codec, Codes
 from .quantizer import ResidualVQ
 
-# Frames that encode and decode hand through the networks at a time when nothing is learned: activations stay in the
-# cache, and memory does not grow with the length of the input.
-BLOCK_FRAMES = 75
+# Frames that encode and decode hand through the convolutions at a time when nothing is learned, so that activations
+# stay in the cache; and through the whole network, so that memory does not grow with the length of the input. The
+# second is longer because an LSTM has a fixed cost a call.
+BLOCK_FRAMES = 40
+LONG_BLOCK_FRAMES = 600
 
 
 class ConvolutionalCodec(Codec):
@@ -39,13 +45,13 @@ class ConvolutionalCodec(Codec):
     def decode(self, codes: Codes) -> Tensor:
         check_codes(self, codes.codes)
         with torch.no_grad():
-            wav = self._run(self.decoder, self.quantizer.decode(codes.codes), BLOCK_FRAMES)
+            wav = self._run(self.decoder, self.quantizer.decode(codes.codes), 1)
             return fit(wav, codes.n_samples)
 
     def latents(self, wav: Tensor) -> Tensor:
         if self.whole_frames:
             wav = fit(wav, -(-wav.shape[-1] // self.frame_size) * self.frame_size)
-        return self._run(self.encoder, wav, BLOCK_FRAMES * self.frame_size)
+        return self._run(self.encoder, wav, self.frame_size)
 
     def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None) -> ConvolutionalEncoderStream:
         return ConvolutionalEncoderStream(self, batch, check_n_codebooks(self, n_codebooks))
@@ -53,14 +59,40 @@ class ConvolutionalCodec(Codec):
     def decoder_stream(self, batch: int = 1) -> ConvolutionalDecoderStream:
         return ConvolutionalDecoderStream(self, batch)
 
-    def _run(self, network: Chain, x: Tensor, block: int) -> Tensor:
-        if torch.is_grad_enabled() or x.shape[-1] <= block + block // 2:
+    def _run(self, network: Chain, x: Tensor, frame: int) -> Tensor:
+        """The network's whole output; `frame` entries of x are one frame."""
+        if torch.is_grad_enabled():
             return network(x)
-        state, out = network.init_state(x.shape[0], like=x), []
+        state, out, block = network.init_state(x.shape[0], like=x), [], LONG_BLOCK_FRAMES * frame
         for start in range(0, x.shape[-1], block):
-            y, state = network.step(x[..., start : start + block], state, final=start + block >= x.shape[-1])
+            final = start + block >= x.shape[-1]
+            y, state = step_in_blocks(network, x[..., start : start + block], state, final, frame)
             out.append(y)
         return torch.cat(out, dim=-1)
+
+
+def step_in_blocks(network: Chain, x: Tensor, state: State, final: bool, frame: int) -> tuple[Tensor, State]:
+    """`network.step`, each run of layers between LSTMs in blocks of BLOCK_FRAMES; `frame` entries of x are one
+    frame."""
+    layers, following, entries = list(network.layers), [], Fraction(frame)
+    first = 0
+    while first < len(layers):
+        last = first + 1
+        if not isinstance(layers[first], LSTM):
+            while last < len(layers) and not isinstance(layers[last], LSTM):
+                last += 1
+        block = x.shape[-1] if last == first + 1 else max(1, int(BLOCK_FRAMES * entries))
+        own, out = state[first:last], []
+        for start in range(0, max(1, x.shape[-1]), max(1, block)):
+            ends = start + block >= x.shape[-1]
+            y, own = step_layers(layers[first:last], x[..., start : start + block], own, final and ends)
+            out.append(y)
+        x = join_all(out)
+        for layer in layers[first:last]:
+            entries *= layer.rate if isinstance(layer, Streamable) else 1
+        following += own
+        first = last
+    return x, tuple(following)
 
 
 class ConvolutionalEncoderStream:

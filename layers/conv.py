@@ -13,6 +13,7 @@ Shapes: B batch, C channels, T frames.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Literal
 
@@ -20,7 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .streaming import State, Streamable
+from ..kernels.conv1d import (
+    conv1d_gemm,
+    conv_transpose1d_gemm,
+    pack_conv1d,
+    pack_conv_transpose1d,
+    supports,
+)
+from .streaming import State, Streamable, join
 
 PadMode = Literal["constant", "reflect"]
 
@@ -108,7 +116,7 @@ class Conv1d(Streamable):
 
     def step(self, x: Tensor, state: State, final: bool = False) -> tuple[Tensor, State]:
         carry, spent, started = state
-        x = torch.cat([carry, x], dim=-1) if carry.shape[-1] else x
+        x = join(carry, x)
         longest = max(self.left, self.right + (self.stride - 1 if self.fill else 0))
         if not started and x.shape[-1] <= longest and not final:
             return x.new_zeros(x.shape[0], self.out_channels, 0), (x, 0, 0)
@@ -128,6 +136,9 @@ class Conv1d(Streamable):
         return (frames - 1) * self.stride + self.span - padded if self.fill and frames > 0 else 0
 
     def _conv(self, x: Tensor) -> Tensor:
+        if self.groups == 1 and supports(x, self.weight):
+            packed = _packed(self, pack_conv1d)
+            return conv1d_gemm(x, packed, self.bias, self.kernel_size, self.stride, self.dilation)
         return F.conv1d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
@@ -192,7 +203,10 @@ class ConvTranspose1d(Streamable):
         if n:
             y = self._conv(x)
             # The bias comes after the overlap is added, so that it counts once.
-            y = torch.cat([y[..., : self.excess] + tail, y[..., self.excess :]], dim=-1) if self.excess else y
+            if self.excess and not torch.is_grad_enabled():
+                y[..., : self.excess] += tail
+            elif self.excess:
+                y = torch.cat([y[..., : self.excess] + tail, y[..., self.excess :]], dim=-1)
         else:
             y = tail
         end = y.shape[-1] - self.right if final else n
@@ -203,4 +217,19 @@ class ConvTranspose1d(Streamable):
         return out, (tail, cut)
 
     def _conv(self, x: Tensor) -> Tensor:
+        if self.groups == 1 and self.kernel_size % self.stride == 0 and supports(x, self.weight):
+            return conv_transpose1d_gemm(
+                x, _packed(self, pack_conv_transpose1d), self.kernel_size, self.stride
+            )
         return F.conv_transpose1d(x, self.weight, None, self.stride, groups=self.groups)
+
+
+def _packed(layer: Conv1d | ConvTranspose1d, pack: Callable[[Tensor], Tensor]) -> Tensor:
+    """The layer's weight in the order that the fast kernel reads, made again whenever the weight has changed."""
+    weight = layer.weight
+    version = None if weight.is_inference() else weight._version
+    key = (version, weight.data_ptr(), weight.shape)
+    cached = layer.__dict__.get("_pack")
+    if cached is None or cached[0] != key or version is None:
+        cached = layer.__dict__["_pack"] = (key, pack(weight))
+    return cached[1]

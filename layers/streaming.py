@@ -33,6 +33,22 @@ def tree_map(fn: Callable[[Tensor], Tensor], tree: State) -> State:
     return tree
 
 
+def join(past: Tensor, x: Tensor) -> Tensor:
+    """`past` and then `x` along time. The order of the axes in memory is x's: the fast convolutions hand tensors on
+    with the channels innermost, and turning them around at every layer would cost more than it saves."""
+    return x if past.shape[-1] == 0 else join_all([past, x])
+
+
+def join_all(parts: list[Tensor]) -> Tensor:
+    """Parts (B, C, T) one after the other along time, in the memory order of the last."""
+    if len(parts) == 1:
+        return parts[0]
+    last = parts[-1]
+    if last.ndim == 3 and last.stride(1) == 1 and last.shape[1] > 1:
+        return torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
+    return torch.cat(parts, dim=-1)
+
+
 class Streamable(nn.Module):
     """A layer with explicit memory.
 
@@ -106,14 +122,21 @@ class Chain(Streamable):
         )
 
     def step(self, x: Tensor, state: State, final: bool = False) -> tuple[Tensor, State]:
-        following = []
-        for layer, own in zip(self.layers, state, strict=True):
-            if isinstance(layer, Streamable):
-                x, own = layer.step(x, own, final)
-            else:
-                x = layer(x)
-            following.append(own)
-        return x, tuple(following)
+        return step_layers(self.layers, x, state, final)
+
+
+def step_layers(
+    layers: Iterable[nn.Module], x: Tensor, state: State, final: bool = False
+) -> tuple[Tensor, State]:
+    """One step through layers in sequence, with one entry of `state` each (None for those without memory)."""
+    following = []
+    for layer, own in zip(layers, state, strict=True):
+        if isinstance(layer, Streamable):
+            x, own = layer.step(x, own, final)
+        else:
+            x = layer(x)
+        following.append(own)
+    return x, tuple(following)
 
 
 class Residual(Streamable):
@@ -145,7 +168,7 @@ class Residual(Streamable):
     def step(self, x: Tensor, state: State, final: bool = False) -> tuple[Tensor, State]:
         body_state, waiting = state
         y, body_state = self.body.step(x, body_state, final)
-        held = x if waiting is None or waiting.shape[-1] == 0 else torch.cat([waiting, x], dim=-1)
+        held = x if waiting is None else join(waiting, x)
         n = y.shape[-1]
         passed, waiting = held[..., :n], held[..., n:]
         if n:
