@@ -1,28 +1,30 @@
 """The house codec: a frame-rate backbone between two short-time transforms.
 
-    wav -> Frames -> log-compressed spectrum -> ConvNeXt at 100 Hz -> stride 2 -> ConvNeXt at 50 Hz -> latents
+    wav -> MDCT, companded -> ConvNeXt at 100 Hz -> stride 2 -> ConvNeXt at 50 Hz -> latents
         -> residual VQ (8 x 1024, 50 frames a second, 4 kbps)
-        -> ConvNeXt at 50 Hz -> x 2 -> ConvNeXt at 100 Hz -> spectrum -> OverlapAdd -> wav
+        -> ConvNeXt at 50 Hz -> x 2 -> ConvNeXt at 100 Hz -> expanded, inverse MDCT -> wav
 
-Everything is causal. Only the overlap of the synthesis windows looks ahead: `delay` samples (one frame at most).
-After Siuzdak, "Vocos", 2023 (Fourier head), with DAC's quantizer and snake.
+The residual stream is linear from end to end: with its blocks at zero the network is a transform codec, and
+`init_from_data` makes it the best such one (principal axes, k-means codebooks), from where training starts.
+Everything is causal. Only the overlap of the synthesis windows looks ahead: `delay` samples, half a frame.
+After Siuzdak, "Vocos", 2023 (ConvNeXt at the frame rate, a transform for a head), with DAC's quantizer and snake.
 
-Shapes: B batch, N samples, F bins, D latent channels, T frames, K codebooks.
+Shapes: B batch, N samples, W window, H hop (= coefficients of a transform), D latent channels, T frames, K codebooks.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.conv import Conv1d, ConvTranspose1d
-from ..layers.convnext import ChannelNorm, ConvNeXtBlock, Pointwise
+from ..layers.convnext import ConvNeXtBlock, Pointwise
 from ..layers.spectral import Frames, OverlapAdd
-from ..layers.streaming import Chain, State, Stream, Streamable
+from ..layers.streaming import Chain, Stream
 from .base import Codec, Codes
 from .quantizer import EMACodebook, FactorizedCodebook, QuantizedResult, ResidualVQ
 
@@ -33,17 +35,16 @@ class MynaConfig:
 
     name: str = "myna-24k"
     sample_rate: int = 24_000
-    hop: int = 240  # samples a spectrum: 100 Hz
-    window: int = 720  # of analysis and synthesis; window - hop samples are the model's look-ahead
-    stride: int = 2  # spectra a code frame: 50 Hz
-    width: int = 256  # channels at the rate of the spectra
+    hop: int = 240  # samples a transform: 100 Hz; its windows of two hops overlap by one, the model's look-ahead
+    stride: int = 2  # transforms a code frame: 50 Hz
+    width: int = 256  # channels at the rate of the transforms, at least `hop`
     latent_width: int = 384  # channels at the rate of the codes
     encoder_depth: tuple[int, int] = (2, 4)  # ConvNeXt blocks at 100 Hz, at 50 Hz
     decoder_depth: tuple[int, int] = (4, 4)  # ConvNeXt blocks at 50 Hz, at 100 Hz
     expansion: int = 3  # hidden width of a block, times its channels
     kernel_size: int = 7
     latent_dim: int = 64
-    quantizer: str = "factorized"  # or "ema"
+    quantizer: str = "ema"  # or "factorized"
     n_codebooks: int = 8
     codebook_size: int = 1024
     codebook_dim: int = 16  # of factorized codebooks
@@ -54,60 +55,75 @@ class MynaConfig:
         return self.hop * self.stride
 
 
-class Spectrum(nn.Module):
-    """Frames (B, W, T) to real features (B, 3F, T): the spectrum with its magnitude compressed, and its log.
+KNEE = 0.1  # of the companding curve: linear well below its square, a square root well above
 
-    A loud and a quiet voice, a vowel and its consonants differ by orders of magnitude; the power 0.3 and the
-    logarithm bring all of them to the scale that a network reads.
+
+def compress(x: Tensor) -> Tensor:
+    """sign(x) (sqrt(|x| + k^2) - k): loud and quiet on a scale that a network reads."""
+    return x.sign() * ((x.abs() + KNEE**2).sqrt() - KNEE)
+
+
+def expand(c: Tensor) -> Tensor:
+    """The inverse of `compress`: c (|c| + 2k)."""
+    return c * (c.abs() + 2 * KNEE)
+
+
+class MDCT(nn.Module):
+    """The modified discrete cosine transform (Princen and Bradley 1986) with a sine window, as a matrix.
+
+    Frames of 2H samples to H coefficients; the transpose and overlap-add give the samples back exactly.
     """
 
-    window: Tensor
+    basis: Tensor
 
-    def __init__(self, size: int):
+    def __init__(self, hop: int):
         super().__init__()
-        self.features = 3 * (size // 2 + 1)
-        self.register_buffer("window", torch.hann_window(size), persistent=False)
+        n, k = torch.arange(2 * hop, dtype=torch.float64)[:, None], torch.arange(hop, dtype=torch.float64)
+        cosine = torch.cos(math.pi / hop * (n + 0.5 + hop / 2) * (k + 0.5)) * (2 / hop) ** 0.5
+        window = torch.sin(math.pi / (2 * hop) * (n + 0.5))
+        self.register_buffer("basis", (cosine * window).float(), persistent=False)  # (2H, H)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, 2H, T) -> (B, H, T)."""
+        return torch.einsum("bwt,wh->bht", frames.float(), self.basis)
+
+    def inverse(self, coefficients: Tensor) -> Tensor:
+        """(B, H, T) -> windowed frames (B, 2H, T)."""
+        return torch.einsum("bht,wh->bwt", coefficients.float(), self.basis)
+
+
+class Analysis(nn.Module):
+    """Frames (B, 2H, T) to features (B, 2H, T): companded MDCT coefficients, and the logarithm of the power
+    around each of them, which unlike one coefficient does not swing with the phase."""
+
+    scale: Tensor
+
+    def __init__(self, hop: int):
+        super().__init__()
+        self.hop, self.mdct = hop, MDCT(hop)
+        self.register_buffer("scale", torch.full((hop, 1), 0.05))  # typical size of each coefficient
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] == 0:  # the FFT library refuses an empty batch
-            return x.new_zeros(x.shape[0], self.features, 0)
         with torch.autocast(x.device.type, enabled=False):
-            s = torch.fft.rfft(x.float().transpose(1, 2) * self.window)
-            power = s.real.square() + s.imag.square() + 1e-6
-            squeeze = power.pow(-0.35)
-            y = torch.cat([s.real * squeeze, s.imag * squeeze, 0.25 * power.log()], dim=-1)
-        return y.transpose(1, 2).to(x.dtype)
+            c = self.mdct(x) / self.scale
+            power = F.avg_pool1d(c.square().transpose(1, 2), 5, stride=1, padding=2).transpose(1, 2)
+            return torch.cat([compress(c), 0.25 * (power + KNEE**4).log()], dim=1)
 
 
-class FourierHead(nn.Module):
-    """Features (B, D, T) to windowed frames (B, W, T) through exp(m) (a + ib), one m, a and b a bin.
+class Synthesis(nn.Module):
+    """Features (B, width, T) to windowed frames (B, 2H, T): a linear map, expanded, through the inverse MDCT."""
 
-    The exponent spans the range of speech levels, the linear pair its signs and phases without a jump.
-    """
+    scale: Tensor
 
-    window: Tensor
-
-    def __init__(self, channels: int, size: int, hop: int):
+    def __init__(self, channels: int, hop: int):
         super().__init__()
-        self.size, self.bins = size, size // 2 + 1
-        self.norm = ChannelNorm(channels)
-        self.project = Pointwise(channels, 3 * self.bins)
-        with torch.no_grad():
-            self.project.linear.weight.mul_(0.5)
-            self.project.linear.bias[: self.bins].fill_(-0.5)
-        # Hann windows at a third of their length or less add up to a constant: divide by it.
-        window = torch.hann_window(size)
-        self.register_buffer("window", window * (hop / window.sum()), persistent=False)
+        self.project, self.mdct = Pointwise(channels, hop), MDCT(hop)
+        self.register_buffer("scale", torch.full((hop, 1), 0.05))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] == 0:
-            return x.new_zeros(x.shape[0], self.size, 0)
-        y = self.project(self.norm(x)).transpose(1, 2).float()
-        m, a, b = y.split(self.bins, dim=-1)
-        gain = m.clamp(max=5.0).exp() * self.size**0.5
+        c = self.project(x)
         with torch.autocast(x.device.type, enabled=False):
-            frames = torch.fft.irfft(torch.complex(gain * a, gain * b), n=self.size)
-        return (frames * self.window).transpose(1, 2)
+            return self.mdct.inverse(expand(c.float()) * self.scale)
 
 
 def _blocks(channels: int, depth: int, config: MynaConfig) -> list[nn.Module]:
@@ -116,31 +132,28 @@ def _blocks(channels: int, depth: int, config: MynaConfig) -> list[nn.Module]:
 
 def build_encoder(config: MynaConfig) -> Chain:
     """wav (B, 1, N) -> latents (B, D, T)."""
-    spectrum, s = Spectrum(config.window), config.stride
+    s = config.stride
     return Chain(
-        Frames(config.window, config.hop),
-        spectrum,
-        Pointwise(spectrum.features, config.width),
-        ChannelNorm(config.width),
+        Frames(2 * config.hop, config.hop),
+        Analysis(config.hop),
+        Pointwise(2 * config.hop, config.width),
         *_blocks(config.width, config.encoder_depth[0], config),
         Conv1d(config.width, config.latent_width, 2 * s, stride=s),
         *_blocks(config.latent_width, config.encoder_depth[1], config),
-        ChannelNorm(config.latent_width),
         Pointwise(config.latent_width, config.latent_dim),
     )
 
 
 def build_decoder(config: MynaConfig) -> Chain:
-    """latents (B, D, T) -> wav (B, 1, T * frame_size), `lag` samples late."""
+    """latents (B, D, T) -> wav (B, 1, T * frame_size), one hop late."""
     s = config.stride
     return Chain(
         Conv1d(config.latent_dim, config.latent_width, 3),
-        ChannelNorm(config.latent_width),
         *_blocks(config.latent_width, config.decoder_depth[0], config),
         ConvTranspose1d(config.latent_width, config.width, 2 * s, stride=s),
         *_blocks(config.width, config.decoder_depth[1], config),
-        FourierHead(config.width, config.window, config.hop),
-        OverlapAdd(config.window, config.hop),
+        Synthesis(config.width, config.hop),
+        OverlapAdd(2 * config.hop, config.hop),
     )
 
 
@@ -172,12 +185,48 @@ class MynaCodec(Codec):
         self.config = config = config or MynaConfig()
         self.name, self.sample_rate, self.frame_size = config.name, config.sample_rate, config.frame_size
         self.n_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
-        self.delay = config.window - config.hop
+        self.delay = config.hop
         self.encoder, self.quantizer, self.decoder = (
             build_encoder(config),
             build_quantizer(config),
             build_decoder(config),
         )
+
+    @torch.no_grad()
+    def init_from_data(self, wav: Tensor) -> None:
+        """Become the best transform codec for wav (B, 1, N), from which training then starts.
+
+        Coefficients are scaled to unit size, `latent_dim` principal axes of a code frame's coefficients are the
+        latents, and the codebooks are k-means centres. A few hundred seconds of speech are enough.
+        """
+        h, s = self.config.hop, self.config.stride
+        frames, analysis, stem, *rest = self.encoder.layers
+        down = next(layer for layer in rest if isinstance(layer, Conv1d))
+        lift = self.decoder.layers[0]
+        up = next(layer for layer in self.decoder.layers if isinstance(layer, ConvTranspose1d))
+        synthesis = self.decoder.layers[-2]
+        coefficients = analysis.mdct(frames(wav))
+        scale = coefficients.square().mean(dim=(0, 2)).sqrt()[:, None].clamp(min=1e-4)
+        analysis.scale.copy_(scale)
+        synthesis.scale.copy_(scale)
+        c = compress(coefficients / scale)
+        t = c.shape[-1] // s
+        pairs = c[..., : t * s].reshape(len(c), h, t, s).permute(0, 2, 3, 1).reshape(-1, s * h)  # (B T, s h)
+        axes = torch.linalg.eigh(pairs.t() @ pairs / len(pairs)).eigenvectors.flip(1)
+        n = min(self.config.latent_width, s * h)
+        axes = axes[:, :n].reshape(s, h, n)
+        for weight in (stem.linear.weight, down.weight, rest[-1].linear.weight, lift.weight, up.weight):
+            weight.mul_(0.02)  # what the start does not use stays small, but can learn
+        synthesis.project.linear.weight.mul_(0.02)
+        stem.linear.weight[:h, :h] += torch.eye(h)
+        down.weight[:n, :h, -s:] += axes.permute(2, 1, 0)
+        rest[-1].linear.weight[:, :n] += torch.eye(self.config.latent_dim, n)
+        lift.weight[:n, :, -1] += torch.eye(n, self.config.latent_dim)
+        up.weight[:n, :h, :s] += axes.permute(2, 1, 0)
+        synthesis.project.linear.weight[:, :h] += torch.eye(h)
+        for layer in (stem.linear, down, rest[-1].linear, lift, up, synthesis.project.linear):
+            layer.bias.zero_()
+        self.quantizer.init_from(self.latents(wav))
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of a waveform: enough for its last sample to be covered by every window that reaches it."""

@@ -17,7 +17,9 @@ class ConvNeXtBlock(Streamable):
     hidden: width of the pointwise pair.   kernel_size, dilation: of the depthwise convolution, which looks only back.
     """
 
-    def __init__(self, channels: int, hidden: int, kernel_size: int = 7, dilation: int = 1, scale: float = 0.1):
+    def __init__(
+        self, channels: int, hidden: int, kernel_size: int = 7, dilation: int = 1, scale: float = 1.0
+    ):
         super().__init__()
         self.in_channels = channels
         self.depthwise = Conv1d(channels, channels, kernel_size, dilation=dilation, groups=channels)
@@ -26,6 +28,8 @@ class ConvNeXtBlock(Streamable):
         self.alpha = nn.Parameter(torch.ones(hidden))
         self.contract = nn.Linear(hidden, channels)
         self.scale = nn.Parameter(torch.full((channels,), scale))
+        nn.init.zeros_(self.contract.weight)  # a new block is the identity
+        nn.init.zeros_(self.contract.bias)
 
     def init_state(self, batch: int, like: Tensor) -> State:
         return self.depthwise.init_state(batch, like)
@@ -35,17 +39,6 @@ class ConvNeXtBlock(Streamable):
         y = self.expand(self.norm(y.transpose(1, 2)))
         y = self.contract(snake(y, self.alpha))
         return x + (y * self.scale).transpose(1, 2), state
-
-
-class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of (B, C, T), frame by frame."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.transpose(1, 2)).transpose(1, 2)
 
 
 class Pointwise(nn.Module):

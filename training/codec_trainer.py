@@ -1,6 +1,7 @@
 """Training a codec: reconstruction, residual vector quantisation, and discriminators.
 
-    step < unquantized_steps            latents pass unquantised: they learn to carry information first
+    step = 0, unquantized_steps = 0     the codec starts as the best transform codec for the data
+    step < unquantized_steps            or latents pass unquantised: they learn to carry information first
     step = unquantized_steps            codebooks start from the data (k-means)
     step > unquantized_steps            quantised, a share of the examples not; random numbers of codebooks
     step >= adversarial_from            discriminators learn, and the codec learns to pass them
@@ -91,9 +92,10 @@ class CodecTrainer:
         _seed(recipe.seed, 0, 0)
         device = world.device
         self.codec = _start(recipe).to(device)
-        self.generator = distributed.wrap(self.codec, world)
         # Weights to start from have their codebooks placed.
         self.unquantized_steps = recipe.phases.unquantized_steps if recipe.init_from is None else 0
+        # The quantizer has no part in the steps that bypass it.
+        self.generator = distributed.wrap(self.codec, world, partly_used=self.unquantized_steps > 0)
         self.adversarial_from = recipe.phases.adversarial_from
         self.optimizer = torch.optim.AdamW(
             _groups(self.codec, recipe.optimizer.weight_decay),
@@ -283,13 +285,17 @@ class CodecTrainer:
 
     @torch.no_grad()
     def _start_codebooks(self) -> None:
-        """Place all codebooks where the latents are."""
+        """Place all codebooks where the latents are; a codec that has not learned anything yet starts as the
+        best transform codec for the data."""
         self.codec.eval()
         device, n = self.world.device, self.recipe.phases.codebook_batches
         batches = (self.crops.batch(self.step + i, self.world.rank).wav for i in range(n))
-        latents = torch.cat([self.codec.latents(wav.to(device)).float() for wav in batches])
-        self.codec.quantizer.init_from(latents)
-        distributed.broadcast(module_state(self.codec.quantizer).values())
+        if self.step == 0:
+            self.codec.init_from_data(torch.cat([wav.to(device) for wav in batches]))
+        else:
+            latents = torch.cat([self.codec.latents(wav.to(device)).float() for wav in batches])
+            self.codec.quantizer.init_from(latents)
+        distributed.broadcast(module_state(self.codec).values())
         self.ema.restart(self.codec)
         _seed(self.recipe.seed, self.step, self.world.rank)
 

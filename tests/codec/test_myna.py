@@ -7,7 +7,7 @@ from myna.codec.base import Codes
 from myna.codec.myna import MynaCodec, MynaConfig
 
 TINY = MynaConfig(
-    hop=24, window=72, width=16, latent_width=24, encoder_depth=(1, 1), decoder_depth=(1, 1), expansion=2,
+    hop=24, width=32, latent_width=24, encoder_depth=(1, 1), decoder_depth=(1, 1), expansion=2,
     latent_dim=8, codebook_size=16, codebook_dim=4, n_codebooks=3,
 )  # fmt: skip
 
@@ -31,7 +31,7 @@ def test_contract(codec):
     assert float(codec.frame_rate) == 500
     assert codec.bitrates == (2000.0, 4000.0, 6000.0)
     assert codec.codebooks_for(5000) == 2
-    assert codec.delay == 48 <= codec.frame_size
+    assert codec.delay == 24 <= codec.frame_size
 
 
 def test_streaming_equals_offline_for_any_chunks(codec):
