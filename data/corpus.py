@@ -16,6 +16,7 @@ import io
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -241,8 +242,20 @@ def _samples(shard: Path, bad: _Bad) -> Iterator[dict[str, Any]]:
     # rank needs the same cache.
     files = wds.tar_file_expander(wds.url_opener([{"url": str(shard)}], handler=note), handler=note)
     yield from wds.group_by_keys(files, handler=note)
-    if failures:
-        bad.shard(shard, failures[0])
+    if failures or not _whole(shard):
+        bad.shard(shard, failures[0] if failures else ValueError("damaged in the middle, the rest is not read"))
+
+
+def _whole(shard: Path) -> bool:
+    """Whether a tar that could be opened ends where its members do: a damaged header in its middle looks like
+    the end to every reader."""
+    try:
+        with tarfile.open(shard) as tar, open(shard, "rb") as file:
+            tar.getmembers()
+            file.seek(tar.offset)
+            return not any(file.read(tarfile.BLOCKSIZE))
+    except (tarfile.TarError, OSError):
+        return False
 
 
 def _decode_sample(sample: dict[str, Any], sample_rate: int) -> tuple[Item, np.ndarray] | Exception:

@@ -61,17 +61,17 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
-def wrap(module: nn.Module, world: World) -> nn.Module:
+def wrap(module: nn.Module, world: World, partly_used: bool = False) -> nn.Module:
     """The module with its gradients averaged over the processes (itself where there is one process).
 
-    Buffers are not synchronised: codebooks that follow the data sum their statistics themselves.
+    partly_used: some steps leave some parameters out. Buffers are not synchronised: codebooks that follow the
+    data sum their statistics themselves.
     """
     if world.size == 1:
         return module
     devices = [world.device.index] if world.device.type == "cuda" else None
-    # The quantizer has no part in the steps that bypass it.
     return DistributedDataParallel(
-        module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True
+        module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=partly_used
     )
 
 

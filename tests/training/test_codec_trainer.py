@@ -71,8 +71,8 @@ def test_tiny_recipe_goes_through_every_phase(tiny, tmp_path):
 
 
 def test_training_lowers_the_loss(tiny, tmp_path):
-    overrides = [*tiny, "max_steps=60", "phases.adversarial_from=null", "data.held_out=null", "log_every=10"]
-    overrides += ["save_every_steps=null", "spectral.windows_per_step=null", "optimizer.lr=0.01"]
+    overrides = [*tiny, "max_steps=60", "phases.adversarial_from=null", "data.held_out=null", "log_every=1"]
+    overrides += ["save_every_steps=null", "spectral.windows_per_step=null", "optimizer.lr=0.005"]
     train(TINY, overrides, quiet=True)
     first, *_, last = rows(tmp_path / "run", "train")
     assert last["complex"] < 0.5 * first["complex"]
