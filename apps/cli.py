@@ -12,9 +12,9 @@ import typer
 from .. import __version__
 from ..errors import MynaError
 from . import compress, decompress, evaluate, info, models, train
-from .console import complain
+from .console import PIPE_CLOSED, complain, silence_stdout
 
-INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # 128 + the signal, as shells count
+INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells count
 
 app = typer.Typer(
     name="myna",
@@ -57,6 +57,8 @@ def run(args: list[str]) -> int:
     """Run one command line; every failure is one line on standard error and an exit code."""
     try:
         code = app(args, prog_name="myna", standalone_mode=False)
+        if code == INTERRUPTED:  # typer catches Ctrl-C itself
+            complain("interrupted; nothing was left half written")
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except MynaError as error:
@@ -69,7 +71,7 @@ def run(args: list[str]) -> int:
         complain("terminated; nothing was left half written")
         return TERMINATED
     except BrokenPipeError:
-        _silence_stdout()
+        silence_stdout()
         return PIPE_CLOSED
     except MemoryError:
         complain("out of memory; close other programs or use a smaller model")
@@ -98,17 +100,12 @@ def main() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        _silence_stdout()
+        silence_stdout()
     sys.exit(code)
 
 
 def _terminate(signum: int, frame: Any) -> None:
     raise _Terminated
-
-
-def _silence_stdout() -> None:
-    """Whoever read our output has gone: keep the interpreter from complaining about it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help_for(error: Any) -> str:

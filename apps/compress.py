@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import typer
 
-from ..data.files import atomic_output, check_output, input_errors, output_errors
+from ..data.files import atomic_output, check_output, input_errors
 from ..errors import InputError, UsageError
 from .batch import run_jobs
-from .console import Console, Progress, size
+from .console import Console, Progress, data_to_stdout, size
 from .options import COMPRESSED, PIPE, Job, jobs_in, language_model, parse_bitrate, parse_size
 
 if TYPE_CHECKING:
@@ -275,9 +275,8 @@ def command(
     compressor = Compressor(options, console)
     if output == PIPE:
         check_kind(".myna", options)
-        with output_errors("standard output"):
+        with data_to_stdout():
             report = compressor.to_open_file(source, PIPE, sys.stdout.buffer, ".myna")
-            sys.stdout.buffer.flush()
         console.result(report, describe(report))
     elif Path(source).is_dir():
         from ..data.audio import SUFFIXES

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
+import typer
+
+from ..data.files import output_errors
+
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as shells count
 Progress = Callable[[float, float | None], None]  # seconds of audio done, seconds in all if known
 Transfer = Callable[[int, int | None], None]  # bytes done, bytes in all if known
 
@@ -85,3 +91,20 @@ def complain(line: str) -> None:
     """One line on standard error, whatever the message holds."""
     with contextlib.suppress(OSError, ValueError):
         print("myna: error: " + " ".join(str(line).split()), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def data_to_stdout() -> Iterator[None]:
+    """Around writing data to standard output: whoever read it and has gone ends the command without a word."""
+    try:
+        with output_errors("standard output"):
+            yield
+            sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        silence_stdout()
+        raise typer.Exit(PIPE_CLOSED) from None
+
+
+def silence_stdout() -> None:
+    """Keep the interpreter from complaining at exit about an output that nobody reads any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

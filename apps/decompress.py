@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import typer
 
-from ..data.files import atomic_output, check_output, input_errors, output_errors
+from ..data.files import atomic_output, check_output, input_errors
 from ..errors import UsageError
 from .batch import run_jobs
-from .console import Console
+from .console import Console, data_to_stdout
 from .options import COMPRESSED, PIPE, Job, check_seconds, codec_for, jobs_in, language_model
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Decompressor:
             opened = sys.stdin.buffer if source == PIPE else open(source, "rb")  # noqa: SIM115 (closed below)
         try:
             compressed, codec = self._open(opened)
-            with output_errors("standard output"):
+            with data_to_stdout():
                 return self._decode(compressed, codec, source, PIPE, sys.stdout.buffer, ".wav", live=True)
         finally:
             if source != PIPE:

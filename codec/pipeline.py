@@ -164,7 +164,8 @@ def encode_blocks(
             yield piece(encoder.push(split_channels(waiting[:, :size], codec.channels).to(device)))
             waiting = waiting[:, size:]
     waiting = np.concatenate([waiting, resampler.flush()], axis=1)
-    yield piece(encoder.push(split_channels(waiting, codec.channels).to(device)))
+    if waiting.shape[1]:
+        yield piece(encoder.push(split_channels(waiting, codec.channels).to(device)))
     yield piece(encoder.flush())
 
 
