@@ -1,10 +1,11 @@
-"""Our EnCodec and DAC beside the implementations that published them: the same random weights, the same audio, in
-one run, taking turns.
+"""Our EnCodec and DAC beside the implementations that published them: the same random weights, the same
+audio, in one run, taking turns.
 
     python benchmarks/codec.py [--seconds 10] [--threads 1 2] [--repeats 5] [--models encodec dac]
 
-Whole file: encode and decode in one call. Streaming: 20 ms chunks; the published code has no streaming, so what it
-would take is one call a chunk, which is what is timed there (without the context that its output would need).
+Whole file: encode and decode in one call. Streaming: 20 ms chunks; the published code has no streaming, so
+what it would take is one call a chunk, which is what is timed there (without the context that its output
+would need).
 Prints medians in milliseconds for a second of audio, and the ratio reference / ours.
 """
 
@@ -19,7 +20,6 @@ from pathlib import Path
 
 import torch
 from encodec import EncodecModel
-
 from myna.codec import Codec
 from myna.codec.registry import load_codec
 

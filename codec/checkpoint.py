@@ -73,8 +73,8 @@ def save_checkpoint(
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
     """The model that `save_checkpoint` wrote, in evaluation mode.
 
-    Raises MissingModelError if there is no such file, InputError if it is damaged, of another kind, or asks for
-    something that this version does not know.
+    Raises MissingModelError if there is no such file, InputError if it is damaged, of another kind, or asks
+    for something that this version does not know.
     """
     file = read_safetensors(path)
     if "config" not in file.metadata:
@@ -118,8 +118,8 @@ def read_safetensors(path: str | Path) -> CheckpointFile:
 
 
 def config_from_dict(kind: type, values: Mapping[str, Any], where: str | Path) -> Any:
-    """A config dataclass from JSON: lists become tuples, nested configs are built. Raises InputError for keys that
-    the config does not have and for values of the wrong type."""
+    """A config dataclass from JSON: lists become tuples, nested configs are built. Raises InputError for keys
+    that the config does not have and for values of the wrong type."""
     hints = typing.get_type_hints(kind)
     unknown = [key for key in values if key not in hints]
     if unknown:
@@ -157,8 +157,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """sha256 (64 hex digits) over the names, shapes and values of a model's weights: the same weights have the same
-    hash whichever file they came from."""
+    """sha256 (64 hex digits) over the names, shapes and values of a model's weights: the same weights have
+    the same hash whichever file they came from."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())

@@ -17,23 +17,26 @@ from ..layers.streaming import State, Streamable, join_all, step_layers
 from .base import Codec, Codes
 from .quantizer import ResidualVQ
 
-# Frames that encode and decode hand through the convolutions at a time when nothing is learned, so that activations
-# stay in the cache; and through the whole network, so that memory does not grow with the length of the input. The
-# second is longer because an LSTM has a fixed cost a call.
+# Frames that encode and decode hand through the convolutions at a time when nothing is learned, so that
+# activations stay in the cache; and through the whole network, so that memory does not grow with the length
+# of the input. The second is longer because an LSTM has a fixed cost a call.
 BLOCK_FRAMES = 40
 LONG_BLOCK_FRAMES = 600
 
 
 class ConvolutionalCodec(Codec):
-    """A codec whose encoder (rate 1 / frame_size) and decoder (rate frame_size) are Chains around a ResidualVQ.
+    """A codec whose encoder (rate 1 / frame_size) and decoder (rate frame_size) are Chains around a
+    ResidualVQ.
 
-    whole_frames: the end of the input is filled with zeros to a whole frame before it is encoded (DAC); otherwise
+    whole_frames: the end of the input is filled with zeros to a whole frame before it is encoded (DAC);
+    otherwise
         the encoder fills it by its own rule (EnCodec).
     """
 
     encoder: Chain
     decoder: Chain
     quantizer: ResidualVQ
+    decoder_channels: int  # D
     whole_frames: bool = False
 
     def encode(self, wav: Tensor, n_codebooks: int | None = None) -> Codes:
@@ -72,8 +75,8 @@ class ConvolutionalCodec(Codec):
 
 
 def step_in_blocks(network: Chain, x: Tensor, state: State, final: bool, frame: int) -> tuple[Tensor, State]:
-    """`network.step`, each run of layers between LSTMs in blocks of BLOCK_FRAMES; `frame` entries of x are one
-    frame."""
+    """`network.step`, each run of layers between LSTMs in blocks of BLOCK_FRAMES; `frame` entries of x are
+    one frame."""
     layers, following, entries = list(network.layers), [], Fraction(frame)
     first = 0
     while first < len(layers):

@@ -1,7 +1,7 @@
 """EnCodec (Défossez et al. 2022): SEANet around a residual quantizer of Euclidean codebooks.
 
-24 kHz is causal and runs sample by sample. 48 kHz normalises over time, so it runs on segments of one second, each
-scaled to unit loudness, which overlap by a hundredth and are cross-faded:
+24 kHz is causal and runs sample by sample. 48 kHz normalises over time, so it runs on segments of one second,
+each scaled to unit loudness, which overlap by a hundredth and are cross-faded:
 
     offset 0        47520     48000     95040     95520
            |---- segment 0 ----|
@@ -72,9 +72,9 @@ ENCODEC_48K = EncodecConfig(
 class Encodec(ConvolutionalCodec):
     """EnCodec as one stream (24 kHz).
 
-    The official bandwidths 1.5, 3, 6, 12 and 24 kbps are 2, 4, 8, 16 and 32 codebooks. A stream waits for a few
-    frames at its beginning (a reflected start has to see what it mirrors), then every frame_size samples give one
-    frame and every frame gives frame_size samples.
+    The official bandwidths 1.5, 3, 6, 12 and 24 kbps are 2, 4, 8, 16 and 32 codebooks. A stream waits for a
+    few frames at its beginning (a reflected start has to see what it mirrors), then every frame_size samples
+    give one frame and every frame gives frame_size samples.
     """
 
     def __init__(self, config: EncodecConfig = ENCODEC_24K):
@@ -99,8 +99,8 @@ class Encodec(ConvolutionalCodec):
 class SegmentedEncodec(Encodec):
     """EnCodec by segments (48 kHz stereo).
 
-    Codes.codes is the concatenation of the segments' frames along T, Codes.scale (B, S) their loudness. How many
-    frames belong to each segment follows from T alone (`segment_frames`).
+    Codes.codes is the concatenation of the segments' frames along T, Codes.scale (B, S) their loudness. How
+    many frames belong to each segment follows from T alone (`segment_frames`).
     """
 
     def __init__(self, config: EncodecConfig = ENCODEC_48K):
@@ -114,8 +114,8 @@ class SegmentedEncodec(Encodec):
     def segment_frames(self, n_frames: int) -> list[int]:
         """Frames of each segment in a row of `n_frames`.
 
-        All segments but the last are full, unless the input ended between the start of the last one and the end of
-        the one before: that one is then a frame short, and the last a single frame.
+        All segments but the last are full, unless the input ended between the start of the last one and the
+        end of the one before: that one is then a frame short, and the last a single frame.
         """
         full = self.segment // self.frame_size
         n, rest = divmod(n_frames, full)
@@ -155,7 +155,8 @@ class SegmentedEncodec(Encodec):
 
 
 class SegmentedEncoderStream:
-    """Samples in, codes out, a segment at a time; `scale` (B, S) has the loudness of all segments coded so far."""
+    """Samples in, codes out, a segment at a time; `scale` (B, S) has the loudness of all segments coded so
+    far."""
 
     def __init__(self, codec: SegmentedEncodec, batch: int, n_codebooks: int):
         like = next(codec.parameters())

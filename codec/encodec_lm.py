@@ -1,9 +1,9 @@
-"""EnCodec's language model over codes (Défossez et al. 2022, section 3.3): a small transformer that predicts all
-codebooks of a frame from the frames before, for the entropy coder of `.ecdc`.
+"""EnCodec's language model over codes (Défossez et al. 2022, section 3.3): a small transformer that predicts
+all codebooks of a frame from the frames before, for the entropy coder of `.ecdc`.
 
-Two programs can share an arithmetic-coded file only if their probabilities agree to the last bit, so the order and
-the shapes of the operations here follow the published model: attention over the raw inputs of the past, one zero
-vector before the first frame, projections made anew at every step.
+Two programs can share an arithmetic-coded file only if their probabilities agree to the last bit, so the
+order and the shapes of the operations here follow the published model: attention over the raw inputs of the
+past, one zero vector before the first frame, projections made anew at every step.
 
 Shapes: B batch, K codebooks, V codebook_size, T frames, E width, P past frames.
 """
@@ -72,8 +72,8 @@ class EncodecLM(nn.Module):
         return LMState((zeros,) * self.config.n_layers, 0)
 
     def forward(self, previous: Tensor, state: LMState | None = None) -> LMResult:
-        """previous (B, K, T), any K up to n_codebooks: 1 + the codes of the frame before each frame, 0 where there
-        is none (the first frame)."""
+        """previous (B, K, T), any K up to n_codebooks: 1 + the codes of the frame before each frame, 0 where
+        there is none (the first frame)."""
         state = self.init_state(previous.shape[0]) if state is None else state
         k = previous.shape[1]
         x = sum(embed(previous[:, i]) for i, embed in enumerate(list(self.emb)[:k]))
@@ -113,7 +113,8 @@ class CausalTransformer(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention over `seen` (which ends with x itself), then a feed-forward layer, each followed by a norm."""
+    """Attention over `seen` (which ends with x itself), then a feed-forward layer, each followed by a
+    norm."""
 
     def __init__(self, config: EncodecLMConfig):
         super().__init__()

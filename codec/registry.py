@@ -2,7 +2,8 @@
 
     load_codec("myna-24k")                 ships with the package
     load_codec("encodec-24k")              from the cache (`myna models download encodec-24k` puts it there)
-    load_codec("some/checkpoint")          .safetensors (ours or Hugging Face), .th, .pth, or a folder of Hugging Face
+    load_codec("some/checkpoint")          .safetensors (ours or Hugging Face), .th, .pth, or a folder of
+    Hugging Face
 
 The cache is $MYNA_CACHE, or ~/.cache/myna.
 """
@@ -150,10 +151,11 @@ def model_path(name: str) -> Path:
 def download(
     name: str, progress: Callable[[int, int | None], None] | None = None, force: bool = False
 ) -> Path:
-    """Fetch a model's weights into the cache, check them, and return their path; nothing to do if they are there.
+    """Fetch a model's weights into the cache, check them, and return their path; nothing to do if they are
+    there.
 
-    progress: called with (bytes so far, bytes in all or None) as they arrive. Raises MissingModelError when they
-    cannot be fetched or are not what the publisher states; the cache is then as it was before.
+    progress: called with (bytes so far, bytes in all or None) as they arrive. Raises MissingModelError when
+    they cannot be fetched or are not what the publisher states; the cache is then as it was before.
     """
     entry, path = find_model(name), model_path(name)
     if path.is_file() and not force:
@@ -203,11 +205,11 @@ def _fetch(entry: ModelEntry, path: Path, progress: Callable[[int, int | None], 
 
 
 def load_codec(name_or_path: str | Path = "myna-24k", device: str | torch.device = "cpu") -> Codec:
-    """A codec by its name, or from a checkpoint: ours, EnCodec's `.th`, DAC's `.pth`, Hugging Face's safetensors of
-    either (the file or its folder). In evaluation mode.
+    """A codec by its name, or from a checkpoint: ours, EnCodec's `.th`, DAC's `.pth`, Hugging Face's
+    safetensors of either (the file or its folder). In evaluation mode.
 
-    Raises UsageError for an unknown name, MissingModelError if the weights are not on this machine, InputError if
-    they are damaged or not a codec's.
+    Raises UsageError for an unknown name, MissingModelError if the weights are not on this machine,
+    InputError if they are damaged or not a codec's.
     """
     model = load_model(name_or_path)
     if not isinstance(model, Codec):
@@ -218,7 +220,8 @@ def load_codec(name_or_path: str | Path = "myna-24k", device: str | torch.device
 
 
 def load_encodec_lm(name_or_path: str | Path) -> EncodecLM:
-    """EnCodec's language model by the name "encodec-lm-24k", "encodec-lm-48k", or from its `.th` or our checkpoint.
+    """EnCodec's language model by the name "encodec-lm-24k", "encodec-lm-48k", or from its `.th` or our
+    checkpoint.
     Raises as `load_codec` does."""
     model = load_model(name_or_path)
     if not isinstance(model, EncodecLM):
@@ -274,8 +277,8 @@ def _load_file(path: Path) -> nn.Module:
     """Tell the kind of a file by what is in it, not by its name."""
     with open(path, "rb") as opened:
         head = opened.read(10)
-    # A safetensors file starts with the length of its header (8 bytes) and the header's brace; torch's are zip
-    # archives, or pickles in old ones.
+    # A safetensors file starts with the length of its header (8 bytes) and the header's brace; torch's are
+    # zip archives, or pickles in old ones.
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         file = read_safetensors(path)
         if "config" in file.metadata:

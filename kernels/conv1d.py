@@ -1,16 +1,16 @@
 """1-d convolution and its transpose on a CPU: PyTorch's, and as matrix products over frames in memory order.
 
-With channels next to each other in memory, a convolution of stride s is a few matrix products over overlapping
-views of the input, with no copy of it (s = 2, kernel 4):
+With channels next to each other in memory, a convolution of stride s is a few matrix products over
+overlapping views of the input, with no copy of it (s = 2, kernel 4):
 
     memory     |f0 f1|f2 f3|f4 f5|f6 f7|      rows of s frames, s * C numbers each
     y[t]     = row[t] W0 + row[t + 1] W1      W0: the first s taps, W1: the others
 
-Measured against `F.conv1d` (benchmarks/codec.py): equal at large sizes, several times faster at the few frames of a
-streaming chunk, where `F.conv1d` reorders its weights at every call.
+Measured against `F.conv1d` (benchmarks/codec.py): equal at large sizes, several times faster at the few
+frames of a streaming chunk, where `F.conv1d` reorders its weights at every call.
 
-Shapes: B batch, C input channels, O output channels, T frames, K taps. All tensors are (B, C, T); the fast versions
-like them, and return them, with frames outermost in memory: the transpose of a contiguous (B, T, C).
+Shapes: B batch, C input channels, O output channels, T frames, K taps. All tensors are (B, C, T); the fast
+versions like them, and return them, with frames outermost in memory: the transpose of a contiguous (B, T, C).
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def conv1d_gemm(
 
 
 def conv_transpose1d_gemm(x: Tensor, packed: Tensor, kernel_size: int, stride: int) -> Tensor:
-    """As `conv_transpose1d_reference`, with the weight from `pack_conv_transpose1d`; kernel_size must be a multiple
-    of the stride."""
+    """As `conv_transpose1d_reference`, with the weight from `pack_conv_transpose1d`; kernel_size must be a
+    multiple of the stride."""
     x = x.transpose(1, 2).contiguous()
     b, t, c = x.shape
     m, out = kernel_size // stride, packed.shape[1] // kernel_size

@@ -34,8 +34,8 @@ PadMode = Literal["constant", "reflect"]
 
 
 def pad1d(x: Tensor, left: int, right: int, mode: PadMode) -> Tensor:
-    """Pad the last axis. An input too short to be reflected is first filled with zeros on the right, which are
-    cut away again, as EnCodec does."""
+    """Pad the last axis. An input too short to be reflected is first filled with zeros on the right, which
+    are cut away again, as EnCodec does."""
     if mode == "constant" or max(left, right) == 0:
         return F.pad(x, (left, right))
     missing = max(0, max(left, right) + 1 - x.shape[-1])
@@ -46,9 +46,11 @@ def pad1d(x: Tensor, left: int, right: int, mode: PadMode) -> Tensor:
 class Conv1d(Streamable):
     """A 1-d convolution with its own padding.
 
-    padding: "causal" (all of it on the left), "centred" (EnCodec's split: the odd frame to the left) or an explicit
+    padding: "causal" (all of it on the left), "centred" (EnCodec's split: the odd frame to the left) or an
+    explicit
         number of frames on each side (DAC).
-    fill: pad the end so that every input frame is covered by a whole stride (EnCodec); otherwise a rest that is
+    fill: pad the end so that every input frame is covered by a whole stride (EnCodec); otherwise a rest that
+    is
         shorter than the stride is dropped, as torch does.
     """
 
@@ -108,8 +110,9 @@ class Conv1d(Streamable):
     def init_state(self, batch: int, like: Tensor) -> State:
         """(carry, frames at its beginning kept only to be mirrored, whether the left padding is in place).
 
-        A reflected beginning has to wait for what it mirrors, a reflected end has to remember it. The beginning
-        also waits for as much as the end could mirror: a signal shorter than that is reflected as a whole.
+        A reflected beginning has to wait for what it mirrors, a reflected end has to remember it. The
+        beginning also waits for as much as the end could mirror: a signal shorter than that is reflected as a
+        whole.
         """
         mirrored = self.pad_mode == "reflect" and self.left > 0
         return like.new_zeros(batch, self.in_channels, 0 if mirrored else self.left), 0, int(not mirrored)
@@ -143,9 +146,11 @@ class Conv1d(Streamable):
 
 
 class ConvTranspose1d(Streamable):
-    """A transposed 1-d convolution: every frame writes `kernel_size` frames, overlapping with its neighbours'.
+    """A transposed 1-d convolution: every frame writes `kernel_size` frames, overlapping with its
+    neighbours'.
 
-    padding: "causal" cuts all the excess on the right, "centred" splits it (EnCodec: the odd frame on the left),
+    padding: "causal" cuts all the excess on the right, "centred" splits it (EnCodec: the odd frame on the
+    left),
         a number cuts that many frames on each side (DAC).
     """
 
@@ -225,7 +230,8 @@ class ConvTranspose1d(Streamable):
 
 
 def _packed(layer: Conv1d | ConvTranspose1d, pack: Callable[[Tensor], Tensor]) -> Tensor:
-    """The layer's weight in the order that the fast kernel reads, made again whenever the weight has changed."""
+    """The layer's weight in the order that the fast kernel reads, made again whenever the weight has
+    changed."""
     weight = layer.weight
     version = None if weight.is_inference() else weight._version
     key = (version, weight.data_ptr(), weight.shape)

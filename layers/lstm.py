@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .streaming import State, Streamable
 
-
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _FEW = 24  # frames in a call below which torch's own LSTM is slower (measured at 512 channels)
 
@@ -42,8 +41,8 @@ class LSTM(Streamable):
         return (y + x if self.skip else y), (hidden.transpose(0, 1), cell.transpose(0, 1))
 
     def _few_frames(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The same for one row, frame by frame: torch's LSTM rearranges its weights at every call, which costs more
-        than the few frames of a streaming chunk."""
+        """The same for one row, frame by frame: torch's LSTM rearranges its weights at every call, which
+        costs more than the few frames of a streaming chunk."""
         y, hiddens, cells = x[0].t(), [], []
         for layer in range(self.lstm.num_layers):
             w_in, w_hidden, b_in, b_hidden = (getattr(self.lstm, f"{name}_l{layer}") for name in _WEIGHTS)

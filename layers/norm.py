@@ -9,8 +9,8 @@ from .streaming import State, Streamable
 
 
 class TimeGroupNorm(Streamable):
-    """Zero mean and unit variance over all channels and frames of each example, then a gain and a bias a channel
-    (the "time_group_norm" of EnCodec 48 kHz).
+    """Zero mean and unit variance over all channels and frames of each example, then a gain and a bias a
+    channel (the "time_group_norm" of EnCodec 48 kHz).
 
     Every output frame depends on every input frame, so nothing is emitted before the end; a model that has it
     streams by segments. x (B, C, T) -> (B, C, T).

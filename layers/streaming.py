@@ -3,9 +3,10 @@
 Memory is an argument, never a mode: a layer that remembers takes its state and returns the next one, and the
 offline `forward` is one long `step`, so that offline and streaming cannot drift apart.
 
-Shapes: B batch, C channels, T frames. States are pytrees of tensors and plain integers. A layer emits every output
-frame as soon as its inputs have arrived, so a chunk of any length goes in and between none and all of its frames
-come out; in the steady state with aligned chunks all shapes are constant (a CUDA graph can hold the step).
+Shapes: B batch, C channels, T frames. States are pytrees of tensors and plain integers. A layer emits every
+output frame as soon as its inputs have arrived, so a chunk of any length goes in and between none and all of
+its frames come out; in the steady state with aligned chunks all shapes are constant (a CUDA graph can hold
+the step).
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ def tree_map(fn: Callable[[Tensor], Tensor], tree: State) -> State:
 
 
 def join(past: Tensor, x: Tensor) -> Tensor:
-    """`past` and then `x` along time. The order of the axes in memory is x's: the fast convolutions hand tensors on
-    with the channels innermost, and turning them around at every layer would cost more than it saves."""
+    """`past` and then `x` along time. The order of the axes in memory is x's: the fast convolutions hand
+    tensors on with the channels innermost, and turning them around at every layer would cost more than it
+    saves."""
     return x if past.shape[-1] == 0 else join_all([past, x])
 
 
@@ -54,7 +56,8 @@ class Streamable(nn.Module):
 
     rate: output frames per input frame (1/8 for a convolution of stride 8, 8 for its transpose).
     delay: look-ahead in input frames once the stream runs (0 when strictly causal).
-    resettable: whether single rows of a batch can be restarted in the middle of a stream, which needs every row to
+    resettable: whether single rows of a batch can be restarted in the middle of a stream, which needs every
+    row to
         emit at the same time: true for causal layers with constant padding.
     """
 
@@ -63,7 +66,8 @@ class Streamable(nn.Module):
     resettable: bool = True
 
     def needed(self, n: int) -> int:
-        """Input frames that must have arrived for the first `n` output frames to be out, once the stream runs."""
+        """Input frames that must have arrived for the first `n` output frames to be out, once the stream
+        runs."""
         return -(-n * self.rate.denominator // self.rate.numerator) + self.delay
 
     def init_state(self, batch: int, like: Tensor) -> State:
@@ -73,7 +77,8 @@ class Streamable(nn.Module):
     def step(self, x: Tensor, state: State, final: bool = False) -> tuple[Tensor, State]:
         """Consume x (B, C, T) and `state`; return the frames that are now certain, and the next state.
 
-        `final` says that nothing follows: the layer pads the end by its own rule and emits what it still owes.
+        `final` says that nothing follows: the layer pads the end by its own rule and emits what it still
+        owes.
         The input state may be reused for storage: whoever wants to keep it forks it first.
         """
         raise NotImplementedError
@@ -83,7 +88,8 @@ class Streamable(nn.Module):
 
 
 class Chain(Streamable):
-    """Layers in sequence; those that are not Streamable work frame by frame, on no frames too, without memory."""
+    """Layers in sequence; those that are not Streamable work frame by frame, on no frames too, without
+    memory."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__()
@@ -98,8 +104,8 @@ class Chain(Streamable):
 
     @property
     def delay(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Look-ahead in frames of the chain's own input: the worst of one period of its strides, since a frame and
-        its neighbour can wait for different numbers of inputs."""
+        """Look-ahead in frames of the chain's own input: the worst of one period of its strides, since a
+        frame and its neighbour can wait for different numbers of inputs."""
         period = max(prod(layer.rate.numerator for layer in self._streamable()), 1)
         waits = (self.needed(n) - -(-n // self.rate) for n in range(1000 * period, 1001 * period))
         return max(0, *waits, 0)
@@ -142,7 +148,8 @@ def step_layers(
 class Residual(Streamable):
     """x + body(x), the skip held back until the body has caught up with it.
 
-    The body keeps the frame rate. `skip` may be a 1x1 convolution (EnCodec) or None for the identity (DAC, ConvNeXt).
+    The body keeps the frame rate. `skip` may be a 1x1 convolution (EnCodec) or None for the identity (DAC,
+    ConvNeXt).
     """
 
     def __init__(self, body: Streamable, skip: nn.Module | None = None):

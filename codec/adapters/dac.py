@@ -1,12 +1,12 @@
 """DAC's checkpoints: the original `.pth` package and Hugging Face's safetensors.
 
-original                               Hugging Face                        here
-encoder.block.0.weight_g               encoder.conv1.weight                encoder.layers.0.weight
-encoder.block.1.block.2.block.0.alpha  encoder.block.0.res_unit3.snake1... encoder.layers.1.layers.2.body.layers.0...
-encoder.block.1.block.4.weight_v       encoder.block.0.conv1.weight        encoder.layers.1.layers.4.weight
-decoder.model.1.block.1.weight_v       decoder.block.0.conv_t1.weight      decoder.layers.1.layers.1.weight
-decoder.model.6.bias                   decoder.conv2.bias                  decoder.layers.6.bias
-quantizer.quantizers.0.codebook.weight the same                            quantizer.codebooks.0.codebook.weight
+Original                                 Hugging Face                         here
+encoder.block.0.weight_g                 encoder.conv1.weight                 encoder.layers.0.weight
+encoder.block.1.block.2.block.0.alpha    encoder.block.0.res_unit3.snake1.*   encoder.layers.1.layers.2.body...
+encoder.block.1.block.4.weight_v         encoder.block.0.conv1.weight         encoder.layers.1.layers.4.weight
+decoder.model.1.block.1.weight_v         decoder.block.0.conv_t1.weight       decoder.layers.1.layers.1.weight
+decoder.model.6.bias                     decoder.conv2.bias                   decoder.layers.6.bias
+quantizer.quantizers.0.codebook.weight   the same                             quantizer.codebooks.0.codebook...
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def is_dac(keys: Mapping[str, Any]) -> bool:
 def adapt_dac(weights: Mapping[str, Tensor], path: str | Path, sample_rate: int | None = None) -> DAC:
     """The model of a checkpoint, on the CPU, ready to run.
 
-    Dimensions are read off the weights. `sample_rate` comes from the file's own metadata; without it, it is that of
-    the published model with the same strides and codebooks. Raises InputError for weights that do not fit.
+    Dimensions are read off the weights. `sample_rate` comes from the file's own metadata; without it, it is
+    that of the published model with the same strides and codebooks. Raises InputError for weights that do not
+    fit.
     """
     folded = fold_weight_norm(weights)
     n_blocks = 1 + max((int(m[2]) for key in folded if (m := _HF_BLOCK.fullmatch(key))), default=-1)
@@ -87,9 +88,7 @@ def _config(weights: Mapping[str, Tensor], sample_rate: int | None, path: str | 
         )
         if sample_rate is None:
             if published is None:
-                raise InputError(
-                    f"{path}: a DAC of unknown sample rate; keep its config.json beside it, or the metadata inside it"
-                )
+                raise InputError(f"{path}: a DAC of unknown sample rate; keep its config.json beside it")
             sample_rate = published.sample_rate
         name = published.name if published else f"dac-{sample_rate // 1000}k"
         return DACConfig(

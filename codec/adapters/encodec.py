@@ -1,11 +1,11 @@
-"""EnCodec's checkpoints: the original flat `.th` and Hugging Face's safetensors, and the language model's `.th`.
+"""EnCodec's checkpoints: the original `.th`, Hugging Face's safetensors, and the language model's `.th`.
 
-original                                       Hugging Face                      here
-encoder.model.0.conv.conv.weight_g             encoder.layers.0.conv.weight_g    encoder.layers.0.weight
-encoder.model.1.block.1.conv.conv.weight_v     encoder.layers.1.block.1.conv...  encoder.layers.1.body.layers.1...
-encoder.model.1.shortcut.conv.conv.bias        encoder.layers.1.shortcut.conv... encoder.layers.1.skip.bias
-decoder.model.3.convtr.norm.weight             decoder.layers.3.norm.weight      decoder.layers.3.layers.1.weight
-quantizer.vq.layers.0._codebook.embed          quantizer.layers.0.codebook.embed quantizer.codebooks.0.embed
+Original                                    Hugging Face                        here
+encoder.model.0.conv.conv.weight_g          encoder.layers.0.conv.weight_g      encoder.layers.0.weight
+encoder.model.1.block.1.conv.conv.weight_v  encoder.layers.1.block.1.conv...    encoder.layers.1.body.layers.1...
+encoder.model.1.shortcut.conv.conv.bias     encoder.layers.1.shortcut.conv...   encoder.layers.1.skip.bias
+decoder.model.3.convtr.norm.weight          decoder.layers.3.norm.weight        decoder.layers.3.layers.1.weight
+quantizer.vq.layers.0._codebook.embed       quantizer.layers.0.codebook.embed   quantizer.codebooks.0.embed
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def adapt_encodec(
 ) -> Encodec:
     """The model of a checkpoint, on the CPU, ready to run.
 
-    Dimensions are read off the weights. What they cannot tell (rate, padding, segments) comes from `hf_config`,
-    Hugging Face's config.json, or else is that of the published model with the same normalisation.
+    Dimensions are read off the weights. What they cannot tell (rate, padding, segments) comes from
+    `hf_config`, Hugging Face's config.json, or else is that of the published model with the same
+    normalisation.
     Raises InputError for weights that do not fit, or a config that asks for what is not supported.
     """
     folded = fold_weight_norm(weights)
@@ -132,8 +133,8 @@ def _config(
 
 
 def adapt_encodec_lm(weights: Mapping[str, Tensor], path: str | Path) -> EncodecLM:
-    """EnCodec's language model from its `.th`. Attention reaches 3.5 s back: 75 or 150 frames a second are told
-    apart by the number of codebooks (32 and 16)."""
+    """EnCodec's language model from its `.th`. Attention reaches 3.5 s back: 75 or 150 frames a second are
+    told apart by the number of codebooks (32 and 16)."""
     try:
         n_codebooks = sum(key.startswith("emb.") for key in weights)
         published = ENCODEC_LM_48K if n_codebooks == ENCODEC_LM_48K.n_codebooks else ENCODEC_LM_24K

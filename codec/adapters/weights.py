@@ -30,8 +30,13 @@ def fold_weight_norm(weights: Weights) -> dict[str, Tensor]:
                     raise InputError(
                         f"checkpoint has {key} without {stem + v}: it is incomplete, download it again"
                     )
-                folded[stem + "weight"] = torch._weight_norm(folded.pop(stem + v), folded.pop(key), 0)
+                folded[stem + "weight"] = _fold(folded.pop(stem + v), folded.pop(key))
     return folded
+
+
+def _fold(v: Tensor, g: Tensor) -> Tensor:
+    """In torch's own kernel, so that the weights are the published ones to the last bit."""
+    return torch._weight_norm(v, g, 0)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def load_strictly(model: nn.Module, weights: Weights, path: str | Path) -> None:

@@ -1,5 +1,5 @@
-"""Published checkpoints against the implementations that published them: the same weights, drawn at random and saved
-in the official formats, must give the same codes and the same audio."""
+"""Published checkpoints against the implementations that published them: the same weights, drawn at random
+and saved in the official formats, must give the same codes and the same audio."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from encodec import EncodecModel
 from encodec import modules as encodec_modules
 from encodec.model import LMModel
 from encodec.quantization import ResidualVectorQuantizer
-from torch import Tensor, nn
-
 from myna.codec.dac import DAC_16K, DAC_24K, DAC_44K, DAC_44K_16KBPS
 from myna.codec.encodec import ENCODEC_24K, ENCODEC_48K
 from myna.codec.registry import load_codec, load_encodec_lm
 from myna.errors import InputError
+from torch import Tensor, nn
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()

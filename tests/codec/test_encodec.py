@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-
 from myna.codec import Codec, Codes
 from myna.codec.dac import DAC, DACConfig
 from myna.codec.encodec import ENCODEC_48K, Encodec, EncodecConfig, SegmentedEncodec, build_encodec
 from myna.codec.seanet import SEANetConfig
 from myna.errors import InputError, UsageError
+from torch import Tensor
 
 TINY = EncodecConfig(seanet=SEANetConfig(n_filters=4, dimension=16), n_codebooks=4, codebook_size=64)
 TINY_48K = EncodecConfig(

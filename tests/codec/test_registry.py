@@ -9,8 +9,6 @@ import urllib.error
 
 import pytest
 import torch
-from safetensors.torch import save_file
-
 from myna.codec import registry
 from myna.codec.checkpoint import load_checkpoint, save_checkpoint, weights_hash
 from myna.codec.dac import DAC, DACConfig
@@ -19,6 +17,7 @@ from myna.codec.encodec_lm import EncodecLM, EncodecLMConfig
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.codec.seanet import SEANetConfig
 from myna.errors import InputError, MissingModelError, MynaError, UsageError
+from safetensors.torch import save_file
 
 SMALL = {"n_codebooks": 2, "codebook_size": 16}
 MODELS = {
@@ -84,7 +83,7 @@ def test_a_checkpoint_cut_or_flipped_anywhere_gives_one_line(tmp_path):
 def change(path, **changes):
     model = MODELS["dac"]()
     save_checkpoint(model, path)
-    config = {"family": "dac", **{k: v for k, v in vars(model.config).items()}, **changes}
+    config = {"family": "dac", **dict(vars(model.config).items()), **changes}
     config = {key: value for key, value in config.items() if value is not None}
     save_file(model.state_dict(), path, metadata={"config": json.dumps(config)})
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
 from myna.codec.dac import DACConfig, dac_decoder, dac_encoder
 from myna.codec.seanet import SEANetConfig, seanet_decoder, seanet_encoder
 from myna.kernels.conv1d import (
@@ -19,6 +17,7 @@ from myna.kernels.conv1d import (
 )
 from myna.layers import Conv1d, ConvTranspose1d, Stream
 from myna.layers.lstm import LSTM
+from torch import nn
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
@@ -93,7 +94,7 @@ def signal(channels: int, n: int, batch: int = 2, seed: int = 1) -> Tensor:
 
 def cut(x: Tensor, cuts: list[int]) -> list[Tensor]:
     edges = [0, *sorted(cuts), x.shape[-1]]
-    return [x[..., a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [x[..., a:b] for a, b in itertools.pairwise(edges)]
 
 
 def assert_same(name: str, a: Tensor, b: Tensor) -> None:
