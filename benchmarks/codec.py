@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -72,9 +73,8 @@ def encodec(args: argparse.Namespace, folder: Path) -> None:
     frames, codes = reference.encode(wav), codec.encode(wav, 8)
     few = codes.codes[..., :150]
     assert torch.equal(frames[0][0], codes.codes)
-    print(
-        f"encodec-24k: codes identical, audio within {(reference.decode(frames)[..., : wav.shape[-1]] - codec.decode(codes)).abs().max():.1e}"
-    )
+    theirs = reference.decode(frames)[..., : wav.shape[-1]]
+    print(f"encodec-24k: codes identical, audio within {(theirs - codec.decode(codes)).abs().max():.1e}")
     for threads in args.threads:
         torch.set_num_threads(threads)
         whole = [
@@ -117,13 +117,16 @@ def dac(args: argparse.Namespace, folder: Path) -> None:
         codes = codec.encode(wav, 8)
         for threads in args.threads:
             torch.set_num_threads(threads)
-            runs = [
-                ("encode", lambda: reference.encode(wav, 8), lambda: codec.encode(wav, 8)),
-                ("decode", lambda: reference.decode(audio_codes=codes.codes), lambda: codec.decode(codes)),
-            ]
-            for what, theirs, ours in runs:
-                times = medians(theirs, ours, min(args.repeats, 3))
-                report(f"{name} {what}, whole file", threads, seconds, times)
+            repeats = min(args.repeats, 3)
+            times = medians(partial(reference.encode, wav, 8), partial(codec.encode, wav, 8), repeats)
+            report(f"{name} encode, whole file", threads, seconds, times)
+            theirs = partial(reference.decode, audio_codes=codes.codes)
+            report(
+                f"{name} decode, whole file",
+                threads,
+                seconds,
+                medians(theirs, partial(codec.decode, codes), repeats),
+            )
 
 
 def main() -> None:

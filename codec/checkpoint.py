@@ -124,7 +124,8 @@ def config_from_dict(kind: type, values: Mapping[str, Any], where: str | Path) -
     unknown = [key for key in values if key not in hints]
     if unknown:
         raise InputError(
-            f"{where}: unknown key {unknown[0]!r} in its configuration; it was written by a newer version: update myna"
+            f"{where}: unknown key {unknown[0]!r} in its configuration; "
+            "if a newer version wrote it, update myna"
         )
     built = {}
     for key, value in values.items():

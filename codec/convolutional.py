@@ -166,7 +166,7 @@ def check_wav(codec: Codec, wav: Tensor, shortest: int = 1) -> None:
     if wav.ndim != 3 or wav.shape[1] != codec.channels or wav.shape[-1] < shortest:
         raise InputError(
             f"{codec.name} encodes waveforms of shape (batch, {codec.channels}, samples >= {shortest}), got "
-            f"{tuple(wav.shape)}: resample to {codec.sample_rate} Hz and mix to {codec.channels} channel(s) first"
+            f"{tuple(wav.shape)}: resample to {codec.sample_rate} Hz and mix to {codec.channels} channels"
         )
 
 
@@ -183,7 +183,7 @@ def check_codes(codec: Codec, codes: Tensor) -> None:
     """Raises InputError unless codes is (B, K, T) within the codec's codebooks."""
     if codes.ndim != 3 or not 1 <= codes.shape[1] <= codec.n_codebooks or codes.shape[-1] == 0:
         raise InputError(
-            f"{codec.name} decodes codes of shape (batch, 1..{codec.n_codebooks} codebooks, frames >= 1), got "
+            f"{codec.name} decodes codes of shape (batch, codebooks 1..{codec.n_codebooks}, frames), got "
             f"{tuple(codes.shape)}"
         )
     low, high = int(codes.min()), int(codes.max())

@@ -177,8 +177,8 @@ def download(
             file.write(block)
         if entry.sha256 and not digest.hexdigest().startswith(entry.sha256):
             raise MissingModelError(
-                f"{entry.url} has sha256 {digest.hexdigest()[:16]}..., expected {entry.sha256[:16]}...; nothing was kept,"
-                " try again"
+                f"{entry.url} has sha256 {digest.hexdigest()[:16]}..., expected {entry.sha256[:16]}...; "
+                "nothing was kept, try again"
             )
     return path
 
@@ -200,7 +200,8 @@ def _fetch(entry: ModelEntry, path: Path, progress: Callable[[int, int | None], 
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise MissingModelError(
-            f"cannot download {entry.name} from {entry.url} ({reason}); fetch it on another machine and put it at {path}"
+            f"cannot download {entry.name} from {entry.url} ({reason}); "
+            f"fetch it on another machine and put it at {path}"
         ) from None
 
 
@@ -317,7 +318,8 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     ) as error:  # the restricted unpickler fails on arbitrary bytes in whichever way it stumbles
         reason = " ".join(str(error).split())[:80]
         raise InputError(
-            f"{path} is not a whole checkpoint of plain weights ({type(error).__name__}: {reason}); download it again"
+            f"{path} is not a whole checkpoint of plain weights ({type(error).__name__}: {reason}); "
+            "download it again"
         ) from None
     if not isinstance(package, Mapping):
         raise InputError(f"{path} holds a {type(package).__name__}, expected named weights")

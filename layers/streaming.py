@@ -224,8 +224,8 @@ class Stream:
         """Start the rows where `rows` (B,) is true anew; the others go on undisturbed."""
         if not self.layer.resettable:
             raise ValueError(
-                "rows of this stream cannot be restarted one by one because its layers look ahead or reflect their "
-                "beginning; open a new Stream instead"
+                "rows of this stream cannot be restarted one by one because its layers look ahead or reflect "
+                "their beginning; open a new Stream instead"
             )
         fresh = self.layer.init_state(self.batch, self._like)
         self.state = _merge(rows, fresh, self.state)
@@ -270,7 +270,7 @@ def _merge(rows: Tensor, fresh: State, running: State) -> State:
             fresh = torch.zeros_like(running)
         if fresh.shape != running.shape:
             raise ValueError(
-                "rows can only be restarted between whole frames: push a multiple of the stride first, then reset"
+                "rows can only be restarted between whole frames: push a multiple of the stride, then reset"
             )
         mask = rows.to(running.device).view(-1, *([1] * (running.ndim - 1)))
         return torch.where(mask, fresh, running)

@@ -2,11 +2,11 @@
 
 Original                                 Hugging Face                         here
 encoder.block.0.weight_g                 encoder.conv1.weight                 encoder.layers.0.weight
-encoder.block.1.block.2.block.0.alpha    encoder.block.0.res_unit3.snake1.*   encoder.layers.1.layers.2.body...
+encoder.block.1.block.2.block.0.alpha    encoder.block.0.res_unit3.snake1.*   encoder.layers.1.layers.2...
 encoder.block.1.block.4.weight_v         encoder.block.0.conv1.weight         encoder.layers.1.layers.4.weight
 decoder.model.1.block.1.weight_v         decoder.block.0.conv_t1.weight       decoder.layers.1.layers.1.weight
 decoder.model.6.bias                     decoder.conv2.bias                   decoder.layers.6.bias
-quantizer.quantizers.0.codebook.weight   the same                             quantizer.codebooks.0.codebook...
+quantizer.quantizers.0.codebook.weight   the same                             quantizer.codebooks.0...
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Original                                    Hugging Face                        here
 encoder.model.0.conv.conv.weight_g          encoder.layers.0.conv.weight_g      encoder.layers.0.weight
-encoder.model.1.block.1.conv.conv.weight_v  encoder.layers.1.block.1.conv...    encoder.layers.1.body.layers.1...
+encoder.model.1.block.1.conv.conv.weight_v  encoder.layers.1.block.1.conv...    encoder.layers.1.body...
 encoder.model.1.shortcut.conv.conv.bias     encoder.layers.1.shortcut.conv...   encoder.layers.1.skip.bias
-decoder.model.3.convtr.norm.weight          decoder.layers.3.norm.weight        decoder.layers.3.layers.1.weight
+decoder.model.3.convtr.norm.weight          decoder.layers.3.norm.weight        decoder.layers.3.layers.1...
 quantizer.vq.layers.0._codebook.embed       quantizer.layers.0.codebook.embed   quantizer.codebooks.0.embed
 """
 

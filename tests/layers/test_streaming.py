@@ -50,7 +50,8 @@ LAYERS: dict[str, tuple[int, Callable[[], Streamable]]] = {
     "myna-decoder": (4, lambda: build_decoder(MYNA)),
 }
 for _kernel, _stride, _dilation in [
-    (1, 1, 1), (2, 1, 1), (3, 1, 2), (7, 1, 1), (7, 1, 9), (3, 3, 1), (4, 2, 1), (5, 2, 3), (10, 5, 1), (16, 8, 1),
+    (1, 1, 1), (2, 1, 1), (3, 1, 2), (7, 1, 1), (7, 1, 9), (3, 3, 1), (4, 2, 1), (5, 2, 3),
+    (10, 5, 1), (16, 8, 1),
 ]:  # fmt: skip
     for _padding, _fill in (("causal", True), ("centred", True), (1, False), (_kernel // 2, True)):
         for _mode in ("constant", "reflect"):
