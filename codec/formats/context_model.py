@@ -130,7 +130,7 @@ class ContextModel:
             for d in range(1, config.past + 1):
                 x[d:, :, k, d - 1] = present[: max(frames - d, 0)]
                 x[:d, :, k, d - 1] = table[config.codebook_size]
-        x = x.reshape(frames * streams, -1)
+        x = x.reshape(frames * streams, n_codebooks * (config.past + 1) * config.embedding)
         for k in range(n_codebooks):
             yield self._weights(k, x[:, : config.sources(k) * config.embedding])
 

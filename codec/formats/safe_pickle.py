@@ -26,7 +26,7 @@ _NAMES = {
     "numpy ndarray": _NDARRAY,
 }
 _DTYPES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "O", "O8"])
-_MAX_STACK = 100_000
+_MAX_STACK = 1000
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _LITERALS = frozenset(
@@ -86,6 +86,8 @@ def load_array(data: bytes) -> Any:
     """
     try:
         outer = _run(data)
+    except PickleError:
+        raise
     except (ValueError, IndexError, TypeError, KeyError, AttributeError, OverflowError, MemoryError) as error:
         raise PickleError(f"its pickle is damaged ({type(error).__name__})") from None
     if not isinstance(outer, _Array) or not isinstance(outer.value, list) or len(outer.value) != 1:

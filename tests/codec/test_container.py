@@ -313,7 +313,7 @@ def size_of_packet(packet: RawPacket) -> int:
 
 
 def check_read(data: bytes, codes: torch.Tensor, n_samples: int):
-    """Whatever `data` is: CorruptStreamError, reported damage, or exactly the codes; what is not lost is right."""
+    """CorruptStreamError, reported damage, or exactly the codes; and whatever is not lost is right."""
     try:
         opened, packets = read(data)
     except CorruptStreamError:
