@@ -40,7 +40,7 @@ def medians(first: Callable[[], object], second: Callable[[], object], repeats: 
 def report(name: str, threads: int, seconds: float, times: tuple[float, float]) -> None:
     reference, ours = (1000 * t / seconds for t in times)
     print(
-        f"{name:34} {threads} thread(s)   reference {reference:8.1f} ms/s ({1000 / reference:5.1f}x real time)   "
+        f"{name:34} {threads} threads  reference {reference:8.1f} ms/s ({1000 / reference:5.1f}x real time)  "
         f"ours {ours:8.1f} ms/s ({1000 / ours:5.1f}x)   ratio {reference / ours:5.2f}",
         flush=True,
     )

@@ -48,7 +48,7 @@ class EncodecConfig:
         hop, common = self.seanet.hop_length, self.segment - self.segment_stride
         if self.segment % hop or not hop < common < 2 * hop:
             raise UsageError(
-                f"segment {self.segment} with overlap {self.overlap} cannot be told apart in a row of frames: "
+                f"segment {self.segment} with overlap {self.overlap} cannot be told apart in a row: "
                 f"use a multiple of {hop} samples that overlaps by more than {hop} and less than {2 * hop}"
             )
 
@@ -247,7 +247,7 @@ class SegmentedDecoderStream:
         if codec.config.normalize:
             if self.scale.shape[1] == 0:
                 raise InputError(
-                    f"{codec.name} needs the loudness of every segment to decode it; give `scale` with the codes"
+                    f"{codec.name} needs the loudness of every segment; give `scale` with the codes"
                 )
             wav, self.scale = wav * self.scale[:, :1, None], self.scale[:, 1:]
         n = wav.shape[-1]
