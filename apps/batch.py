@@ -17,8 +17,8 @@ from .options import Job
 def run_jobs(jobs: Iterable[Job], work: Callable[[Job], tuple[Any, str]], console: Console) -> None:
     """Do all jobs; `work` returns the facts of one and a line about it.
 
-    With --json the outcome is {"files": [...], "errors": [...]}. Ends with the exit code of the failures, 1 if
-    they are of different kinds.
+    With --json the outcome is {"files": [...], "errors": [...]}. Ends with the exit code of the failures, 1
+    if they are of different kinds.
     """
     done, errors, codes = [], [], set()
     for job in jobs:

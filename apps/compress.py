@@ -108,7 +108,7 @@ class Compressor:
             counted = Counted(file)
             with tempfile.TemporaryFile() as whole:
                 made = pipeline.compress(reader, whole, codec, k, progress)
-                k = pipeline.shrink(whole, counted, options.target_size)  # pyright: ignore[reportArgumentType]
+                k = pipeline.shrink(whole, counted, options.target_size)  # pyright: ignore
             made = replace(made, n_bytes=counted.n_bytes, n_codebooks=k)
         return _report(source, target, codec, made)
 
@@ -168,7 +168,7 @@ class Compressor:
                 for part in damage:
                     self.console.note(f"{source}: {part}")
             else:
-                k = pipeline.shrink(opened, counted, options.target_size, k)  # pyright: ignore[reportArgumentType]
+                k = pipeline.shrink(opened, counted, options.target_size, k)  # pyright: ignore
         seconds = info.duration or 0.0
         return CompressReport(
             input=source,
@@ -247,7 +247,9 @@ def command(
     model: str = typer.Option(
         None, help="A name of `myna models list`, or a checkpoint.  [default: by format]"
     ),
-    bitrate: str | None = typer.Option(None, help="At most this many kbps before entropy coding (a channel)."),
+    bitrate: str | None = typer.Option(
+        None, help="At most this many kbps before entropy coding (a channel)."
+    ),
     target_size: str | None = typer.Option(None, help="At most this many bytes: 20000, 20k, 1.5M."),
     lm: bool = typer.Option(False, "--lm", help="Entropy-code .ecdc with EnCodec's language model (slow)."),
     force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),

@@ -95,7 +95,8 @@ def complain(line: str) -> None:
 
 @contextlib.contextmanager
 def data_to_stdout() -> Iterator[None]:
-    """Around writing data to standard output: whoever read it and has gone ends the command without a word."""
+    """Around writing data to standard output: whoever read it and has gone ends the command without a
+    word."""
     try:
         with output_errors("standard output"):
             yield

@@ -141,7 +141,7 @@ class Decompressor:
             self.console.note(f"{_name(source)} is damaged: {damage}")
         if made.clipped and not options.float32:
             self.console.note(
-                f"{_name(target)}: {made.clipped} samples were beyond full scale and clamped; --float keeps them"
+                f"{_name(target)}: {made.clipped} samples beyond full scale were clamped; --float keeps them"
             )
         return DecompressReport(
             input=source,

@@ -54,7 +54,9 @@ def download_command(
 
 @app.command("path")
 def path_command(
-    name: str | None = typer.Argument(None, help="A name of `myna models list`; none for the folder of the cache."),
+    name: str | None = typer.Argument(
+        None, help="A name of `myna models list`; none for the folder of the cache."
+    ),
 ) -> None:
     """Where a model is, or would be after a download."""
     from ..codec.registry import cache_dir, model_path

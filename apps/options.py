@@ -99,8 +99,8 @@ class Job:
 
 
 def jobs_in(folder: Path, output: Path | None, suffixes: Iterable[str], new_name: str) -> Iterator[Job]:
-    """Every file below `folder` with one of `suffixes`, and where its result goes: the same tree below `output`, or
-    beside it. `new_name` is a pattern of the stem: "{}.myna".
+    """Every file below `folder` with one of `suffixes`, and where its result goes: the same tree
+    below `output`, or beside it. `new_name` is a pattern of the stem: "{}.myna".
 
     Raises InputError if there is none, UsageError if two of them would give the same output.
     """

@@ -48,8 +48,8 @@ def compress(
 def decompress(source: str | Path | BinaryIO | bytes, model: str | Path | Codec | None = None) -> Audio:
     """A compressed file (`.myna`, or `.ecdc` and `.dac` of the published models) to its recording.
 
-    source: a path, an open file, or the bytes.   model: as in `compress`; None for the one that the file names.
-    The samples (C, N) have the original rate, channels and length; damaged parts are concealed.
+    source: a path, an open file, or the bytes.   model: as in `compress`; None for the one that the file
+    names. The samples (C, N) have the original rate, channels and length; damaged parts are concealed.
     Raises InputError, CorruptStreamError or MissingModelError.
 
     >>> audio = decompress(data)

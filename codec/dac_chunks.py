@@ -1,8 +1,8 @@
 """DAC without padding, as its own `.dac` files are coded by default: chunks that stand alone.
 
-The original program takes the padding out of every convolution, codes windows that overlap by what this costs, and
-puts the decoded chunks in a row. A chunk then decodes to fewer samples than frames x frame_size, and needs nothing
-of its neighbours.
+The original program takes the padding out of every convolution, codes windows that overlap by what this
+costs, and puts the decoded chunks in a row. A chunk then decodes to fewer samples than frames x frame_size,
+and needs nothing of its neighbours.
 
 Shapes: B batch, D channels, T frames or samples.
 """

@@ -51,9 +51,7 @@ def compress_to_ecdc(
                 writer.push(codes, scale)
     writer.close()
     elapsed = time.perf_counter() - began
-    return Compressed(
-        info.sample_rate, info.channels, counted.n_samples, n_codebooks, file.tell(), elapsed
-    )
+    return Compressed(info.sample_rate, info.channels, counted.n_samples, n_codebooks, file.tell(), elapsed)
 
 
 def compress_to_dac(
@@ -68,7 +66,9 @@ def compress_to_dac(
     open_reader: opens the recording, twice. Raises UsageError for another model than DAC.
     """
     if not isinstance(codec, DAC):
-        raise UsageError(f".dac holds codes of DAC, not of {codec.name}; write .myna instead, or choose a dac- model")
+        raise UsageError(
+            f".dac holds codes of DAC, not of {codec.name}; write .myna instead, or choose a dac- model"
+        )
     began = time.perf_counter()
     with open_reader() as reader:
         info, meter = reader.info, LoudnessMeter(reader.info.sample_rate, reader.info.channels)
@@ -80,21 +80,22 @@ def compress_to_dac(
         scaled = _Mapped(CountedReader(reader, progress), info.channels, lambda x: x * np.float32(gain))
         pieces = [piece.codes.to(torch.int16) for piece in encode_blocks(scaled, codec, n_codebooks)]
     codes = torch.cat(pieces, dim=-1).long()
-    content = DacContent(
-        codes, input_db, meter.n_samples, info.sample_rate, codes.shape[-1], info.channels
-    )
+    content = DacContent(codes, input_db, meter.n_samples, info.sample_rate, codes.shape[-1], info.channels)
     write_dac(file, content)
     elapsed = time.perf_counter() - began
     return Compressed(info.sample_rate, info.channels, meter.n_samples, n_codebooks, file.tell(), elapsed)
 
 
 def mix(block: np.ndarray, channels: int) -> np.ndarray:
-    """(C, n) to (channels, n) as EnCodec does: the mean to mono, mono to both sides. Raises InputError otherwise."""
+    """(C, n) to (channels, n) as EnCodec does: the mean to mono, mono to both sides. Raises InputError
+    otherwise."""
     if channels == 1:
         return block.mean(axis=0, keepdims=True)
     if block.shape[0] in (1, channels):
         return np.repeat(block, channels // block.shape[0], axis=0)
-    raise InputError(f".ecdc in stereo takes mono or stereo, not {block.shape[0]} channels; write .myna instead")
+    raise InputError(
+        f".ecdc in stereo takes mono or stereo, not {block.shape[0]} channels; write .myna instead"
+    )
 
 
 class _Mapped:

@@ -6,7 +6,8 @@
 A codec of fewer channels than the recording codes them side by side, as rows of a batch: a stereo recording
 through a mono codec is two streams, six channels through a stereo codec are three.
 
-Shapes: C channels of the recording, S streams, c channels of the codec, n and m samples, K codebooks, t frames.
+Shapes: C channels of the recording, S streams, c channels of the codec, n and m samples, K codebooks, t
+frames.
 """
 
 from __future__ import annotations
@@ -135,12 +136,11 @@ class Piece:
     scale: Tensor | None = None
 
 
-def encode_blocks(
-    reader: Blocks, codec: Codec, n_codebooks: int | None = None
-) -> Iterator[Piece]:
+def encode_blocks(reader: Blocks, codec: Codec, n_codebooks: int | None = None) -> Iterator[Piece]:
     """The codes of a recording, piece by piece: those of `codec.encode` on the whole of it.
 
-    The codec is fed in blocks of one size however the recording arrives, so a pipe and a file give the same bits.
+    The codec is fed in blocks of one size however the recording arrives, so a pipe and a file give the same
+    bits.
     """
     channels = reader.info.channels
     resampler = Resampler(reader.info.sample_rate, codec.sample_rate, channels)
@@ -186,10 +186,12 @@ def decode_blocks(
     total = info.duration
     if total is not None and start >= total > 0:
         raise InputError(f"the recording lasts {total:.2f} s; a start at {start:g} s is behind its end")
-    decoder = DacChunkStream(codec, info.streams) if info.separate_chunks else codec.decoder_stream(info.streams)
+    chunked = info.separate_chunks
+    decoder = DacChunkStream(codec, info.streams) if chunked else codec.decoder_stream(info.streams)
     resampler = Resampler(codec.sample_rate, rate, info.channels)
     device = next(codec.parameters()).device
-    # Segments that overlap have frames that are not evenly spaced in time: those files are decoded from the start.
+    # Segments that overlap have frames that are not evenly spaced in time: those files are decoded from the
+    # start.
     seek = max(0.0, start - PREROLL_SECONDS) if info.format == "myna" and not info.scaled else 0.0
     fade = _Fade(codec.frame_size)
     window: _Window | None = None
@@ -198,10 +200,9 @@ def decode_blocks(
             at = round(packet.start * codec.frame_size * rate / codec.sample_rate) - info.skip
             window = _Window(compressed, codec, at, round(start * rate), duration)
         codes = packet.codes.to(device)
-        if packet.scale is None:
-            wav = decoder.push(codes)
-        else:  # only the streams of models that normalise loudness take it
-            wav = decoder.push(codes, packet.scale[:, None])  # pyright: ignore[reportCallIssue]
+        # Only the streams of models that normalise loudness take it.
+        loudness = () if packet.scale is None else (packet.scale[:, None],)
+        wav = decoder.push(codes, *loudness)
         wav = fade.apply(wav, codes.shape[-1], packet.gain)
         block = window.cut(resampler.push(join_channels(wav, info.channels)))
         if block.shape[1]:
@@ -225,7 +226,8 @@ class _Fade:
         self.at = frame_size  # of the next sample, counted from the first of these frames
 
     def apply(self, wav: Tensor, n_frames: int, gain: Tensor | None) -> Tensor:
-        """wav (S, c, n), the audio that `n_frames` more frames, of gain (n_frames,) or None for 1, made certain."""
+        """wav (S, c, n), the audio that `n_frames` more frames, of gain (n_frames,) or None for 1, made
+        certain."""
         new = np.ones(n_frames, np.float32) if gain is None else gain.numpy()
         self.gains = np.concatenate([self.gains, new])
         n = wav.shape[-1]
@@ -240,7 +242,8 @@ class _Fade:
 
 
 class _Window:
-    """The stretch of the decoded samples that is wanted, in a stream whose true length may be learned at its end.
+    """The stretch of the decoded samples that is wanted, in a stream whose true length may be learned at its
+    end.
 
     at: position, in samples at the original rate, of the next sample to come.
     """
@@ -249,7 +252,8 @@ class _Window:
         rate = compressed.info.original_sample_rate
         self.compressed, self.at, self.start = compressed, at, start
         self.end = None if duration is None else start + round(duration * rate)
-        # What a codec adds behind the end: less than two frames and its delay. Held back while the end is unknown.
+        # What a codec adds behind the end: less than two frames and its delay. Held back while the end is
+        # unknown.
         self.margin = resampled_length(2 * codec.frame_size + codec.delay, codec.sample_rate, rate)
         self.held = np.zeros((compressed.info.channels, 0), np.float32)
 
@@ -266,7 +270,8 @@ class _Window:
         if end is not None:
             n = max(0, min(n, end - self.at))
             short = end - self.at - n
-            # A codec may fall a few samples short of the end; a damaged file by more, which silence must not hide.
+            # A codec may fall a few samples short of the end; a damaged file by more, which silence must not
+            # hide.
             if final and 0 < short <= self.margin:
                 block = np.pad(block, ((0, 0), (0, short)))
                 n += short
@@ -366,7 +371,8 @@ def shrink(source: BinaryIO, destination: BinaryIO, max_bytes: int, most: int | 
 def restore_loudness(
     blocks: Iterator[np.ndarray], rate: int, channels: int, loudness: float
 ) -> Iterator[np.ndarray]:
-    """The same at `loudness` (LUFS), which only the end of a recording tells: it waits in a temporary file."""
+    """The same at `loudness` (LUFS), which only the end of a recording tells: it waits in a temporary
+    file."""
     meter = LoudnessMeter(rate, channels)
     with tempfile.TemporaryFile() as waiting:
         for block in blocks:
@@ -388,7 +394,8 @@ def decompress(
     progress: Progress | None = None,
     flush: Callable[[], None] | None = None,
 ) -> Decompressed:
-    """Decode a compressed file into what `open_output` gives for the number of samples to come (None: not known).
+    """Decode a compressed file into what `open_output` gives for the number of samples to come (None: not
+    known).
 
     flush: called after every block, so that a player hears it at once.
     """

@@ -1,7 +1,7 @@
 """Audio in and out, in blocks, in constant memory.
 
-In: WAV, FLAC, MP3, OGG, Opus and what else libsndfile knows, 8 to 192 kHz, 1 to 8 channels, from a file or from
-standard input. Out: WAV (16-bit or float) and FLAC. Samples are (C, N) float32, nominally in [-1, 1].
+In: WAV, FLAC, MP3, OGG, Opus and what else libsndfile knows, 8 to 192 kHz, 1 to 8 channels, from a file or
+from standard input. Out: WAV (16-bit or float) and FLAC. Samples are (C, N) float32, nominally in [-1, 1].
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import InputError, UsageError
 from .files import atomic_output, input_errors
 from .resample import Resampler
-from .wav import UnsupportedWav, WavReader, WavWriter, to_int16
+from .wav import UnsupportedWavError, WavReader, WavWriter, to_int16
 
 if TYPE_CHECKING:
     import soundfile
@@ -96,7 +96,8 @@ class AudioReader:
                 )
             if np.abs(block).max() > MAX_LEVEL:
                 raise InputError(
-                    f"{self.name} has samples up to {np.abs(block).max():.3g}; float audio lies within -1 to 1, scale it"
+                    f"{self.name} has samples up to {np.abs(block).max():.3g}; "
+                    "float audio lies within -1 to 1, scale it"
                 )
             n_read += n
             yield block
@@ -105,7 +106,7 @@ class AudioReader:
         promised = self.info.n_frames
         if self._sound and promised and n_read < promised and self.info.format not in LOSSY:
             raise InputError(
-                f"{self.name} is truncated: its header promises {promised} samples a channel, {n_read} are there"
+                f"{self.name} is truncated: the header promises {promised} samples, {n_read} are there"
             )
 
     def close(self) -> None:
@@ -130,7 +131,7 @@ class AudioReader:
                 stream.forget()
                 wav = self._wav
                 return AudioInfo(wav.sample_rate, wav.channels, wav.n_frames, "WAV", wav.subtype)
-            except UnsupportedWav:
+            except UnsupportedWavError:
                 stream.rewind()
         if path is None:
             path = self._spool(stream)
@@ -157,11 +158,11 @@ class AudioReader:
     def _check_info(self) -> None:
         if not MIN_RATE <= self.info.sample_rate <= MAX_RATE:
             raise InputError(
-                f"{self.name} has a sample rate of {self.info.sample_rate} Hz; expected {MIN_RATE} to {MAX_RATE}"
+                f"{self.name} has a rate of {self.info.sample_rate} Hz; expected {MIN_RATE} to {MAX_RATE}"
             )
         if not 1 <= self.info.channels <= MAX_CHANNELS:
             raise InputError(
-                f"{self.name} has {self.info.channels} channels; expected 1 to {MAX_CHANNELS}, mix it down first"
+                f"{self.name} has {self.info.channels} channels; expected 1 to {MAX_CHANNELS}: mix it down"
             )
 
     def _read_sound(self, size: int) -> np.ndarray:
@@ -219,7 +220,12 @@ class FlacWriter:
         self._guard = _Guard(file)
         with self._guard:
             self._sound = soundfile.SoundFile(
-                self._guard, "w", samplerate=sample_rate, channels=channels, format="FLAC", subtype="PCM_16"
+                self._guard,
+                "w",
+                samplerate=sample_rate,
+                channels=channels,
+                format="FLAC",
+                subtype="PCM_16",  # pyright: ignore[reportArgumentType]
             )
 
     def write(self, block: np.ndarray) -> None:
@@ -322,8 +328,8 @@ class _Replay:
 class _Guard:
     """A file between libsndfile and the disk, which keeps the exception that C cannot carry.
 
-    libsndfile calls `write` from C; an exception there would be printed as a traceback and lost. It is kept and
-    raised by the `with` block around the call.
+    libsndfile calls `write` from C; an exception there would be printed as a traceback and lost. It is kept
+    and raised by the `with` block around the call.
     """
 
     def __init__(self, file: BinaryIO):

@@ -26,11 +26,11 @@ def check_output(path: str | Path, force: bool = False) -> None:
 def atomic_output(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
     """Open `path` for writing through a temporary name in the same folder.
 
-    The name appears only when the block ends without an exception; otherwise (Ctrl-C included) the temporary file
-    is removed and a file that was there before stays as it was. Devices and pipes are written directly.
+    The name appears only when the block ends without an exception; otherwise (Ctrl-C included) the temporary
+    file is removed and a file that was there before stays as it was. Devices and pipes are written directly.
 
-    Raises UsageError if the file exists without `force`, OutputError if it cannot be written (no permission, no
-    such folder, no space).
+    Raises UsageError if the file exists without `force`, OutputError if it cannot be written (no permission,
+    no such folder, no space).
     """
     check_output(path, force)
     with output_errors(path):

@@ -43,7 +43,8 @@ class LoudnessMeter:
 
     @property
     def loudness(self) -> float:
-        """Integrated loudness in LUFS with both gates; shorter than 0.4 s counts as filled up with silence."""
+        """Integrated loudness in LUFS with both gates; shorter than 0.4 s counts as filled up with
+        silence."""
         energies = np.concatenate(self._energies) if self._energies else np.zeros(0)
         if len(energies) < 4:
             rest = (np.square(self._rest, dtype=np.float64).sum(axis=1) * self.gains[:, 0]).sum()
@@ -62,7 +63,8 @@ def k_weighting(x: Tensor, sample_rate: int) -> Tensor:
     """
     from torchaudio.functional import lfilter
 
-    for frequency, q, gain_db in ((1681.9744509, 0.7071752370, 3.9998438540), (38.1354708, 0.5003270374, None)):
+    shelf, high_pass = (1681.9744509, 0.7071752370, 3.9998438540), (38.1354708, 0.5003270374, None)
+    for frequency, q, gain_db in (shelf, high_pass):
         k = math.tan(math.pi * min(frequency, 0.49 * sample_rate) / sample_rate)
         a0 = 1 + k / q + k * k
         a = torch.tensor([1.0, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0], dtype=torch.float64)
@@ -71,8 +73,8 @@ def k_weighting(x: Tensor, sample_rate: int) -> Tensor:
         else:
             high = 10 ** (gain_db / 20)
             band = high**0.4996667741545416
-            b = torch.tensor([high + band * k / q + k * k, 2 * (k * k - high), high - band * k / q + k * k]) / a0
-            b = b.double()
+            b = [high + band * k / q + k * k, 2 * (k * k - high), high - band * k / q + k * k]
+            b = torch.tensor(b, dtype=torch.float64) / a0
         x = lfilter(x.double(), a, b, clamp=False)
     return x.float()
 

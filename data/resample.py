@@ -1,7 +1,7 @@
 """Resampling in a stream, with exact lengths.
 
-N input frames give ceil(N x rate_out / rate_in) output frames. Resampling back gives at least N, cut to N: the
-length of a recording survives the way to a codec's rate and back to the sample.
+N input frames give ceil(N x rate_out / rate_in) output frames. Resampling back gives at least N, cut to N:
+the length of a recording survives the way to a codec's rate and back to the sample.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """RIFF WAVE in a stream: read from and written to pipes, where nothing can seek.
 
-A file written to a pipe cannot know its length: the sizes in its header are then 0 or near 2^31 or 2^32, and the
-samples run to the end of the stream. Files of known length above 4 GB are RF64 (EBU Tech 3306).
+A file written to a pipe cannot know its length: the sizes in its header are then 0 or near 2^31 or 2^32, and
+the samples run to the end of the stream. Files of known length above 4 GB are RF64 (EBU Tech 3306).
 
 Blocks are (C, n) float32 in [-1, 1), full scale of integers is 2^(bits - 1).
 """
@@ -21,16 +21,16 @@ UNKNOWN = 0xFFFFFFFF
 OPEN_ENDED = 0x7FFF0000  # sizes from here on are placeholders of writers that did not know
 
 
-class UnsupportedWav(Exception):
+class UnsupportedWavError(Exception):
     """A WAVE whose samples are compressed: for libsndfile to read."""
 
 
 class WavReader:
     """The samples of a WAVE, taken from `file` as they arrive.
 
-    file: needs only `read`; if it has `read1` (standard input), blocks carry what has arrived rather than wait.
-    name: for messages.
-    Raises InputError if the header is damaged, UnsupportedWav for compressed samples.
+    file: needs only `read`; if it has `read1` (standard input), blocks carry what has arrived rather than
+    wait. name: for messages.
+    Raises InputError if the header is damaged, UnsupportedWavError for compressed samples.
     """
 
     def __init__(self, file: BinaryIO, name: str):
@@ -102,7 +102,7 @@ class WavReader:
         self._width = self._frame_bytes // self.channels
         self._tag = tag
         if not ((tag == PCM and self._width in (1, 2, 3, 4)) or (tag == FLOAT and self._width in (4, 8))):
-            raise UnsupportedWav
+            raise UnsupportedWavError
         self.subtype = f"{bits}-bit float" if tag == FLOAT else f"{bits}-bit"
 
     def _read_length(self, riff_size: int, size: int, long_size: int | None) -> None:
@@ -126,7 +126,7 @@ class WavReader:
         there = self._n_read // self._frame_bytes
         if promised is not None and there < promised:
             raise InputError(
-                f"{self.name} is truncated: its header promises {promised} samples a channel, {there} are there"
+                f"{self.name} is truncated: the header promises {promised} samples, {there} are there"
             )
 
     def _samples(self, data: bytes) -> np.ndarray:
@@ -162,8 +162,8 @@ class WavReader:
 class WavWriter:
     """Writes a WAVE as blocks come, 16-bit or 32-bit float.
 
-    n_frames: the length if it is known; it makes the header right in a pipe. Otherwise the header says "unknown"
-        and is corrected at the end where the file can seek.
+    n_frames: the length if it is known; it makes the header right in a pipe. Otherwise the header says
+        "unknown" and is corrected at the end where the file can seek.
     """
 
     def __init__(

@@ -7,15 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
 from myna.apps.cli import run
 from myna.codec.checkpoint import save_checkpoint
 from myna.codec.myna import MynaCodec, MynaConfig
+
 
 @dataclass(frozen=True)
 class Outcome:

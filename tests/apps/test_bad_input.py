@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from myna.apps.cli import main
 from myna.data.audio import read_audio, write_audio
 from myna.data.wav import WavWriter
@@ -36,7 +35,9 @@ def compress(myna, tiny_model, tmp_path):
             source.write_bytes(content)
         else:
             write_audio(source, content, rate, force=True, float32=True)
-        return myna("compress", source, tmp_path / "out" / "x.myna", "--model", tiny_model), left(tmp_path / "out")
+        return myna("compress", source, tmp_path / "out" / "x.myna", "--model", tiny_model), left(
+            tmp_path / "out"
+        )
 
     return call
 
@@ -56,7 +57,19 @@ def compress(myna, tiny_model, tmp_path):
         (bytes(5000), "not audio"),
         (b"OggS" + bytes(1000), "not audio"),
     ],
-    ids=["empty", "riff", "text", "half-header", "header", "cut", "billion", "flac", "cut-flac", "zeros", "ogg"],
+    ids=[
+        "empty",
+        "riff",
+        "text",
+        "half-header",
+        "header",
+        "cut",
+        "billion",
+        "flac",
+        "cut-flac",
+        "zeros",
+        "ogg",
+    ],
 )
 def test_what_is_no_audio(compress, content, word):
     outcome, files = compress(content)
@@ -88,7 +101,7 @@ def test_samples_on_another_scale(compress):
     assert files == []
 
 
-@pytest.mark.parametrize(("rate", "channels", "word"), [(1000, 1, "sample rate"), (16_000, 9, "9 channels")])
+@pytest.mark.parametrize(("rate", "channels", "word"), [(1000, 1, "1000 Hz"), (16_000, 9, "9 channels")])
 def test_rates_and_channels_out_of_bounds(compress, rate, channels, word):
     outcome, files = compress(np.zeros((channels, 100), np.float32), rate)
     outcome.failed_with(3, word)
@@ -137,7 +150,9 @@ def compressed(myna, tiny_model, tmp_path) -> bytes:
 def test_compressed_files_beyond_repair(myna, tiny_model, tmp_path, compressed, change, code):
     (tmp_path / "bad.myna").write_bytes(change(compressed))
     (tmp_path / "out").mkdir()
-    myna("decompress", tmp_path / "bad.myna", tmp_path / "out" / "x.wav", "--model", tiny_model).failed_with(code)
+    myna("decompress", tmp_path / "bad.myna", tmp_path / "out" / "x.wav", "--model", tiny_model).failed_with(
+        code
+    )
     assert left(tmp_path / "out") == []
     assert myna("info", tmp_path / "bad.myna").code in (3, 5)
 
@@ -201,8 +216,12 @@ def test_usage_errors(myna, tmp_path, monkeypatch, args, word):
 
 
 def test_bitrate_below_the_lowest(myna, tiny_model, tmp_path, compressed):
-    myna("compress", SPEECH, tmp_path / "x.myna", "--model", tiny_model, "--bitrate", "0.3").failed_with(2, "0.5 kbps")
-    myna("compress", tmp_path / "good.myna", tmp_path / "x.myna", "--bitrate", "0.3").failed_with(2, "0.5 kbps")
+    myna("compress", SPEECH, tmp_path / "x.myna", "--model", tiny_model, "--bitrate", "0.3").failed_with(
+        2, "0.5 kbps"
+    )
+    myna("compress", tmp_path / "good.myna", tmp_path / "x.myna", "--bitrate", "0.3").failed_with(
+        2, "0.5 kbps"
+    )
     assert not (tmp_path / "x.myna").exists()
 
 
@@ -234,17 +253,23 @@ def test_failure_with_force_keeps_the_old_output(myna, tiny_model, tmp_path):
 
 
 def test_output_that_cannot_be_written(myna, tiny_model, tmp_path, compressed):
-    myna("compress", SPEECH, tmp_path / "no" / "x.myna", "--model", tiny_model).failed_with(6, "does not exist")
+    myna("compress", SPEECH, tmp_path / "no" / "x.myna", "--model", tiny_model).failed_with(
+        6, "does not exist"
+    )
     (tmp_path / "file").write_text("")
     myna("compress", SPEECH, tmp_path / "file" / "x.myna", "--model", tiny_model).failed_with(6)
     (tmp_path / "d.wav").mkdir()
-    myna("decompress", tmp_path / "good.myna", tmp_path / "d.wav", "--model", tiny_model).failed_with(2, "folder")
+    myna("decompress", tmp_path / "good.myna", tmp_path / "d.wav", "--model", tiny_model).failed_with(
+        2, "folder"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write everywhere")
 def test_folder_without_permission(myna, tiny_model, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o555)
-    myna("compress", SPEECH, tmp_path / "locked" / "x.myna", "--model", tiny_model).failed_with(6, "permission")
+    myna("compress", SPEECH, tmp_path / "locked" / "x.myna", "--model", tiny_model).failed_with(
+        6, "permission"
+    )
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -305,7 +330,9 @@ def test_a_fault_of_ours_is_one_line_too(myna, tiny_model, tmp_path, monkeypatch
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr("myna.codec.pipeline.encode_blocks", fail)
-    myna("compress", SPEECH, tmp_path / "x.myna", "--model", tiny_model).failed_with(1, "two lines", "MYNA_DEBUG")
+    myna("compress", SPEECH, tmp_path / "x.myna", "--model", tiny_model).failed_with(
+        1, "two lines", "MYNA_DEBUG"
+    )
     assert left(tmp_path) == []
 
 
@@ -325,7 +352,9 @@ def test_version_and_help(myna, capsys, monkeypatch):
 
 def test_help_does_without_torch():
     code = "import sys; from myna.apps.cli import run; run(['--help']); assert 'torch' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+    )
 
 
 def test_memory_does_not_grow_with_the_recording(tiny_model, tmp_path):

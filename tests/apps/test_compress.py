@@ -6,11 +6,10 @@ import io
 import json
 from pathlib import Path
 
+import myna as package
 import numpy as np
 import pytest
 import torch
-
-import myna as package
 from myna.codec.formats import open_compressed
 from myna.codec.registry import load_codec
 from myna.data.audio import AudioReader, read_audio, write_audio
@@ -107,7 +106,9 @@ def test_a_stretch_is_that_of_the_whole(myna, tiny_model, tmp_path):
         assert myna("decompress", file, out, "--model", tiny_model, "--float", *more).code == 0
     whole, part = read_audio(tmp_path / "all.wav").samples, read_audio(tmp_path / "part.wav").samples
     np.testing.assert_allclose(part, whole[:, 102_000:138_000], atol=1e-5)
-    myna("decompress", file, tmp_path / "no.wav", "--model", tiny_model, "--start", 99).failed_with(3, "7.06 s")
+    myna("decompress", file, tmp_path / "no.wav", "--model", tiny_model, "--start", 99).failed_with(
+        3, "7.06 s"
+    )
 
 
 def test_folder_keeps_its_tree_and_goes_on_after_a_bad_file(myna, tiny_model, tmp_path):
@@ -170,7 +171,9 @@ def test_every_input_format(myna, tiny_model, tmp_path, speech):
         with AudioReader(path) as reader:
             n = sum(block.shape[1] for block in reader.blocks())
         assert myna("compress", path, tmp_path / "x.myna", "--model", tiny_model, "-f").code == 0
-        assert myna("decompress", tmp_path / "x.myna", tmp_path / "x.wav", "--model", tiny_model, "-f").code == 0
+        assert (
+            myna("decompress", tmp_path / "x.myna", tmp_path / "x.wav", "--model", tiny_model, "-f").code == 0
+        )
         assert read_audio(tmp_path / "x.wav").samples.shape == (1, n)
 
 

@@ -1,4 +1,4 @@
-"""Standard input and output: any cut of the stream gives the bytes of a file, and sound comes before the end."""
+"""Standard input and output: any cut of the stream gives the bytes of a file, and sound comes early."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from myna.apps.cli import run
 from myna.data.audio import read_audio
 
@@ -99,7 +98,9 @@ def test_formats_that_must_seek_come_through_a_pipe_too(piped, tiny_model, tmp_p
 
 
 def test_sound_comes_before_the_input_has_ended(spawn, files, tiny_model):
-    process = spawn("decompress", "-", "--model", tiny_model, "-q", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = spawn(
+        "decompress", "-", "--model", tiny_model, "-q", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     half = len(files[0]) // 2
     process.stdin.write(files[0][:half])
     process.stdin.flush()
@@ -116,7 +117,9 @@ def test_sound_comes_before_the_input_has_ended(spawn, files, tiny_model):
 
 
 def test_compressed_packets_come_before_the_input_has_ended(spawn, files, tiny_model):
-    process = spawn("compress", "-", "--model", tiny_model, "-q", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = spawn(
+        "compress", "-", "--model", tiny_model, "-q", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     process.stdin.write(SPEECH.read_bytes()[:200_000])
     process.stdin.flush()
     first = process.stdout.read(500)
