@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 -m myna train recipes/myna-24k.yaml
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,7 +58,11 @@ def setup(device: str = "auto") -> World:
 
 
 def shutdown() -> None:
+    """Leave the other processes, together with them: one that goes first may abort those still sending. What
+    `wrap` returned should be out of use by now."""
     if dist.is_initialized():
+        gc.collect()
+        barrier()
         dist.destroy_process_group()
 
 

@@ -169,8 +169,8 @@ def test_batches_are_a_function_of_seed_step_and_rank(folder):
     again = Crops(load(folder).select(("train",)), 4000, 3, seed=1, augment=AUGMENT).batch(7, 1)
     assert torch.equal(batch.wav, again.wav)
     assert torch.equal(batch.bandwidth, again.bandwidth)
-    others = [crops.batch(8, 1), crops.batch(7, 0), Crops(corpus, 4000, 3, seed=2, augment=AUGMENT).batch(7, 1)]
-    assert not any(torch.equal(batch.wav, other.wav) for other in others)
+    others = [crops.batch(8, 1), crops.batch(7, 0), Crops(corpus, 4000, 3, seed=2, augment=AUGMENT).batch(7,
+    1)] assert not any(torch.equal(batch.wav, other.wav) for other in others)
 
 
 def source_of(wav):

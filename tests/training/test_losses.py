@@ -36,9 +36,7 @@ def test_mel_distance_is_dacs(pair):
 
 def test_magnitude_and_complex_distance_by_hand(pair):
     loss = SpectralLoss(RATE, SpectralLossOptions((), (), (512,), (512,)))
-    s, t = (
-        torch.stft(w[:, 0], 512, 128, window=torch.hann_window(512), return_complex=True) for w in pair
-    )
+    s, t = (torch.stft(w[:, 0], 512, 128, window=torch.hann_window(512), return_complex=True) for w in pair)
     got = loss(*pair)
     stft = (s.abs().clamp(min=1e-5).square().log10() - t.abs().clamp(min=1e-5).square().log10()).abs().mean()
     stft = stft + (s.abs() - t.abs()).abs().mean()
@@ -75,7 +73,8 @@ def test_gradients_are_finite_at_silence():
 def test_drawn_windows_follow_the_generator_and_average_out(pair):
     few = SpectralLoss(RATE, SpectralLossOptions((128, 256, 512), (8, 8, 8), (), (), windows_per_step=1))
     alone = [
-        float(SpectralLoss(RATE, SpectralLossOptions((w,), (8,), (), ()))(*pair)["mel"]) for w in (128, 256, 512)
+        float(SpectralLoss(RATE, SpectralLossOptions((w,), (8,), (), ()))(*pair)["mel"])
+        for w in (128, 256, 512)
     ]
     drawn = [float(few(*pair, torch.Generator().manual_seed(i))["mel"]) for i in range(30)]
     again = [float(few(*pair, torch.Generator().manual_seed(i))["mel"]) for i in range(30)]
