@@ -243,8 +243,7 @@ def _samples(shard: Path, bad: _Bad) -> Iterator[dict[str, Any]]:
     files = wds.tar_file_expander(wds.url_opener([{"url": str(shard)}], handler=note), handler=note)
     yield from wds.group_by_keys(files, handler=note)
     if failures or not _whole(shard):
-        bad.shard(shard, failures[0] if failures else ValueError("damaged in the middle, the rest is not
-        read"))
+        bad.shard(shard, failures[0] if failures else ValueError("damaged, the rest is not read"))
 
 
 def _whole(shard: Path) -> bool:
