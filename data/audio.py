@@ -220,12 +220,12 @@ class FlacWriter:
         self._guard = _Guard(file)
         with self._guard:
             self._sound = soundfile.SoundFile(
-                self._guard,
+                self._guard,  # pyright: ignore[reportArgumentType]
                 "w",
                 samplerate=sample_rate,
                 channels=channels,
                 format="FLAC",
-                subtype="PCM_16",  # pyright: ignore[reportArgumentType]
+                subtype="PCM_16",
             )
 
     def write(self, block: np.ndarray) -> None:
