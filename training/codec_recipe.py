@@ -33,12 +33,12 @@ class HeldOutSection(Section):
 
     splits: tuple[str, ...] = ("dev", "test")
     sources: tuple[str, ...] | None = None  # None: all
-    crops: int = Field(32, ge=1)
-    seconds: float = Field(2.0, gt=0)
+    crops: int = Field(default=32, ge=1)
+    seconds: float = Field(default=2.0, gt=0)
     perceptual: bool = True  # PESQ and STOI too, where those packages are installed
     best_by: Literal["mel", "stft", "complex", "si_sdr", "pesq", "stoi"] = "mel"  # decides best.safetensors
-    every_steps: int | None = Field(500, ge=1)
-    every_minutes: float | None = Field(None, gt=0)  # whichever comes first
+    every_steps: int | None = Field(default=500, ge=1)
+    every_minutes: float | None = Field(default=None, gt=0)  # whichever comes first
 
 
 class DataSection(Section):
@@ -46,9 +46,11 @@ class DataSection(Section):
     cache: Path | None = None  # of the decoded corpus; None: ~/.cache/myna/corpus
     splits: tuple[str, ...] = ("train",)
     sources: dict[str, float] | None = None  # how often each is drawn; None: by its hours
-    seconds: float = Field(1.0, gt=0)  # of a crop
-    batch_size: int = Field(16, ge=1)  # crops on each process
-    min_rms: float = Field(0.0, ge=0, lt=1)  # quieter crops are drawn again (0.003 is -50 dB of full scale)
+    seconds: float = Field(default=1.0, gt=0)  # of a crop
+    batch_size: int = Field(default=16, ge=1)  # crops on each process
+    min_rms: float = Field(
+        default=0.0, ge=0, lt=1
+    )  # quieter crops are drawn again (0.003 is -50 dB of full scale)
     augment: strict(AugmentOptions) = AugmentOptions()  # pyright: ignore[reportInvalidTypeForm]
     held_out: HeldOutSection | None = HeldOutSection()  # None: train blindly, keep the last weights only
 
@@ -59,22 +61,22 @@ class PhaseSection(Section):
     unquantized_steps: int = Field(
         250, ge=0
     )  # warm-up: latents pass as they are, then codebooks start from them
-    codebook_batches: int = Field(16, ge=1)  # batches whose latents the codebooks start from
-    unquantized_share: float = Field(0.3, ge=0, lt=1)  # of the examples, after the warm-up
+    codebook_batches: int = Field(default=16, ge=1)  # batches whose latents the codebooks start from
+    unquantized_share: float = Field(default=0.3, ge=0, lt=1)  # of the examples, after the warm-up
     quantizer_dropout: float = Field(
         0.5, ge=0, le=1
     )  # share of the examples with a random number of codebooks
-    adversarial_from: int | None = Field(None, ge=0)  # None: never; discriminators are not even built
+    adversarial_from: int | None = Field(default=None, ge=0)  # None: never; discriminators are not even built
 
 
 class SpectrogramDiscriminatorSection(Section):
     n_ffts: tuple[int, ...] = (2048, 1024, 512)
-    width: int = Field(32, ge=1)
+    width: int = Field(default=32, ge=1)
 
 
 class PeriodDiscriminatorSection(Section):
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
-    width: int = Field(32, ge=1)
+    width: int = Field(default=32, ge=1)
 
 
 class DiscriminatorSection(Section):
@@ -85,39 +87,43 @@ class DiscriminatorSection(Section):
     multi_band_stft: SpectrogramDiscriminatorSection | None = None
     loss: GANLoss = "hinge"
     relative_features: bool = True  # feature distances relative to the size of the features (EnCodec)
-    seconds: float | None = Field(None, gt=0)  # judge a random part so long of each crop; None: all of it
-    update_share: float = Field(1.0, gt=0, le=1)  # of the steps in which they learn (EnCodec 24k: 2/3)
-    lr: float = Field(1e-4, gt=0)
+    seconds: float | None = Field(
+        default=None, gt=0
+    )  # judge a random part so long of each crop; None: all of it
+    update_share: float = Field(
+        default=1.0, gt=0, le=1
+    )  # of the steps in which they learn (EnCodec 24k: 2/3)
+    lr: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.8, 0.99)
-    clip: float = Field(10.0, gt=0)  # of the gradient's norm
+    clip: float = Field(default=10.0, gt=0)  # of the gradient's norm
 
 
 class OptimizerSection(Section):
     """AdamW for the codec; decay is for matrices only."""
 
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.8, 0.99)
-    weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0)  # of the gradient's norm
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)  # of the gradient's norm
 
 
 class ScheduleSection(Section):
     """The learning rate of both optimizers over the run."""
 
-    warmup_steps: int = Field(100, ge=0)
+    warmup_steps: int = Field(default=100, ge=0)
     decay: Decay = "cosine"
     over: Literal["steps", "minutes"] = (
         "steps"  # of max_steps or max_minutes; by minutes, resume is not bit-exact
     )
-    final: float = Field(0.05, ge=0, le=1)  # share of the rate at the end of the cosine
-    gamma: float = Field(0.999996, gt=0, le=1)  # of exponential decay, each step
+    final: float = Field(default=0.05, ge=0, le=1)  # share of the rate at the end of the cosine
+    gamma: float = Field(default=0.999996, gt=0, le=1)  # of exponential decay, each step
 
 
 class BalancerSection(Section):
     """EnCodec's balancer: the weights of losses on the waveform become shares of the gradient."""
 
-    total_norm: float = Field(1.0, gt=0)
-    decay: float = Field(0.999, ge=0, lt=1)
+    total_norm: float = Field(default=1.0, gt=0)
+    decay: float = Field(default=0.999, ge=0, lt=1)
 
 
 class CodecRecipe(Section):
@@ -125,29 +131,31 @@ class CodecRecipe(Section):
 
     kind: Literal["codec"] = "codec"
     output: Path  # folder of the run: state, weights, logs
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     device: str = "auto"  # auto, cpu or cuda
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast of the models; spectra stay float32
-    threads: int | None = Field(None, ge=1)  # of a CPU process; None: torch's choice
-    max_steps: int | None = Field(None, ge=1)
-    max_minutes: float | None = Field(None, gt=0)  # of training in all, over interruptions
+    threads: int | None = Field(default=None, ge=1)  # of a CPU process; None: torch's choice
+    max_steps: int | None = Field(default=None, ge=1)
+    max_minutes: float | None = Field(default=None, gt=0)  # of training in all, over interruptions
     init_from: str | None = None  # weights to start from: a path, or "shipped" for the ones in weights/
     model: strict(MynaConfig) = MynaConfig()  # pyright: ignore[reportInvalidTypeForm]
     data: DataSection
     phases: PhaseSection = PhaseSection()
     # By the names they are logged under. A list [[step, weight], ...] is interpolated linearly between its
     # steps.
-    losses: dict[str, Weight] = Field({"complex": 1.0, "mel": 1.0, "commitment": 0.25, "codebook": 1.0})
+    losses: dict[str, Weight] = Field(
+        default={"complex": 1.0, "mel": 1.0, "commitment": 0.25, "codebook": 1.0}
+    )
     spectral: strict(SpectralLossOptions) = SpectralLossOptions()  # pyright: ignore[reportInvalidTypeForm]
     own_band_only: bool = False  # compare each recording below half its original rate only
     balancer: BalancerSection | None = None  # None: losses are added with their weights
     discriminators: DiscriminatorSection = DiscriminatorSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
-    ema: float = Field(0.999, ge=0, lt=1)
-    log_every: int = Field(20, ge=1)
-    save_every_steps: int | None = Field(None, ge=1)
-    save_every_minutes: float | None = Field(5.0, gt=0)
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    log_every: int = Field(default=20, ge=1)
+    save_every_steps: int | None = Field(default=None, ge=1)
+    save_every_minutes: float | None = Field(default=5.0, gt=0)
     half_precision_export: bool = True  # float16 in best.safetensors and last.safetensors
 
     @field_validator("losses")

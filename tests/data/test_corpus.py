@@ -142,7 +142,7 @@ def test_a_corpus_of_bad_shards_only_is_one_line(tmp_path, content):
 
 
 def test_a_missing_corpus_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="is not there; set data.corpus"):
+    with pytest.raises(InputError, match=r"is not there; set data\.corpus"):
         load(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"has no \.tar shards"):
         load(tmp_path)
@@ -169,8 +169,12 @@ def test_batches_are_a_function_of_seed_step_and_rank(folder):
     again = Crops(load(folder).select(("train",)), 4000, 3, seed=1, augment=AUGMENT).batch(7, 1)
     assert torch.equal(batch.wav, again.wav)
     assert torch.equal(batch.bandwidth, again.bandwidth)
-    others = [crops.batch(8, 1), crops.batch(7, 0), Crops(corpus, 4000, 3, seed=2, augment=AUGMENT).batch(7,
-    1)] assert not any(torch.equal(batch.wav, other.wav) for other in others)
+    others = [
+        crops.batch(8, 1),
+        crops.batch(7, 0),
+        Crops(corpus, 4000, 3, seed=2, augment=AUGMENT).batch(7, 1),
+    ]
+    assert not any(torch.equal(batch.wav, other.wav) for other in others)
 
 
 def source_of(wav):

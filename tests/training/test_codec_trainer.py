@@ -13,7 +13,7 @@ from myna.codec.checkpoint import load_checkpoint
 from myna.codec.myna import MynaCodec
 from myna.errors import InputError, MynaError, UsageError
 from myna.training import distributed
-from myna.training.checkpoint import load_state
+from myna.training.checkpoint import load_state, module_state
 from myna.training.codec_recipe import CodecRecipe
 from myna.training.codec_trainer import CodecTrainer, train
 from myna.training.interrupt import Interrupt
@@ -70,13 +70,21 @@ def test_tiny_recipe_goes_through_every_phase(tiny, tmp_path):
     assert best.decode(codes).shape == (1, 1, 2400)
 
 
-BLIND = ["phases.adversarial_from=null", "data.held_out=null", "save_every_steps=null",
-"spectral.windows_per_step=null"]
+BLIND = [
+    "phases.adversarial_from=null",
+    "data.held_out=null",
+    "save_every_steps=null",
+    "spectral.windows_per_step=null",
+]
 
 
 def test_training_lowers_the_loss(tiny, tmp_path):
-    train(TINY, [*tiny, *BLIND, "max_steps=40", "phases.unquantized_steps=100", "optimizer.lr=0.003"],
-    quiet=True) mel = [row["mel"] for row in rows(tmp_path / "run", "train")]
+    train(
+        TINY,
+        [*tiny, *BLIND, "max_steps=40", "phases.unquantized_steps=100", "optimizer.lr=0.003"],
+        quiet=True,
+    )
+    mel = [row["mel"] for row in rows(tmp_path / "run", "train")]
     assert sum(mel[-5:]) < 0.6 * sum(mel[:5])
 
 
@@ -94,8 +102,8 @@ def test_killed_at_any_step_it_reaches_the_same_weights(tiny, corpus, tmp_path):
     same = [o for o in tiny if not o.startswith("output")]
     same += ["schedule.decay=constant", "save_every_steps=2", "balancer={decay: 0.9}", "data.held_out=null"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    script = "import sys; from myna.training.codec_trainer import train; train(sys.argv[1], sys.argv[2:],
-    True)" command = [sys.executable, "-c", script, TINY, *same, f"output={killed}", "max_steps=100000"]
+    script = "import sys; from myna.training.codec_trainer import train; train(sys.argv[1], sys.argv[2:], 1)"
+    command = [sys.executable, "-c", script, TINY, *same, f"output={killed}", "max_steps=100000"]
     reached = 0
     for _ in range(2):
         process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
@@ -145,9 +153,9 @@ def test_training_goes_on_from_weights(tiny, tmp_path):
 
 def test_exports_are_half_the_size_and_do_not_touch_the_model(tiny, tmp_path):
     run = trainer(tiny)
-    before = {name: value.clone() for name, value in [*run.codec.named_parameters(),
-    *run.codec.named_buffers()]} run.validate()
-    for name, value in [*run.codec.named_parameters(), *run.codec.named_buffers()]:
+    before = {name: value.clone() for name, value in module_state(run.codec).items()}
+    run.validate()
+    for name, value in module_state(run.codec).items():
         assert torch.equal(value, before[name]), name
     half = load_checkpoint(tmp_path / "run" / "last.safetensors")
     assert {p.dtype for p in half.parameters()} == {torch.float32}
@@ -166,8 +174,9 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing(tiny):
 
 
 def test_bf16_trains_with_losses_in_float32(tiny):
-    run = trainer([*tiny, "precision=bf16", "phases={unquantized_steps: 0, codebook_batches: 1,
-    adversarial_from: 0}"]) losses = run.train_step(run.crops.batch(0))
+    phases = "phases={unquantized_steps: 0, codebook_batches: 1, adversarial_from: 0}"
+    run = trainer([*tiny, "precision=bf16", phases])
+    losses = run.train_step(run.crops.batch(0))
     assert all(torch.isfinite(value) for value in losses.values())
     assert {losses[name].dtype for name in ("mel", "complex", "generator", "features")} == {torch.float32}
     run.log.close()
@@ -189,8 +198,8 @@ def test_only_its_own_band_is_compared(tiny):
     ("override", "kind", "message"),
     [
         ("data.corpus=/nowhere", InputError, "corpus folder /nowhere is not there; set data.corpus"),
-        ("data.sources={lo: 1}", UsageError, "source 'lo' has a weight but no recordings; the corpus has high,
-        low"), ("data.splits=[training]", InputError, r"the corpus has nothing for splits \['training'\]"),
+        ("data.sources={lo: 1}", UsageError, "'lo' has a weight but no recordings; the corpus has high, low"),
+        ("data.splits=[training]", InputError, r"the corpus has nothing for splits \['training'\]"),
         ("init_from=/nowhere.safetensors", MynaError, "no model file at /nowhere.safetensors"),
         ("device=tpu", UsageError, "device 'tpu' is not one of auto, cpu, cuda"),
     ],
@@ -237,8 +246,9 @@ distributed.shutdown()
 def test_two_processes_learn_the_same_weights_from_different_crops(tiny, tmp_path, quantizer):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-    str(script)] extra = ["balancer={decay: 0.9}", f"model.quantizer={quantizer}", "max_steps=6"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command.append(str(script))
+    extra = ["balancer={decay: 0.9}", f"model.quantizer={quantizer}", "max_steps=6"]
     done = subprocess.run([*command, *tiny, *extra], env=ENV, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "weights same 6" in done.stdout

@@ -1,5 +1,6 @@
 """Balancer, averages, schedules, the state on disk, the log."""
 
+import itertools
 import json
 import os
 import signal
@@ -68,7 +69,7 @@ def test_learning_rate_warms_up_and_ends_where_it_should():
     factors = [rate_factor(s, s / 100, warmup_steps=10, final=0.1) for s in range(101)]
     assert factors[0] == pytest.approx(0.1, rel=0.01)
     assert max(factors) == pytest.approx(factors[9])
-    assert all(a > b for a, b in zip(factors[9:], factors[10:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(factors[9:]))
     assert factors[-1] == pytest.approx(0.1)
     assert rate_factor(1000, 0.5, decay="exponential", gamma=0.999) == pytest.approx(0.999**1000)
     assert rate_factor(1000, 0.9, decay="constant") == 1
