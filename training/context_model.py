@@ -4,8 +4,8 @@
 
 First in floating point; then every weight and activation is rounded in the forward pass as the integer model
 will round it, gradients passing straight through (Jacob et al. 2018, "Quantization and training of neural
-networks for efficient integer-arithmetic-only inference"); then the integers are written. All scales are powers
-of two, so that rescaling is a shift.
+networks for efficient integer-arithmetic-only inference"); then the integers are written. All scales are
+powers of two, so that rescaling is a shift.
 
 Shapes: B batch, K codebooks, V codebook size, D embedding, H hidden, P past frames.
 """
@@ -32,6 +32,7 @@ from .code_set import CodeSet
 
 _MAX_WEIGHT = 127
 _MAX_SHIFT = 23
+_TABLE_BITS = (UNITS_PER_BIT - 1).bit_length()
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,17 @@ class ContextReport:
         return f"bits a code by codebook: {listed} of {self.raw_bits}; saves {100 * self.saving:.1f} %"
 
 
+class ContextHead(nn.Module):
+    """What predicts one codebook: (B, sources * D) -> (B, V)."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int):
+        super().__init__()
+        self.hidden, self.output = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
+        nn.init.normal_(self.output.weight, std=0.05)
+
+
 class ContextNet(nn.Module):
-    """The context model in floating point, with rounding as the integer model will do it once `exponents` are set.
+    """The context model in floating point, rounding as the integer model will once `exponents` are set.
 
     A weight w is the integer round(w * 2^e), an activation likewise, in [0, MAX_ACTIVATION].
     """
@@ -89,69 +99,58 @@ class ContextNet(nn.Module):
     def __init__(self, config: ContextConfig):
         super().__init__()
         self.config = config
-        K, V, D, H = config.n_codebooks, config.codebook_size, config.embedding, config.hidden
+        K, V, D = config.n_codebooks, config.codebook_size, config.embedding
         self.embedding = nn.Parameter(torch.randn(K, V + 1, D) * 0.3)
-        self.hidden = nn.ModuleList([nn.Linear(config.sources(k) * D, H) for k in range(K)])
-        self.output = nn.ModuleList([nn.Linear(H, V) for _ in range(K)])
-        for layer in self.output:
-            nn.init.normal_(layer.weight, std=0.05)  # pyright: ignore[reportArgumentType]
+        self.heads = nn.ModuleList([ContextHead(config.sources(k) * D, config.hidden, V) for k in range(K)])
         self.exponents: Exponents | None = None
 
     def forward(self, codes: Tensor, dropout: float = 0.0) -> list[Tensor]:
-        """codes (B, K, P + 1), the past latest first and then the present, V for "none", to log2-logits (B, V)
-        of each codebook."""
-        config, exponents = self.config, self.exponents
-        embedding = self.embedding if exponents is None else _rounded(self.embedding, exponents.embedding)
-        offsets = torch.arange(config.n_codebooks, device=codes.device)[:, None] * (config.codebook_size + 1)
-        x = F.embedding(codes + offsets, embedding.flatten(0, 1))  # (B, K, P + 1, D)
+        """codes (B, K, P + 1), the past latest first and then the present, V for "none", to the log2-logits
+        (B, V) of each codebook."""
+        exponents = self.exponents
+        x = self._embedded(codes)
         if dropout:
             x = x * (torch.rand(x.shape[:3], device=x.device)[..., None] >= dropout)
         x = x.flatten(1)
         logits = []
-        for k in range(config.n_codebooks):
-            hidden, output = self.hidden[k], self.output[k]
-            w1, w2 = hidden.weight, output.weight
+        for k, head in enumerate(self._heads()):
+            w1, w2 = head.hidden.weight, head.output.weight
             if exponents is not None:
                 w1, w2 = _rounded(w1, exponents.w1[k]), _rounded(w2, exponents.w2[k])
-            h = F.relu(F.linear(x[:, : w1.shape[1]], w1, hidden.bias))
+            h = F.relu(F.linear(x[:, : w1.shape[1]], w1, head.hidden.bias))
             if exponents is not None:
                 h = _rounded(h, exponents.activation, MAX_ACTIVATION)
-            logits.append(F.linear(h, w2, output.bias))
+            logits.append(F.linear(h, w2, head.output.bias))
         return logits
 
     def loss(self, codes: Tensor, dropout: float = 0.0) -> Tensor:
         """Bits a code, mean over codebooks; codes as in `forward`."""
         targets = codes[:, :, -1]
-        found = [
-            F.cross_entropy(y * math.log(2), targets[:, k])
-            for k, y in enumerate(self.forward(codes, dropout))
-        ]
-        return torch.stack(found).mean() / math.log(2)
+        logits = self.forward(codes, dropout)
+        nats = [F.cross_entropy(y * math.log(2), targets[:, k]) for k, y in enumerate(logits)]
+        return torch.stack(nats).mean() / math.log(2)
 
     @torch.no_grad()
     def choose_exponents(self, codes: Tensor) -> None:
         """Scales that fit the weights and the activations that `codes` cause."""
-        config = self.config
+        x = self._embedded(codes).flatten(1)
+        largest = []
+        for head in self._heads():
+            h = F.relu(head.hidden(x[:, : head.hidden.in_features])).flatten()
+            largest.append(h.kthvalue(max(1, int(0.999 * len(h)))).values)
         embedding = _exponent(self.embedding, _MAX_WEIGHT)
-        x = F.embedding(
-            codes
-            + torch.arange(config.n_codebooks, device=codes.device)[:, None] * (config.codebook_size + 1),
-            self.embedding.flatten(0, 1),
-        ).flatten(1)
-        largest = torch.stack(
-            [
-                F.relu(layer(x[:, : layer.in_features]))
-                .flatten()
-                .kthvalue(int(0.999 * len(x) * config.hidden))
-                .values
-                for layer in self.hidden
-            ]  # pyright: ignore[reportArgumentType,reportCallIssue]
+        activation = _exponent(torch.stack(largest), MAX_ACTIVATION)
+        # Both shifts must lie in [0, _MAX_SHIFT], and the logits be at least as fine as the table.
+        lowest1 = activation - embedding
+        lowest2 = _TABLE_BITS - activation
+        w1 = [_exponent(head.hidden.weight, _MAX_WEIGHT) for head in self._heads()]
+        w2 = [_exponent(head.output.weight, _MAX_WEIGHT) for head in self._heads()]
+        self.exponents = Exponents(
+            embedding=embedding,
+            w1=[min(max(e, lowest1), lowest1 + _MAX_SHIFT) for e in w1],
+            activation=activation,
+            w2=[min(max(e, lowest2), lowest2 + _MAX_SHIFT) for e in w2],
         )
-        activation = _exponent(largest, MAX_ACTIVATION)
-        floor2 = (UNITS_PER_BIT - 1).bit_length() - activation  # logits at least as fine as the table
-        w1 = [min(_exponent(m.weight, _MAX_WEIGHT), _MAX_SHIFT + activation - embedding) for m in self.hidden]  # pyright: ignore[reportArgumentType]
-        w2 = [max(_exponent(m.weight, _MAX_WEIGHT), floor2) for m in self.output]  # pyright: ignore[reportArgumentType]
-        self.exponents = Exponents(embedding, [max(e, activation - embedding) for e in w1], activation, w2)
 
     def integers(self, codec_hash: str) -> ContextModel:
         """The integer model. Call `choose_exponents` before."""
@@ -159,18 +158,29 @@ class ContextNet(nn.Module):
         if e is None:
             raise ValueError("choose_exponents comes first")
         tensors = {"embedding": _integers(self.embedding, e.embedding, np.int8)}
-        for k, (hidden, output) in enumerate(zip(self.hidden, self.output, strict=True)):
+        for k, head in enumerate(self._heads()):
             sum1, sum2 = e.embedding + e.w1[k], e.activation + e.w2[k]
+            shifts = (sum1 - e.activation, sum2 - _TABLE_BITS)
             tensors |= {
-                f"heads.{k}.w1": _integers(hidden.weight, e.w1[k], np.int8),  # pyright: ignore[reportArgumentType]
-                f"heads.{k}.b1": _integers(hidden.bias, sum1, np.int32),  # pyright: ignore[reportArgumentType]
-                f"heads.{k}.w2": _integers(output.weight, e.w2[k], np.int8),  # pyright: ignore[reportArgumentType]
-                f"heads.{k}.b2": _integers(output.bias, sum2, np.int32),  # pyright: ignore[reportArgumentType]
-                f"heads.{k}.shifts": np.array(
-                    [sum1 - e.activation, sum2 - (UNITS_PER_BIT - 1).bit_length()], dtype=np.int32
-                ),
+                f"heads.{k}.w1": _integers(head.hidden.weight, e.w1[k], np.int8),
+                f"heads.{k}.b1": _integers(head.hidden.bias, sum1, np.int32),
+                f"heads.{k}.w2": _integers(head.output.weight, e.w2[k], np.int8),
+                f"heads.{k}.b2": _integers(head.output.bias, sum2, np.int32),
+                f"heads.{k}.shifts": np.array(shifts, dtype=np.int32),
             }
         return ContextModel(self.config, tensors, codec_hash)
+
+    def _heads(self) -> list[ContextHead]:
+        return [head for head in self.heads if isinstance(head, ContextHead)]
+
+    def _embedded(self, codes: Tensor) -> Tensor:
+        """codes (B, K, P + 1) to (B, K, P + 1, D)."""
+        rows = self.config.codebook_size + 1
+        table = self.embedding
+        if self.exponents is not None:
+            table = _rounded(table, self.exponents.embedding)
+        offsets = torch.arange(self.config.n_codebooks, device=codes.device)[:, None] * rows
+        return F.embedding(codes + offsets, table.flatten(0, 1))
 
 
 @dataclass(frozen=True)
@@ -188,7 +198,7 @@ def _exponent(values: Tensor, limit: int) -> int:
 
 
 def _rounded(values: Tensor, exponent: int, limit: int = _MAX_WEIGHT) -> Tensor:
-    """As an integer of scale 2^exponent would be: rounded, clipped; the gradient is that of clipping alone."""
+    """As an integer of scale 2^exponent: rounded and clipped; the gradient is that of clipping alone."""
     scale = 2.0**exponent
     clipped = values.clamp(-limit / scale, limit / scale)
     return clipped + ((clipped * scale).round() / scale - clipped).detach()
@@ -201,7 +211,7 @@ def _integers(values: Tensor, exponent: int, dtype: type) -> np.ndarray:
 
 
 class _Frames:
-    """Random frames with their past, as packets cut the utterances: each time with other packet boundaries."""
+    """Random frames with their past, as packets cut the utterances, at other boundaries each time."""
 
     def __init__(self, codes: CodeSet, config: ContextConfig, packet_frames: int, device: str):
         self.config, self.packet_frames = config, packet_frames

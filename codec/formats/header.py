@@ -60,8 +60,8 @@ class Header:
         return Fraction(hop * self.original_sample_rate, self.sample_rate)
 
     def length(self, frames: int, stated: int | None) -> int:
-        """Samples at the original rate, after `skip`, of a file with so many frames that states its length (or
-        does not): never more than the frames can stand for."""
+        """Samples at the original rate, after `skip`, of a file with so many frames that states its length
+        (or does not): never more than the frames can stand for."""
         packets = -(-frames // self.packet_frames)
         if not packets:
             return 0

@@ -251,7 +251,7 @@ def _in_float64(model: ContextModel, codes: np.ndarray):
 @given(st.lists(st.tuples(st.integers(0, 63), st.integers(0, 40)), max_size=60))
 @settings(deadline=None, max_examples=200)
 def test_the_shortest_ending_decodes(steps):
-    """Any symbols under any distributions: the trimmed bytes decode, and are hardly more than they must be."""
+    """Any symbols under any distributions: the trimmed bytes decode, and are hardly more than needed."""
     symbols = np.array([s for s, _ in steps], dtype=np.int32)
     weights = np.array([[2.0 ** (p if i == s else 3) for i in range(64)] for s, p in steps]).reshape(-1, 64)
     encoder = constriction.stream.queue.RangeEncoder()
