@@ -68,18 +68,18 @@ class EncodecLM(nn.Module):
 
     def init_state(self, batch: int) -> LMState:
         """The state before the first frame."""
-        zeros = self.emb[0].weight.new_zeros(batch, 1, self.config.width)
+        zeros = self.linears[0].weight.new_zeros(batch, 1, self.config.width)  # pyright: ignore
         return LMState((zeros,) * self.config.n_layers, 0)
 
     def forward(self, previous: Tensor, state: LMState | None = None) -> LMResult:
         """previous (B, K, T), any K up to n_codebooks: 1 + the codes of the frame before each frame, 0 where
         there is none (the first frame)."""
-        state = self.init_state(previous.shape[0]) if state is None else state
+        state = state or self.init_state(previous.shape[0])
         k = previous.shape[1]
         x = sum(embed(previous[:, i]) for i, embed in enumerate(list(self.emb)[:k]))
-        y, state = self.transformer(x, state)
+        y, after = self.transformer(x, state)
         logits = torch.stack([head(y) for head in list(self.linears)[:k]], dim=1).permute(0, 3, 1, 2)
-        return LMResult(torch.softmax(logits, dim=1), state)
+        return LMResult(torch.softmax(logits, dim=1), after)
 
 
 class CausalTransformer(nn.Module):

@@ -85,9 +85,10 @@ class Conv1d(Streamable):
         # Without any padding there is nothing to mirror, and nothing to remember for it.
         if not (self.left or self.right or (fill and stride > 1)):
             pad_mode = "constant"
+        self.pad_mode: PadMode = pad_mode
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.dilation, self.groups = kernel_size, stride, dilation, groups
-        self.span, self.pad_mode, self.fill = span, pad_mode, fill
+        self.span, self.fill = span, fill
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # torch's default for convolutions
