@@ -106,7 +106,9 @@ class Analysis(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             c = self.mdct(x) / self.scale
-            power = F.avg_pool1d(c.square().transpose(1, 2), 5, stride=1, padding=2).transpose(1, 2)
+            power = c.square()
+            if power.shape[-1]:  # a chunk too short for a frame, which torch's pooling refuses
+                power = F.avg_pool1d(power.transpose(1, 2), 5, stride=1, padding=2).transpose(1, 2)
             return torch.cat([compress(c), 0.25 * (power + KNEE**4).log()], dim=1)
 
 
