@@ -131,6 +131,13 @@ class ContextNet(nn.Module):
         return torch.stack(nats).mean() / math.log(2)
 
     @torch.no_grad()
+    def start_from_counts(self, codes: np.ndarray) -> None:
+        """Begin with how often each code occurs, whatever its context; codes (K, T)."""
+        for row, head in zip(codes, self._heads(), strict=False):  # codes may have more codebooks
+            counts = np.bincount(row, minlength=self.config.codebook_size) + 1.0
+            head.output.bias.copy_(torch.from_numpy(np.log2(counts / counts.mean())))
+
+    @torch.no_grad()
     def choose_exponents(self, codes: Tensor) -> None:
         """Scales that fit the weights and the activations that `codes` cause."""
         x = self._embedded(codes).flatten(1)
@@ -251,6 +258,7 @@ def train_context_model(
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     net = ContextNet(config).to(options.device)
+    net.start_from_counts(train.codes)
     frames = _Frames(train, config, options.packet_frames, options.device)
     optimizer = torch.optim.Adam(net.parameters(), lr=options.learning_rate, betas=(0.9, 0.98))
     begin, step, done = time.monotonic(), 0, 0.0
