@@ -64,7 +64,7 @@ class PhaseSection(Section):
     codebook_batches: int = Field(default=16, ge=1)  # batches whose latents the codebooks start from
     unquantized_share: float = Field(default=0.3, ge=0, lt=1)  # of the examples, after the warm-up
     quantizer_dropout: float = Field(
-        0.5, ge=0, le=1
+        default=0.5, ge=0, le=1
     )  # share of the examples with a random number of codebooks
     adversarial_from: int | None = Field(default=None, ge=0)  # None: never; discriminators are not even built
 
