@@ -58,14 +58,11 @@ class DataSection(Section):
 class PhaseSection(Section):
     """What begins when, in steps. A codec that quantises from the first step collapses to a few codes."""
 
-    unquantized_steps: int = Field(
-        250, ge=0
-    )  # warm-up: latents pass as they are, then codebooks start from them
+    # Warm-up: latents pass as they are, then codebooks start from them. 0: start as a fitted transform codec.
+    unquantized_steps: int = Field(default=250, ge=0)
     codebook_batches: int = Field(default=16, ge=1)  # batches whose latents the codebooks start from
     unquantized_share: float = Field(default=0.3, ge=0, lt=1)  # of the examples, after the warm-up
-    quantizer_dropout: float = Field(
-        default=0.5, ge=0, le=1
-    )  # share of the examples with a random number of codebooks
+    quantizer_dropout: float = Field(default=0.5, ge=0, le=1)  # share with a random number of codebooks
     adversarial_from: int | None = Field(default=None, ge=0)  # None: never; discriminators are not even built
 
 
