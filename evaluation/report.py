@@ -10,7 +10,7 @@ from typing import Any
 from .codebooks import CodebookUse
 from .metrics import METRICS
 
-NARROWEST = 100  # columns of a table for the terminal
+NARROWEST = 110  # columns of a table for the terminal
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,12 @@ class Report:
         from rich.table import Table
 
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+        body = [self._cells(row) for row in self.rows]
         for i, title in enumerate(self._header()):
-            table.add_column(title, justify="right" if i else "left")
-        for row in self.rows:
-            table.add_row(*self._cells(row))
+            parts = [*title.split(), *(cells[i] for cells in body)]  # titles may wrap between words
+            table.add_column(title, justify="right" if i else "left", min_width=max(map(len, parts)))
+        for cells in body:
+            table.add_row(*cells)
         # On a narrow terminal lines that wrap are still readable, cells that are cut are not.
         console = Console(width=width)
         if width is None:
@@ -128,7 +130,7 @@ class Report:
         if self._timed():
             speed = row.speed
             times = (speed.encode, speed.decode, speed.pack, speed.unpack) if speed else ()
-            cells += [f"{t:.1f}" for t in times] or [""] * 4
+            cells += [f"{t:.1f}" if t < 100 else f"{t:.0f}" for t in times] or [""] * 4
         return cells
 
     def _timed(self) -> bool:
