@@ -10,7 +10,7 @@ from typing import Any
 from .codebooks import CodebookUse
 from .metrics import METRICS
 
-NARROWEST = 110  # columns of a table for the terminal
+NARROWEST = 130  # columns of a table for the terminal
 
 
 @dataclass(frozen=True)
