@@ -10,7 +10,7 @@ from typing import Any
 from .codebooks import CodebookUse
 from .metrics import METRICS
 
-NARROWEST = 130  # columns of a table for the terminal
+NARROWEST = 160  # columns of a table for the terminal
 
 
 @dataclass(frozen=True)
