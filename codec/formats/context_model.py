@@ -42,7 +42,7 @@ class ContextConfig:
     n_codebooks: int = 8
     codebook_size: int = 1024
     embedding: int = 32  # D
-    hidden: int = 192  # H
+    hidden: int = 128  # H
     past: int = 3  # P, frames
 
     def sources(self, k: int) -> int:

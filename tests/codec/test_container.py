@@ -12,10 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from myna.codec.formats import Header, MynaFile, MynaWriter, cut, open_compressed, sniff
+from myna.codec.formats import Header, MynaFile, MynaWriter, container, cut, open_compressed, sniff
+from myna.codec.formats.context_model import ContextConfig, ContextModel, expected_shapes
+from myna.codec.formats.entropy import ContextCoder
 from myna.codec.formats.header import MAGIC, unpack_header
 from myna.codec.formats.packets import End, Gap, PacketParser, PacketWriter, RawPacket
-from myna.errors import CorruptStreamError, InputError, UsageError
+from myna.errors import CorruptStreamError, InputError, MissingModelError, UsageError
 
 HEADER = Header(
     model="myna-24k",
@@ -465,3 +467,55 @@ def test_parser_holds_no_more_than_a_packet():
         parser.feed(np.random.default_rng(0).bytes(10_000))
         assert len(parser._buffer) < 1000
     assert not any(isinstance(e, (End, Gap)) for e in parser.close())
+
+
+@pytest.fixture(scope="module")
+def context_model() -> ContextModel:
+    config = ContextConfig(n_codebooks=3, codebook_size=1024, embedding=4, hidden=8, past=2)
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.integers(-100, 101, shape).astype(np.int32)
+        for name, shape in expected_shapes(config).items()
+    }
+    for k in range(3):
+        tensors[f"heads.{k}.shifts"] = np.array([5, 4], dtype=np.int32)
+    return ContextModel(config, tensors, HEADER.weights_hash)
+
+
+def test_the_context_model_that_ships_is_found_by_name_and_hash(context_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "_WEIGHTS", tmp_path)
+    monkeypatch.setattr(container.find_context_model, "__defaults__", (tmp_path,))
+    (tmp_path / "myna-24k.entropy.safetensors").write_bytes(context_model.to_bytes())
+    codes = random_codes(HEADER, 23)
+    data = written(HEADER, codes, 20_000)
+    header, _ = unpack_header(data)
+    assert (header.coder_id, header.model_hash) == (1, context_model.hash)
+    opened, packets = read(data)
+    assert opened.info.entropy_coder == "context"
+    assert torch.equal(joined(packets), codes)
+    destination = io.BytesIO()
+    cut(io.BytesIO(data), destination, n_codebooks=2)
+    assert torch.equal(joined(read(destination.getvalue())[1]), codes[:, :2])
+    other = unpack_header(written(replace(HEADER, weights_hash="ff"), codes))[0]
+    assert other.coder_id == 0  # weights that the model was not trained for
+    (tmp_path / "myna-24k.entropy.safetensors").unlink()
+    with pytest.raises(MissingModelError, match=context_model.hash):
+        MynaFile(io.BytesIO(data)).packets()
+
+
+def test_damage_at_every_byte_of_entropy_coded_packets(context_model):
+    codes, coder = random_codes(HEADER, 7), ContextCoder(context_model)
+    file = io.BytesIO()
+    writer = MynaWriter(file, HEADER, coder)
+    writer.push(codes)
+    writer.close(6000)
+    data = file.getvalue()
+    for at in range(len(HEADER.pack()), len(data)):
+        damaged = bytearray(data)
+        damaged[at] ^= 0x40
+        opened = MynaFile(io.BytesIO(bytes(damaged)), coder=coder)
+        packets = list(opened.packets())
+        assert opened.damage or torch.equal(joined(packets), codes)
+        for packet in packets:
+            whole = codes[..., packet.start : packet.start + packet.codes.shape[-1]]
+            assert packet.lost or torch.equal(packet.codes, whole)
