@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,9 @@ class MynaConfig:
 
     name: str = "myna-24k"
     sample_rate: int = 24_000
-    hop: int = 240  # samples a transform: 100 Hz; its windows of two hops overlap by one, the model's look-ahead
+    hop: int = (
+        240  # samples a transform: 100 Hz; its windows of two hops overlap by one, the model's look-ahead
+    )
     stride: int = 2  # transforms a code frame: 50 Hz
     width: int = 256  # channels at the rate of the transforms, at least `hop`
     latent_width: int = 384  # channels at the rate of the codes
@@ -202,11 +205,11 @@ class MynaCodec(Codec):
         latents, and the codebooks are k-means centres. A few hundred seconds of speech are enough.
         """
         h, s = self.config.hop, self.config.stride
-        frames, analysis, stem, *rest = self.encoder.layers
+        frames, analysis, stem, *rest = cast("list[Any]", list(self.encoder.layers))
         down = next(layer for layer in rest if isinstance(layer, Conv1d))
-        lift = self.decoder.layers[0]
-        up = next(layer for layer in self.decoder.layers if isinstance(layer, ConvTranspose1d))
-        synthesis = self.decoder.layers[-2]
+        lift, *others = cast("list[Any]", list(self.decoder.layers))
+        up = next(layer for layer in others if isinstance(layer, ConvTranspose1d))
+        synthesis = others[-2]
         coefficients = analysis.mdct(frames(wav))
         scale = coefficients.square().mean(dim=(0, 2)).sqrt()[:, None].clamp(min=1e-4)
         analysis.scale.copy_(scale)
@@ -227,7 +230,7 @@ class MynaCodec(Codec):
         up.weight[:n, :h, :s] += axes.permute(2, 1, 0)
         synthesis.project.linear.weight[:, :h] += torch.eye(h)
         for layer in (stem.linear, down, rest[-1].linear, lift, up, synthesis.project.linear):
-            layer.bias.zero_()
+            cast("Tensor", layer.bias).zero_()
         self.quantizer.init_from(self.latents(wav))
 
     def n_frames(self, n_samples: int) -> int:

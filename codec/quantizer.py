@@ -10,6 +10,7 @@ section 3.2). Shapes: B batch, D latent channels, T frames, K codebooks, V codeb
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,9 @@ def kmeans(vectors: Tensor, k: int, iterations: int = 10) -> Tensor:
     centres = vectors[pick[torch.arange(k, device=vectors.device) % n]].clone()
     for _ in range(iterations):
         label = _nearest(vectors, centres)
-        count = torch.zeros(k, device=vectors.device, dtype=vectors.dtype).index_add_(0, label, torch.ones_like(vectors[:, 0]))
+        count = torch.zeros(k, device=vectors.device, dtype=vectors.dtype).index_add_(
+            0, label, torch.ones_like(vectors[:, 0])
+        )
         total = torch.zeros_like(centres).index_add_(0, label, vectors)
         refill = vectors[torch.randint(n, (k,), device=vectors.device)]
         centres = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], refill)
@@ -84,7 +87,9 @@ class EMACodebook(nn.Module):
         flat = x.transpose(1, 2).reshape(-1, d)
         # In this form and order because the reference's is, and codes must not differ by rounding.
         distance = -(
-            flat.square().sum(1, keepdim=True) - 2 * flat @ self.embed.t() + self.embed.t().square().sum(0, keepdim=True)
+            flat.square().sum(1, keepdim=True)
+            - 2 * flat @ self.embed.t()
+            + self.embed.t().square().sum(0, keepdim=True)
         )
         return distance.max(dim=-1).indices.view(b, t)
 
@@ -115,7 +120,9 @@ class EMACodebook(nn.Module):
     @torch.no_grad()
     def _follow(self, x: Tensor, codes: Tensor) -> None:
         flat, label = x.transpose(1, 2).reshape(-1, x.shape[1]).to(self.embed.dtype), codes.reshape(-1)
-        count = torch.zeros_like(self.cluster_size).index_add_(0, label, torch.ones_like(label, dtype=flat.dtype))
+        count = torch.zeros_like(self.cluster_size).index_add_(
+            0, label, torch.ones_like(label, dtype=flat.dtype)
+        )
         total = torch.zeros_like(self.embed).index_add_(0, label, flat)
         _sum_over_devices(count, total)
         self.cluster_size.lerp_(count, 1 - self.decay)
@@ -125,7 +132,9 @@ class EMACodebook(nn.Module):
         self.embed.copy_(self.embed_avg / smoothed[:, None])
         even = size / self.codebook_size
         dead = self.cluster_size < self.threshold * even
-        fresh = _from_first_device(flat[torch.randint(flat.shape[0], (self.codebook_size,), device=flat.device)])
+        fresh = _from_first_device(
+            flat[torch.randint(flat.shape[0], (self.codebook_size,), device=flat.device)]
+        )
         self.embed.copy_(torch.where(dead[:, None], fresh, self.embed))
         self.embed_avg.copy_(torch.where(dead[:, None], fresh * even, self.embed_avg))
         self.cluster_size.copy_(torch.where(dead, even, self.cluster_size))
@@ -176,7 +185,9 @@ class FactorizedCodebook(nn.Module):
         b, d, t = z.shape
         flat = F.normalize(z.transpose(1, 2).reshape(-1, d))
         rows = F.normalize(self.codebook.weight)
-        distance = flat.square().sum(1, keepdim=True) - 2 * flat @ rows.t() + rows.square().sum(1, keepdim=True).t()
+        distance = (
+            flat.square().sum(1, keepdim=True) - 2 * flat @ rows.t() + rows.square().sum(1, keepdim=True).t()
+        )
         return (-distance).max(1).indices.view(b, t)
 
     @torch.no_grad()
@@ -188,9 +199,9 @@ class FactorizedCodebook(nn.Module):
         axes = axes[:, : self.codebook.embedding_dim].t()  # (d, D), the widest first
         z = (flat - mean) @ axes.t()
         self.in_proj.weight.copy_(axes[:, :, None])
-        self.in_proj.bias.copy_(-(axes @ mean))
+        cast("Tensor", self.in_proj.bias).copy_(-(axes @ mean))
         self.out_proj.weight.copy_(axes.t()[:, :, None])
-        self.out_proj.bias.copy_(mean)
+        cast("Tensor", self.out_proj.bias).copy_(mean)
         self.codebook.weight.copy_(kmeans(z, self.codebook_size))
         if self.threshold > 0:
             self.inited.fill_(1)
@@ -198,11 +209,15 @@ class FactorizedCodebook(nn.Module):
     @torch.no_grad()
     def _revive(self, z: Tensor, codes: Tensor) -> None:
         flat, label = z.transpose(1, 2).reshape(-1, z.shape[1]), codes.reshape(-1)
-        count = torch.zeros_like(self.usage).index_add_(0, label, torch.ones_like(label, dtype=self.usage.dtype))
+        count = torch.zeros_like(self.usage).index_add_(
+            0, label, torch.ones_like(label, dtype=self.usage.dtype)
+        )
         _sum_over_devices(count)
         self.usage.lerp_(count * (self.codebook_size / count.sum()), 0.03)
         dead = self.usage < self.threshold
-        fresh = _from_first_device(flat[torch.randint(flat.shape[0], (self.codebook_size,), device=flat.device)])
+        fresh = _from_first_device(
+            flat[torch.randint(flat.shape[0], (self.codebook_size,), device=flat.device)]
+        )
         self.codebook.weight.copy_(torch.where(dead[:, None], fresh, self.codebook.weight))
         self.usage.copy_(torch.where(dead, torch.ones_like(self.usage), self.usage))
 
@@ -218,19 +233,24 @@ class ResidualVQ(nn.Module):
     def n_codebooks(self) -> int:
         return len(self.codebooks)
 
+    @property
+    def _books(self) -> list[EMACodebook | FactorizedCodebook]:
+        return cast("list[EMACodebook | FactorizedCodebook]", list(self.codebooks))
+
     def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
         """latents (B, D, T) -> codes (B, K, T) with the first `n_codebooks` (default: all)."""
         residual, codes = latents, []
-        for codebook in list(self.codebooks)[:n_codebooks]:
+        for codebook in self._books[:n_codebooks]:
             codes.append(codebook.encode(residual))
             residual = residual - codebook.decode(codes[-1])
         return torch.stack(codes, dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes (B, K, T), K up to n_codebooks -> (B, D, T)."""
-        quantized = self.codebooks[0].decode(codes[:, 0])
+        books = self._books
+        quantized = books[0].decode(codes[:, 0])
         for k in range(1, codes.shape[1]):
-            quantized = quantized + self.codebooks[k].decode(codes[:, k])
+            quantized = quantized + books[k].decode(codes[:, k])
         return quantized
 
     @torch.no_grad()
@@ -241,7 +261,7 @@ class ResidualVQ(nn.Module):
         heart and leaves the others nothing.
         """
         residual = latents
-        for codebook in self.codebooks:
+        for codebook in self._books:
             codebook.init_from(residual)
             residual = residual - codebook.decode(codebook.encode(residual))
 
@@ -249,7 +269,9 @@ class ResidualVQ(nn.Module):
         """Quantise with gradients. n_codebooks: for each example (B,), or one number; later codebooks see the
         residual all the same, but neither their output nor their losses count (quantizer dropout, DAC sec. 3.3)."""
         b = latents.shape[0]
-        limit = torch.as_tensor(self.n_codebooks if n_codebooks is None else n_codebooks, device=latents.device)
+        limit = torch.as_tensor(
+            self.n_codebooks if n_codebooks is None else n_codebooks, device=latents.device
+        )
         limit = limit.expand(b)
         residual, quantized, codes = latents, torch.zeros_like(latents), []
         commitment = codebook_loss = latents.new_zeros((), dtype=torch.float32)
@@ -262,7 +284,7 @@ class ResidualVQ(nn.Module):
             share = used.sum().clamp(min=1)
             commitment = commitment + (result.commitment_loss * used).sum() / share
             codebook_loss = codebook_loss + (result.codebook_loss * used).sum() / share
-        if isinstance(self.codebooks[0], EMACodebook):  # without projections, one straight-through for the sum
+        if isinstance(self.codebooks[0], EMACodebook):  # no projections: one straight-through for the sum
             quantized = latents + (quantized - latents).detach()
         return QuantizedResult(quantized, torch.stack(codes, 1), commitment, codebook_loss)
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from myna.codec.base import Codes
 from myna.codec.myna import MynaCodec, MynaConfig
 

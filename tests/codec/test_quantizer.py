@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from myna.codec.quantizer import (
     EMACodebook,
     FactorizedCodebook,
