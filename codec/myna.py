@@ -220,15 +220,19 @@ class MynaCodec(Codec):
         axes = torch.linalg.eigh(pairs.t() @ pairs / len(pairs)).eigenvectors.flip(1)
         n = min(self.config.latent_width, s * h)
         axes = axes[:, :n].reshape(s, h, n)
+
+        def eye(rows: int, columns: int) -> Tensor:
+            return torch.eye(rows, columns, device=wav.device)
+
         for weight in (stem.linear.weight, down.weight, rest[-1].linear.weight, lift.weight, up.weight):
             weight.mul_(0.02)  # what the start does not use stays small, but can learn
         synthesis.project.linear.weight.mul_(0.02)
-        stem.linear.weight[:h, :h] += torch.eye(h)
+        stem.linear.weight[:h, :h] += eye(h, h)
         down.weight[:n, :h, -s:] += axes.permute(2, 1, 0)
-        rest[-1].linear.weight[:, :n] += torch.eye(self.config.latent_dim, n)
-        lift.weight[:n, :, -1] += torch.eye(n, self.config.latent_dim)
+        rest[-1].linear.weight[:, :n] += eye(self.config.latent_dim, n)
+        lift.weight[:n, :, -1] += eye(n, self.config.latent_dim)
         up.weight[:n, :h, :s] += axes.permute(2, 1, 0)
-        synthesis.project.linear.weight[:, :h] += torch.eye(h)
+        synthesis.project.linear.weight[:, :h] += eye(h, h)
         for layer in (stem.linear, down, rest[-1].linear, lift, up, synthesis.project.linear):
             cast("Tensor", layer.bias).zero_()
         self.quantizer.init_from(self.latents(wav))

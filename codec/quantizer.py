@@ -268,6 +268,11 @@ class ResidualVQ(nn.Module):
     def forward(self, latents: Tensor, n_codebooks: Tensor | int | None = None) -> QuantizedResult:
         """Quantise with gradients. n_codebooks: for each example (B,), or one number; later codebooks see the
         residual all the same, but neither their output nor their losses count (quantizer dropout, DAC sec. 3.3)."""
+        # In bfloat16 a residual of a residual is mostly rounding, and the nearest code a guess.
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._quantize(latents.float(), n_codebooks)
+
+    def _quantize(self, latents: Tensor, n_codebooks: Tensor | int | None) -> QuantizedResult:
         b = latents.shape[0]
         limit = torch.as_tensor(
             self.n_codebooks if n_codebooks is None else n_codebooks, device=latents.device

@@ -124,3 +124,12 @@ def test_kmeans_finds_separate_clusters():
     if torch.cdist(centres, found).min(1).values.max() > 1:  # Lloyd may put two starts into one cluster
         found = kmeans(points, 8, iterations=20)
     assert torch.cdist(centres, found).min(1).values.max() < 0.5
+
+
+@pytest.mark.parametrize("make", [ema, factorized])
+def test_autocast_does_not_change_the_codes(make):
+    rvq = make().eval()
+    x = 3 + torch.randn(2, DIM, 400)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = rvq(x).codes
+    assert torch.equal(mixed, rvq(x).codes)
