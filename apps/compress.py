@@ -30,13 +30,14 @@ class CompressOptions:
     """The options of the command.
 
     model: name or checkpoint.   bitrate: bits a second, at most.   target_size: bytes, at most.
-    lm: entropy-code `.ecdc` with EnCodec's language model.
+    lm: entropy-code `.ecdc` with EnCodec's language model, the file `lm_model` if it is given.
     """
 
     model: str
     bitrate: float | None = None
     target_size: int | None = None
     lm: bool = False
+    lm_model: str | None = None
     force: bool = False
     device: str = "cpu"
 
@@ -133,7 +134,7 @@ class Compressor:
                 return AudioReader(path)
 
             if kind == ".ecdc":
-                lm = language_model(codec.name) if self.options.lm else None
+                lm = language_model(codec.name, self.options.lm_model) if self.options.lm else None
                 made = compress_to_ecdc(reader, file, codec, k, lm, progress)
             else:
                 made = compress_to_dac(reader, file, codec, k, progress)
@@ -252,6 +253,9 @@ def command(
     ),
     target_size: str | None = typer.Option(None, help="At most this many bytes: 20000, 20k, 1.5M."),
     lm: bool = typer.Option(False, "--lm", help="Entropy-code .ecdc with EnCodec's language model (slow)."),
+    lm_model: str | None = typer.Option(
+        None, help="The language model's .th or checkpoint; implies --lm.  [default: the downloaded one]"
+    ),
     force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no result line."),
@@ -270,7 +274,8 @@ def command(
         model or defaults.get(kind, "myna-24k"),
         parse_bitrate(bitrate),
         parse_size(target_size),
-        lm,
+        lm or lm_model is not None,
+        lm_model,
         force,
         device,
     )

@@ -17,6 +17,7 @@ from .options import COMPRESSED, PIPE, Job, check_seconds, codec_for, jobs_in, l
 
 if TYPE_CHECKING:
     from ..codec import Codec
+    from ..codec.encodec_lm import EncodecLM
     from ..codec.formats import CompressedFile
     from ..data.audio import AudioWriter
 
@@ -26,12 +27,14 @@ class DecompressOptions:
     """The options of the command.
 
     model: name or checkpoint, None for what the file says.   start, duration: seconds.   float32: WAV only.
+    lm_model: file of EnCodec's language model, None for the downloaded one.
     """
 
     model: str | None = None
     start: float = 0.0
     duration: float | None = None
     float32: bool = False
+    lm_model: str | None = None
     force: bool = False
     device: str = "cpu"
 
@@ -58,6 +61,7 @@ class Decompressor:
     def __init__(self, options: DecompressOptions, console: Console):
         self.options, self.console = options, console
         self._codecs: dict[tuple[str | None, str], Codec] = {}
+        self._language_models: dict[str, EncodecLM] = {}
 
     def job(self, job: Job) -> tuple[DecompressReport, str]:
         """Decompress a file to a file; the facts, and a line about them."""
@@ -95,12 +99,17 @@ class Decompressor:
         from ..codec.formats import open_compressed
 
         options = self.options
-        compressed = open_compressed(opened, language_model)
+        compressed = open_compressed(opened, self._language_model)
         info = compressed.info
         key = (info.model, f"{info.weights_hash} {info.n_codebooks} {info.codebook_size} {info.sample_rate}")
         if key not in self._codecs:
             self._codecs[key] = codec_for(compressed, options.model, options.device, self.console)
         return compressed, self._codecs[key]
+
+    def _language_model(self, codec: str) -> EncodecLM:
+        if codec not in self._language_models:
+            self._language_models[codec] = language_model(codec, self.options.lm_model)
+        return self._language_models[codec]
 
     def _decode(
         self,
@@ -179,6 +188,10 @@ def command(
     model: str | None = typer.Option(
         None, help="A name of `myna models list`, or a checkpoint.  [default: as the file says]"
     ),
+    lm_model: str | None = typer.Option(
+        None,
+        help="The .th or checkpoint of EnCodec's language model, for .ecdc.  [default: the downloaded one]",
+    ),
     start: float = typer.Option(0.0, help="Begin at this second."),
     duration: float | None = typer.Option(None, help="Give at most this many seconds."),
     suffix: str = typer.Option("wav", "--format", help="wav or flac, where no output is named."),
@@ -201,7 +214,9 @@ def command(
     check_seconds("--duration", duration)
     suffix = "." + suffix.lower().lstrip(".")
     check_writable_format(suffix, float32)
-    worker = Decompressor(DecompressOptions(model, start, duration, float32, force, device), console)
+    worker = Decompressor(
+        DecompressOptions(model, start, duration, float32, lm_model, force, device), console
+    )
     if output == PIPE:
         if suffix != ".wav":
             raise UsageError("standard output takes WAV only; name a file for FLAC")

@@ -83,11 +83,31 @@ def codec_for(compressed: CompressedFile, model: str | None, device: str, consol
     return codec
 
 
-def language_model(codec: str) -> EncodecLM:
-    """EnCodec's entropy model for its codec's name. Raises MissingModelError."""
+def language_model(codec: str, path: str | None = None) -> EncodecLM:
+    """EnCodec's entropy model for its codec's name, or the one at `path` (its `.th`, or our checkpoint).
+
+    Raises MissingModelError if it is not here or not that codec's, InputError if `path` holds something else,
+    UsageError if the codec has none.
+    """
+    from ..codec.encodec_lm import ENCODEC_LM_24K, ENCODEC_LM_48K
     from ..codec.registry import load_encodec_lm
 
-    return load_encodec_lm(codec.replace("encodec-", "encodec-lm-"))
+    wanted = {"encodec-24k": ENCODEC_LM_24K, "encodec-48k": ENCODEC_LM_48K}.get(codec)
+    if wanted is None:
+        raise UsageError(f"{codec} has no language model; --lm is for encodec-24k and encodec-48k")
+    if path is None:
+        try:
+            return load_encodec_lm(wanted.name)
+        except MissingModelError as error:
+            raise MissingModelError(f"{error}, or give its file with --lm-model") from None
+    found = load_encodec_lm(path)
+    size, expected = ((c.name, c.n_codebooks, c.codebook_size) for c in (found.config, wanted))
+    if size != expected:
+        raise MissingModelError(
+            f"{path} is a language model of {size[1]} codebooks of {size[2]}, {codec} needs {wanted.name} "
+            f"of {expected[1]} of {expected[2]}; give that one with --lm-model"
+        )
+    return found
 
 
 @dataclass(frozen=True)
