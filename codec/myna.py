@@ -27,6 +27,7 @@ from ..layers.convnext import ConvNeXtBlock, Pointwise
 from ..layers.spectral import Frames, OverlapAdd
 from ..layers.streaming import Chain, Stream
 from .base import Codec, Codes
+from .convolutional import check_codes, check_n_codebooks, check_wav
 from .quantizer import EMACodebook, FactorizedCodebook, QuantizedResult, ResidualVQ
 
 
@@ -36,9 +37,7 @@ class MynaConfig:
 
     name: str = "myna-24k"
     sample_rate: int = 24_000
-    hop: int = (
-        240  # samples a transform: 100 Hz; its windows of two hops overlap by one, the model's look-ahead
-    )
+    hop: int = 240  # samples a transform: 100 Hz; windows of two hops overlap by one, the model's look-ahead
     stride: int = 2  # transforms a code frame: 50 Hz
     width: int = 256  # channels at the rate of the transforms, at least `hop`
     latent_width: int = 384  # channels at the rate of the codes
@@ -247,14 +246,19 @@ class MynaCodec(Codec):
         return self.encoder(F.pad(wav, (0, self.n_frames(n) * self.frame_size - n)))
 
     def encode(self, wav: Tensor, n_codebooks: int | None = None) -> Codes:
-        return Codes(self.quantizer.encode(self.latents(wav), n_codebooks), wav.shape[-1])
+        check_wav(self, wav)
+        k = check_n_codebooks(self, n_codebooks)
+        with torch.no_grad():
+            return Codes(self.quantizer.encode(self.latents(wav), k), wav.shape[-1])
 
     def decode(self, codes: Codes) -> Tensor:
-        wav = self.decoder(self.quantizer.decode(codes.codes))
-        return wav[..., self.delay : self.delay + codes.n_samples]
+        check_codes(self, codes.codes)
+        with torch.no_grad():
+            wav = self.decoder(self.quantizer.decode(codes.codes))
+            return wav[..., self.delay : self.delay + codes.n_samples]
 
     def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None) -> MynaEncoderStream:
-        return MynaEncoderStream(self, batch, n_codebooks)
+        return MynaEncoderStream(self, batch, check_n_codebooks(self, n_codebooks))
 
     def decoder_stream(self, batch: int = 1) -> MynaDecoderStream:
         return MynaDecoderStream(self, batch)
@@ -279,13 +283,14 @@ class MynaCodec(Codec):
 class MynaEncoderStream:
     """wav chunks to codes: one frame for every `frame_size` samples, none late."""
 
-    def __init__(self, codec: MynaCodec, batch: int, n_codebooks: int | None):
+    def __init__(self, codec: MynaCodec, batch: int, n_codebooks: int):
         self.codec, self.n_codebooks, self.n_samples = codec, n_codebooks, 0
         self.stream = Stream(codec.encoder, batch)
 
     @torch.inference_mode()
     def push(self, wav: Tensor) -> Tensor:
         """wav (B, 1, n), any n -> codes (B, K, t)."""
+        check_wav(self.codec, wav, shortest=0)
         self.n_samples += wav.shape[-1]
         return self._codes(self.stream.push(wav))
 
@@ -304,8 +309,8 @@ class MynaEncoderStream:
 
     def _codes(self, latents: Tensor) -> Tensor:
         if latents.shape[-1] == 0:
-            k = self.n_codebooks or self.codec.n_codebooks
-            return torch.zeros(latents.shape[0], k, 0, dtype=torch.long, device=latents.device)
+            shape = latents.shape[0], self.n_codebooks, 0
+            return torch.zeros(shape, dtype=torch.long, device=latents.device)
         return self.codec.quantizer.encode(latents, self.n_codebooks)
 
 
@@ -335,6 +340,7 @@ class MynaDecoderStream:
 
     def _step(self, codes: Tensor, final: bool) -> Tensor:
         if codes.shape[-1]:
+            check_codes(self.codec, codes)
             z = self.codec.quantizer.decode(codes)
         else:
             z = next(self.codec.parameters()).new_zeros(codes.shape[0], self.codec.config.latent_dim, 0)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from myna.codec.base import Codes
 from myna.codec.myna import MynaCodec, MynaConfig
+from myna.errors import InputError, UsageError
 
 TINY = MynaConfig(
     hop=24, width=32, latent_width=24, encoder_depth=(1, 1), decoder_depth=(1, 1), expansion=2,
@@ -107,6 +108,26 @@ def test_training_pass_mixes_quantized_and_unquantized(codec):
     assert not torch.allclose(result.wav[:1], codec.decode(Codes(codes.codes[:1], 480)))
     warm = codec(wav, None, torch.ones(2, dtype=torch.bool))
     assert warm.quantizer is None
+
+
+def test_nothing_is_kept_for_learning(codec):
+    codes = codec.encode(torch.randn(1, 1, 100))
+    assert not codec.decode(codes).requires_grad
+    assert codec.latents(torch.randn(1, 1, 100)).requires_grad
+
+
+def test_what_does_not_fit_is_refused_in_one_line(codec):
+    with pytest.raises(InputError, match=r"shape \(batch, 1, samples >= 1\), got \(1, 2, 50\)"):
+        codec.encode(torch.randn(1, 2, 50))
+    for n_codebooks in (0, 4):
+        with pytest.raises(UsageError, match=f"1 to 3 codebooks, asked for {n_codebooks}"):
+            codec.encode(torch.randn(1, 1, 50), n_codebooks)
+        with pytest.raises(UsageError, match="1 to 3 codebooks"):
+            codec.encoder_stream(n_codebooks=n_codebooks)
+    with pytest.raises(InputError, match=r"codes must lie in 0\.\.15"):
+        codec.decode(Codes(torch.full((1, 3, 2), 16), 50))
+    with pytest.raises(InputError, match=r"codebooks 1\.\.3"):
+        codec.decoder_stream().push(torch.zeros(1, 4, 2, dtype=torch.long))
 
 
 def test_a_silent_input_stays_finite(codec):
