@@ -55,6 +55,7 @@ class OverlapAdd(Streamable):
             raise ValueError(f"window {window} must be a multiple of hop {hop}")
         self.window, self.hop, self.rate = window, hop, Fraction(hop)
         self.lag = window - hop
+        self.in_channels = window
 
     def init_state(self, batch: int, like: Tensor) -> State:
         return like.new_zeros(batch, 1, self.window - self.hop)

@@ -94,6 +94,8 @@ class Chain(Streamable):
     def __init__(self, *layers: nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        # Layers that do not know theirs (a snake, an ELU) keep the channels of what follows.
+        self.in_channels = next((n for layer in layers if (n := getattr(layer, "in_channels", None))), None)
 
     @property
     def rate(self) -> Fraction:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -157,6 +159,7 @@ class Residual(Streamable):
         if body.rate != 1:
             raise ValueError(f"the body of a residual must keep the frame rate, got rate {body.rate}")
         self.body, self.skip = body, skip
+        self.in_channels = getattr(body, "in_channels", None)
 
     @property
     def delay(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -196,6 +199,7 @@ class Stream:
         self.layer, self.batch, self._like = layer, batch, like.detach()
         self.state = layer.init_state(batch, self._like)
         self.finished = False
+        self.in_channels: int | None = getattr(layer, "in_channels", None)  # else known from the first chunk
 
     @torch.inference_mode()
     def push(self, x: Tensor) -> Tensor:
@@ -215,8 +219,7 @@ class Stream:
         """An independent copy that continues from here."""
         other = Stream.__new__(Stream)
         other.layer, other.batch, other._like = self.layer, self.batch, self._like
-        other.finished = self.finished
-        other.in_channels = getattr(self, "in_channels", None)
+        other.finished, other.in_channels = self.finished, self.in_channels
         other.state = tree_map(lambda t: t.clone(), self.state)
         return other
 
@@ -234,7 +237,12 @@ class Stream:
         """Write the state to a safetensors file."""
         tensors: dict[str, Tensor] = {}
         shape = _flatten(self.state, tensors, "s")
-        meta = {"state": json.dumps(shape), "batch": str(self.batch), "finished": str(int(self.finished))}
+        meta = {
+            "state": json.dumps(shape),
+            "batch": str(self.batch),
+            "finished": str(int(self.finished)),
+            "in_channels": str(self.in_channels or 0),
+        }
         # Cloned, because the format refuses tensors that share memory, as two fresh zeros may.
         save_file({k: v.contiguous().clone() for k, v in tensors.items()}, str(path), metadata=meta)
 
@@ -248,6 +256,7 @@ class Stream:
             meta = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         stream.batch, stream.finished = int(meta["batch"]), bool(int(meta["finished"]))
+        stream.in_channels = int(meta.get("in_channels", 0)) or None
         stream.state = _unflatten(json.loads(meta["state"]), tensors)
         return stream
 
@@ -259,8 +268,7 @@ class Stream:
         return y
 
     def _empty(self) -> Tensor:
-        channels = getattr(self, "in_channels", None) or getattr(self.layer, "in_channels", 1)
-        return self._like.new_zeros(self.batch, channels, 0)
+        return self._like.new_zeros(self.batch, self.in_channels or 1, 0)
 
 
 def _merge(rows: Tensor, fresh: State, running: State) -> State:

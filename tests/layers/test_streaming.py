@@ -201,6 +201,18 @@ def test_a_saved_stream_continues(name: str, at: int, tmp_path):
 
 
 @every_layer
+def test_a_saved_stream_may_end_at_once(name: str, tmp_path):
+    channels, layer = build(name)
+    x = signal(layer, channels, 40)
+    stream = Stream(layer, batch=2)
+    head = stream.push(x)
+    stream.save(tmp_path / "state.safetensors")
+    tail = Stream.load(layer, tmp_path / "state.safetensors").flush()
+    with torch.no_grad():
+        assert_same(name, torch.cat([head, tail], -1), layer(x))
+
+
+@every_layer
 def test_reset_rows_start_anew_and_the_others_go_on(name: str):
     channels, layer = build(name)
     x, fresh = (
