@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.files import atomic_output
+from ..data.files import atomic_output, input_errors
 from ..errors import InputError, MissingModelError, UsageError
 from .adapters import adapt_dac, adapt_encodec, adapt_encodec_lm
 from .adapters.dac import is_dac
@@ -197,7 +197,7 @@ def _fetch(entry: ModelEntry, path: Path, progress: Callable[[int, int | None], 
                 yield block
             if total is not None and done < total:
                 raise http.client.IncompleteRead(b"", total - done)
-    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException) as error:  # urllib's errors and timeouts are OSErrors
         reason = getattr(error, "reason", None) or error
         raise MissingModelError(
             f"cannot download {entry.name} from {entry.url} ({reason}); "
@@ -217,7 +217,18 @@ def load_codec(name_or_path: str | Path = "myna-24k", device: str | torch.device
         raise InputError(
             f"{name_or_path} holds {type(model).__name__}, not a codec; give a codec's name or checkpoint"
         )
-    return model.to(device)
+    return _placed(model, device)
+
+
+def _placed(model: Codec, device: str | torch.device) -> Codec:
+    """The model on a device. Raises UsageError where torch finds none of that name."""
+    try:
+        return model.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:  # a CPU-only torch asserts
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"device {device} cannot be used ({reason}); choose cpu, or cuda where a GPU is"
+        ) from None
 
 
 def load_encodec_lm(name_or_path: str | Path) -> EncodecLM:
@@ -276,7 +287,7 @@ def _local(name: str) -> Path:
 
 def _load_file(path: Path) -> nn.Module:
     """Tell the kind of a file by what is in it, not by its name."""
-    with open(path, "rb") as opened:
+    with input_errors(path), open(path, "rb") as opened:
         head = opened.read(10)
     # A safetensors file starts with the length of its header (8 bytes) and the header's brace; torch's are
     # zip archives, or pickles in old ones.

@@ -108,6 +108,14 @@ def test_configurations_that_are_refused(changes: dict, message: str, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_line(device: str, tmp_path):
+    save_checkpoint(MODELS["dac"](), tmp_path / "a.safetensors")
+    with pytest.raises(UsageError, match=f"device {device} cannot be used") as error:
+        registry.load_codec(tmp_path / "a.safetensors", device)
+    assert "\n" not in str(error.value)
+
+
 class Payload:
     def __reduce__(self):
         return (open, ("should-not-exist", "w"))
