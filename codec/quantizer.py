@@ -120,6 +120,8 @@ class EMACodebook(nn.Module):
     @torch.no_grad()
     def _follow(self, x: Tensor, codes: Tensor) -> None:
         flat, label = x.transpose(1, 2).reshape(-1, x.shape[1]).to(self.embed.dtype), codes.reshape(-1)
+        # An average never forgets NaN: one bad batch must not end a run of hours.
+        flat = torch.nan_to_num(flat, 0.0, 0.0, 0.0)
         count = torch.zeros_like(self.cluster_size).index_add_(
             0, label, torch.ones_like(label, dtype=flat.dtype)
         )
@@ -298,25 +300,6 @@ def dropout_codebooks(batch: int, n_codebooks: int, p: float = 0.5) -> Tensor:
     """How many codebooks each example uses, (B,): with probability p uniformly 1..K, otherwise K (DAC sec. 3.3)."""
     drawn = torch.randint(1, n_codebooks + 1, (batch,))
     return torch.where(torch.rand(batch) < p, drawn, torch.full_like(drawn, n_codebooks))
-
-
-@dataclass(frozen=True)
-class CodebookUse:
-    """used: share of the codes that occur, perplexity: exp of the entropy of their use; one entry a codebook."""
-
-    used: tuple[float, ...]
-    perplexity: tuple[float, ...]
-
-
-def codebook_use(codes: Tensor, codebook_size: int) -> CodebookUse:
-    """How well codes (B, K, T) fill their codebooks."""
-    used, perplexity = [], []
-    for k in range(codes.shape[1]):
-        p = torch.bincount(codes[:, k].reshape(-1), minlength=codebook_size).double()
-        p = p / p.sum()
-        used.append(float((p > 0).double().mean()))
-        perplexity.append(float(torch.exp(-(p * (p + 1e-12).log()).sum())))
-    return CodebookUse(tuple(used), tuple(perplexity))
 
 
 def _sum_over_devices(*tensors: Tensor) -> None:

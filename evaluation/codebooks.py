@@ -16,7 +16,7 @@ class CodebookUse:
     """For each codebook, first to last.
 
     used: share of the entries that occurred at least once.
-    perplexity: 2 to the entropy of their frequencies, the number of equally likely entries that would carry
+    perplexity: exp of the entropy of their frequencies, the number of equally likely entries that would carry
         as much: at most the number of frames counted, and V.
     n_frames: counted.
     """
@@ -44,3 +44,10 @@ class CodebookCounter:
         used = (self.counts > 0).double().mean(-1)
         n_frames = int(self.counts.sum(-1).max())
         return CodebookUse(tuple(used.tolist()), tuple(entropy.exp().tolist()), n_frames)
+
+
+def codebook_use(codes: Tensor, codebook_size: int) -> CodebookUse:
+    """How well codes (B, K, T) fill their codebooks."""
+    counter = CodebookCounter(codes.shape[1], codebook_size)
+    counter.add(codes)
+    return counter.result()

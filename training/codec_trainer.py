@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..codec.checkpoint import load_checkpoint, save_checkpoint
 from ..codec.myna import MynaCodec
-from ..codec.quantizer import codebook_use, dropout_codebooks
+from ..codec.quantizer import dropout_codebooks
 from ..data.corpus import Batch, Corpus, Crops, HeldOut, Prefetch, held_out, open_corpus
 from ..discriminators import (
     Discriminator,
@@ -38,7 +38,8 @@ from ..discriminators import (
     MultiPeriodDiscriminator,
     MultiScaleSTFTDiscriminator,
 )
-from ..errors import InputError, UsageError
+from ..errors import InputError, MynaError, UsageError
+from ..evaluation.codebooks import codebook_use
 from . import distributed
 from .adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from .balancer import Balancer
@@ -77,9 +78,12 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
     world = distributed.setup(options.device)
     try:
         with Interrupt() as interrupt:
-            return CodecTrainer(options, world, quiet).run(interrupt)
-    finally:
-        distributed.shutdown()
+            summary = CodecTrainer(options, world, quiet).run(interrupt)
+    except BaseException:
+        distributed.shutdown(together=False)  # the others wait elsewhere, and torchrun ends them
+        raise
+    distributed.shutdown()
+    return summary
 
 
 class CodecTrainer:
@@ -223,9 +227,10 @@ class CodecTrainer:
         loss = discriminator_loss([r for r, _ in pairs], [f for _, f in pairs], section.loss)
         self.critic_optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.critic.parameters(), section.clip)
-        set_rate(self.critic_optimizer, section.lr * rate)
-        self.critic_optimizer.step()
+        norm = nn.utils.clip_grad_norm_(self.critic.parameters(), section.clip)
+        if bool(torch.isfinite(norm)):
+            set_rate(self.critic_optimizer, section.lr * rate)
+            self.critic_optimizer.step()
         return loss.detach()
 
     def _adversarial_losses(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -435,12 +440,12 @@ class CodecTrainer:
     def _corpus(self, quiet: bool) -> Corpus:
         """The decoded corpus; the main process decodes it while the others wait."""
         data, rate = self.recipe.data, self.codec.sample_rate
-        failure: InputError | None = None
+        failure: MynaError | None = None
         if self.world.is_main:
             try:
                 with _decoding_bar(quiet) as advance:
                     open_corpus(data.corpus, rate, data.cache, advance)
-            except InputError as error:
+            except MynaError as error:
                 failure = error
         if distributed.any_true(failure is not None):
             raise failure or InputError(f"corpus {data.corpus} cannot be used; the first process says why")

@@ -1,6 +1,6 @@
 """One process or many: the same code runs alone and under `torchrun`.
 
-torchrun --nproc-per-node 2 -m myna train recipes/myna-24k.yaml
+torchrun --nproc-per-node 2 -m myna.apps.cli train recipes/myna-24k.yaml
 """
 
 from __future__ import annotations
@@ -57,12 +57,14 @@ def setup(device: str = "auto") -> World:
     return World(0, 1, place)
 
 
-def shutdown() -> None:
+def shutdown(together: bool = True) -> None:
     """Leave the other processes, together with them: one that goes first may abort those still sending. What
-    `wrap` returned should be out of use by now."""
+    `wrap` returned should be out of use by now. together: False after a failure of this process alone, which would
+    wait for the others for ever."""
     if dist.is_initialized():
         gc.collect()
-        barrier()
+        if together:
+            barrier()
         dist.destroy_process_group()
 
 

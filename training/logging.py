@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from ..data.files import output_errors
+
 
 class RunLog:
     """Scalars go to TensorBoard and to metrics.jsonl, audio to TensorBoard, the state of affairs to the
@@ -31,7 +33,8 @@ class RunLog:
         self._metrics: Any = None
         if not enabled:
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        with output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         _forget_after(folder / "metrics.jsonl", start)
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (closed in close())
         try:

@@ -6,10 +6,10 @@ from myna.codec.quantizer import (
     EMACodebook,
     FactorizedCodebook,
     ResidualVQ,
-    codebook_use,
     dropout_codebooks,
     kmeans,
 )
+from myna.evaluation.codebooks import codebook_use
 
 DIM, SIZE, FRAMES = 6, 16, 40
 
@@ -110,11 +110,15 @@ def test_dropout_draws_every_depth_and_keeps_the_full_one_half_the_time():
     assert 0.54 < float((drawn == 8).float().mean()) < 0.585  # 1/2 + 1/2 * 1/8
 
 
-def test_codebook_use():
-    codes = torch.stack([torch.arange(16) % 4, torch.zeros(16, dtype=torch.long)])[None]
-    use = codebook_use(codes, 8)
-    assert use.used == (0.5, 0.125)
-    assert use.perplexity == pytest.approx((4.0, 1.0), rel=1e-6)
+def test_averages_forget_a_batch_that_was_not_finite():
+    book = EMACodebook(DIM, SIZE).train()
+    book(torch.randn(4, DIM, 100))
+    bad = torch.randn(4, DIM, 100)
+    bad[0, :, 3] = float("nan")
+    bad[1, 2, 5] = float("inf")
+    book(bad)
+    assert torch.isfinite(book.embed).all()
+    assert torch.isfinite(book.embed_avg).all()
 
 
 def test_kmeans_finds_separate_clusters():

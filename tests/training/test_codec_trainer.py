@@ -173,6 +173,18 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing(tiny):
     run.log.close()
 
 
+def test_discriminators_survive_a_batch_that_is_not_finite(tiny):
+    run = trainer([*tiny, "phases={unquantized_steps: 0, codebook_batches: 1, adversarial_from: 0}"])
+    run.train_step(run.crops.batch(0))
+    run.step = 1
+    batch = run.crops.batch(1)
+    batch.wav[0, 0, 100] = float("nan")
+    run.train_step(batch)
+    for name, value in [item for m in run.modules.values() for item in module_state(m).items()]:
+        assert torch.isfinite(value).all(), name
+    run.log.close()
+
+
 def test_bf16_trains_with_losses_in_float32(tiny):
     phases = "phases={unquantized_steps: 0, codebook_batches: 1, adversarial_from: 0}"
     run = trainer([*tiny, "precision=bf16", phases])
