@@ -35,9 +35,7 @@ from .formats.header import Header
 
 Progress = Callable[[float, float | None], None]  # seconds of audio done, seconds in all if known
 
-BLOCK_SECONDS = (
-    1.0  # of audio per step of a codec: the time of a packet, so that a pipe waits for nothing else
-)
+BLOCK_SECONDS = 1.0  # of audio a step of a codec: the time of a packet, so that a pipe waits for nothing else
 PREROLL_SECONDS = 2.0  # decoded and dropped before a start in the middle: longer than a decoder remembers
 
 

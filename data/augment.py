@@ -13,14 +13,10 @@ import soxr
 class AugmentOptions:
     """What may happen to a crop. The defaults change nothing."""
 
-    gain_db: tuple[float, float] = (
-        0.0,
-        0.0,
-    )  # uniform in dB; a crop that would clip is turned down (EnCodec: -10, 6)
-    speed: tuple[float, float] = (
-        1.0,
-        1.0,
-    )  # log-uniform; pitch and formants move along: 0.85, 1.18 makes new voices
+    # Uniform in dB; a crop that would clip is turned down (EnCodec: -10, 6).
+    gain_db: tuple[float, float] = (0.0, 0.0)
+    # Log-uniform; pitch and formants move along: 0.85, 1.18 makes new voices.
+    speed: tuple[float, float] = (1.0, 1.0)
     speed_share: float = 0.0  # of the crops that are played at another speed
     flip_share: float = 0.0  # of the crops whose polarity is inverted
 

@@ -14,7 +14,6 @@ from .losses import SpectralLossOptions
 from .recipe import Section, strict
 from .schedule import Decay
 
-LOSSES = ("mel", "stft", "complex", "waveform", "generator", "features", "commitment", "codebook")
 ON_THE_WAVEFORM = (
     "mel",
     "stft",
@@ -24,6 +23,7 @@ ON_THE_WAVEFORM = (
     "features",
 )  # what the balancer can weigh
 ON_THE_CODES = ("commitment", "codebook")
+LOSSES = (*ON_THE_WAVEFORM, *ON_THE_CODES)
 
 Weight = float | list[tuple[int, float]]
 
@@ -48,9 +48,7 @@ class DataSection(Section):
     sources: dict[str, float] | None = None  # how often each is drawn; None: by its hours
     seconds: float = Field(default=1.0, gt=0)  # of a crop
     batch_size: int = Field(default=16, ge=1)  # crops on each process
-    min_rms: float = Field(
-        default=0.0, ge=0, lt=1
-    )  # quieter crops are drawn again (0.003 is -50 dB of full scale)
+    min_rms: float = Field(default=0.0, ge=0, lt=1)  # draw quieter crops again (0.003: -50 dB of full scale)
     augment: strict(AugmentOptions) = AugmentOptions()  # pyright: ignore[reportInvalidTypeForm]
     held_out: HeldOutSection | None = HeldOutSection()  # None: train blindly, keep the last weights only
 
@@ -84,12 +82,8 @@ class DiscriminatorSection(Section):
     multi_band_stft: SpectrogramDiscriminatorSection | None = None
     loss: GANLoss = "hinge"
     relative_features: bool = True  # feature distances relative to the size of the features (EnCodec)
-    seconds: float | None = Field(
-        default=None, gt=0
-    )  # judge a random part so long of each crop; None: all of it
-    update_share: float = Field(
-        default=1.0, gt=0, le=1
-    )  # of the steps in which they learn (EnCodec 24k: 2/3)
+    seconds: float | None = Field(default=None, gt=0)  # judge a random part so long of each crop; None: all
+    update_share: float = Field(default=1.0, gt=0, le=1)  # of the steps, in which they learn (EnCodec: 2/3)
     lr: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.8, 0.99)
     clip: float = Field(default=10.0, gt=0)  # of the gradient's norm

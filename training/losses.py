@@ -26,13 +26,9 @@ class SpectralLossOptions:
     mel_bands: tuple[int, ...] = (5, 10, 20, 40, 80, 160, 320)  # one number for each mel window
     stft_windows: tuple[int, ...] = (512, 2048)  # DAC's magnitude loss
     complex_windows: tuple[int, ...] = (256, 512, 1024, 2048)  # phase-aware
-    complex_power: float = (
-        1.0  # compress magnitudes to this power before comparing; 1 compares them as they are
-    )
+    complex_power: float = 1.0  # compress magnitudes to this power before comparing; 1: as they are
     complex_magnitude: float = 0.0  # weight of the same distance between (compressed) magnitudes alone
-    mel_floor: float = (
-        1e-5  # mel magnitudes below it count as equal (DAC: 1e-5; 2e-3 is about -70 dB of full scale)
-    )
+    mel_floor: float = 1e-5  # mel magnitudes below count as equal (DAC: 1e-5; 2e-3: -70 dB of full scale)
     windows_per_step: int | None = None  # draw so many of all the windows at each step; None: all of them
 
     def __post_init__(self):

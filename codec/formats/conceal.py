@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 _MEMORY = 8  # frames that are played back and forth: long enough not to buzz, short enough to stay one sound
-_HOLD, _FADE = (
-    3,
-    9,
-)  # frames at full loudness, then frames down to silence (0.24 s in all at 50 frames a second)
+_HOLD, _FADE = 3, 9  # frames at full loudness, then down to silence (0.24 s in all at 50 frames a second)
 
 
 class Concealer:

@@ -56,9 +56,7 @@ class DacModel:
         """Samples that the decoder makes of so many frames when no convolution pads."""
         length = frames - 6  # first convolution, kernel 7
         for rate in self.rates:
-            length = (length + 1) * rate - 6 * (
-                1 + 3 + 9
-            )  # transposed, kernel 2 * rate; three dilated, kernel 7
+            length = (length + 1) * rate - 6 * (1 + 3 + 9)  # transposed, kernel 2 * rate; three dilated, 7
         return length - 6  # last convolution, kernel 7
 
 

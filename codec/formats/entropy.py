@@ -132,9 +132,7 @@ def _shortest(encoder: Any) -> bytes:
     position, (low, width) = encoder.pos()  # words behind the 64-bit state, and the state
     n_bytes = _WORD * (position + 2)
     value = int.from_bytes(data.ljust(n_bytes, b"\0"), "big")
-    low = value - (
-        (value - low) % (1 << 64)
-    )  # the whole interval's lower end: `value` lies less than 2^64 above
+    low = value - (value - low) % (1 << 64)  # the interval's whole lower end, less than 2^64 below `value`
     for n in range(n_bytes + 1):
         shift = 8 * (n_bytes - n)
         candidate = -(-low >> shift) << shift
