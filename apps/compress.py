@@ -87,6 +87,10 @@ class Compressor:
 
     def to_open_file(self, source: str, target: str, file: BinaryIO, kind: str) -> CompressReport:
         if Path(source).suffix.lower() == ".myna":
+            if kind != ".myna":
+                raise UsageError(
+                    f"{source} is compressed already; it can become a smaller .myna, not a {kind}"
+                )
             return self._cut(source, target, file)
         from ..data.audio import AudioReader
 

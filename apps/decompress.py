@@ -13,7 +13,7 @@ from ..data.files import atomic_output, check_output, input_errors
 from ..errors import UsageError
 from .batch import run_jobs
 from .console import Console, data_to_stdout
-from .options import COMPRESSED, PIPE, Job, check_seconds, codec_for, jobs_in, language_model
+from .options import COMPRESSED, PIPE, Job, check_seconds, jobs_in, language_model
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -97,13 +97,14 @@ class Decompressor:
 
     def _open(self, opened: BinaryIO) -> tuple[CompressedFile, Codec]:
         from ..codec.formats import open_compressed
+        from ..codec.registry import codec_for
 
         options = self.options
         compressed = open_compressed(opened, self._language_model)
         info = compressed.info
         key = (info.model, f"{info.weights_hash} {info.n_codebooks} {info.codebook_size} {info.sample_rate}")
         if key not in self._codecs:
-            self._codecs[key] = codec_for(compressed, options.model, options.device, self.console)
+            self._codecs[key] = codec_for(info, options.model, options.device, self.console.note)
         return compressed, self._codecs[key]
 
     def _language_model(self, codec: str) -> EncodecLM:

@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, MissingModelError, UsageError
-from .console import Console
 
 if TYPE_CHECKING:
-    from ..codec import Codec
     from ..codec.encodec_lm import EncodecLM
-    from ..codec.formats import CompressedFile
 
 COMPRESSED = (".myna", ".ecdc", ".dac")
 PIPE = "-"
@@ -49,38 +46,6 @@ def check_seconds(name: str, value: float | None) -> None:
     """Raises UsageError for a time that is not one."""
     if value is not None and not (math.isfinite(value) and value >= 0):
         raise UsageError(f"{name} {value:g} is not a time; give seconds from 0")
-
-
-def codec_for(compressed: CompressedFile, model: str | None, device: str, console: Console) -> Codec:
-    """The codec a compressed file needs. Raises MissingModelError if it is not here or has other weights."""
-    from ..codec.checkpoint import weights_hash
-    from ..codec.registry import load_codec
-
-    info = compressed.info
-    name = model or info.model
-    if name is None:
-        raise MissingModelError(
-            f"the {info.format} file does not say which model made it; name it with --model"
-        )
-    codec = load_codec(name, device)
-    if info.n_codebooks > codec.n_codebooks or info.codebook_size != codec.codebook_size:
-        raise MissingModelError(
-            f"the file holds {info.n_codebooks} codebooks of {info.codebook_size}, {name} has "
-            f"{codec.n_codebooks} of {codec.codebook_size}; give the model that made it with --model"
-        )
-    if info.sample_rate and (info.sample_rate, info.frame_size) != (codec.sample_rate, codec.frame_size):
-        raise MissingModelError(
-            f"the file was made at {info.sample_rate} Hz with frames of {info.frame_size}, {name} has "
-            f"{codec.sample_rate} Hz and {codec.frame_size}; give the model that made it with --model"
-        )
-    if info.weights_hash and info.weights_hash != weights_hash(codec)[:16]:
-        if model is None:
-            raise MissingModelError(
-                f"the file was made with other weights of {name} ({info.weights_hash}) than are installed "
-                f"({weights_hash(codec)[:16]}); give the checkpoint that made it with --model"
-            )
-        console.note(f"the weights of {name} are not the ones that made the file; it may sound wrong")
-    return codec
 
 
 def language_model(codec: str, path: str | None = None) -> EncodecLM:

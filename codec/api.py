@@ -6,6 +6,7 @@ Shapes: C channels, N samples.
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,12 +14,12 @@ import numpy as np
 
 from ..data.audio import Audio, AudioReader, AudioWriter
 from ..data.wav import WavWriter
-from ..errors import InputError, MissingModelError, UsageError
+from ..errors import InputError, UsageError
 from .base import Codec
 from .formats import open_compressed
 from .pipeline import compress as compress_stream
 from .pipeline import decompress as decompress_stream
-from .registry import load_codec
+from .registry import codec_for, load_codec, load_encodec_lm
 
 
 def compress(
@@ -49,7 +50,8 @@ def decompress(source: str | Path | BinaryIO | bytes, model: str | Path | Codec 
     """A compressed file (`.myna`, or `.ecdc` and `.dac` of the published models) to its recording.
 
     source: a path, an open file, or the bytes.   model: as in `compress`; None for the one that the file
-    names. The samples (C, N) have the original rate, channels and length; damaged parts are concealed.
+    names. The samples (C, N) have the original rate, channels and length; damaged parts are concealed, and
+    said by a warning.
     Raises InputError, CorruptStreamError or MissingModelError.
 
     >>> audio = decompress(data)
@@ -63,13 +65,15 @@ def decompress(source: str | Path | BinaryIO | bytes, model: str | Path | Codec 
                 return decompress(file, model)
         except OSError as error:
             raise InputError(f"cannot read {source}: {(error.strerror or str(error)).lower()}") from error
-    compressed = open_compressed(source)
-    if model is None and compressed.info.model is None:
-        raise MissingModelError("the file does not say which model made it; name it with `model`")
-    codec = model if isinstance(model, Codec) else load_codec(model or compressed.info.model or "")
+    compressed = open_compressed(
+        source, lambda name: load_encodec_lm(name.replace("encodec-", "encodec-lm-"))
+    )
+    codec = codec_for(compressed.info, model, note=_warn)
     blocks = _Blocks()
-    decompress_stream(compressed, lambda _: blocks, codec)
-    return Audio(np.concatenate(blocks.blocks, axis=1), compressed.info.original_sample_rate)
+    for damage in decompress_stream(compressed, lambda _: blocks, codec).damage:
+        _warn(f"the file is damaged: {damage}")
+    empty = np.zeros((compressed.info.channels, 0), np.float32)  # a file may hold no packet
+    return Audio(np.concatenate([empty, *blocks.blocks], axis=1), compressed.info.original_sample_rate)
 
 
 class _Blocks(AudioWriter):
@@ -83,6 +87,10 @@ class _Blocks(AudioWriter):
 
     def close(self) -> None:
         pass
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
 
 
 def _as_wav(audio: Audio) -> BinaryIO:

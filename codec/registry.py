@@ -30,8 +30,9 @@ from .adapters import adapt_dac, adapt_encodec, adapt_encodec_lm
 from .adapters.dac import is_dac
 from .adapters.encodec import is_encodec, is_encodec_lm
 from .base import Codec
-from .checkpoint import build_checkpoint, read_safetensors, save_checkpoint
+from .checkpoint import build_checkpoint, read_safetensors, save_checkpoint, weights_hash
 from .encodec_lm import EncodecLM
+from .formats import FileInfo
 
 _ENCODEC = "https://dl.fbaipublicfiles.com/encodec/v0/"
 _DAC = "https://github.com/descriptinc/descript-audio-codec/releases/download/"
@@ -229,6 +230,43 @@ def _placed(model: Codec, device: str | torch.device) -> Codec:
         raise UsageError(
             f"device {device} cannot be used ({reason}); choose cpu, or cuda where a GPU is"
         ) from None
+
+
+def codec_for(
+    info: FileInfo,
+    model: str | Path | Codec | None = None,
+    device: str | torch.device = "cpu",
+    note: Callable[[str], None] | None = None,
+) -> Codec:
+    """The codec that a compressed file needs.
+
+    model: a name, a checkpoint or a codec, None for what the file says.   note: called with a line when `model` is not
+    the very one that made the file. Raises MissingModelError if it is not here or cannot have made the file.
+    """
+    wanted = info.model if model is None else model
+    if wanted is None:
+        raise MissingModelError(f"the {info.format} file does not say which model made it; name it (--model)")
+    codec = wanted if isinstance(wanted, Codec) else load_codec(wanted, device)
+    if info.n_codebooks > codec.n_codebooks or info.codebook_size != codec.codebook_size:
+        raise MissingModelError(
+            f"the file holds {info.n_codebooks} codebooks of {info.codebook_size}, {codec.name} has "
+            f"{codec.n_codebooks} of {codec.codebook_size}; give the model that made it (--model)"
+        )
+    if info.sample_rate and (info.sample_rate, info.frame_size) != (codec.sample_rate, codec.frame_size):
+        raise MissingModelError(
+            f"the file was made at {info.sample_rate} Hz with frames of {info.frame_size}, {codec.name} has "
+            f"{codec.sample_rate} Hz and {codec.frame_size}; give the model that made it (--model)"
+        )
+    here = weights_hash(codec)[:16] if info.weights_hash else ""
+    if info.weights_hash != here:
+        if model is None:
+            raise MissingModelError(
+                f"the file was made with other weights of {codec.name} ({info.weights_hash}) than are installed "
+                f"({here}); give the checkpoint that made it (--model)"
+            )
+        if note:
+            note(f"the weights of {codec.name} are not the ones that made the file; it may sound wrong")
+    return codec
 
 
 def load_encodec_lm(name_or_path: str | Path) -> EncodecLM:

@@ -10,10 +10,11 @@ import myna as package
 import numpy as np
 import pytest
 import torch
-from myna.codec.formats import open_compressed
+from myna.codec.formats import MynaWriter, header_for, open_compressed
 from myna.codec.registry import load_codec
 from myna.data.audio import AudioReader, read_audio, write_audio
 from myna.data.resample import resample
+from myna.errors import MissingModelError
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 SPEECH = ASSETS / "speech.wav"
@@ -96,6 +97,26 @@ def test_target_size_takes_the_most_that_fits(myna, tiny_model, tmp_path):
     too_small = myna("compress", SPEECH, tmp_path / "no.myna", "--model", tiny_model, "--target-size", "100")
     too_small.failed_with(2, "100 bytes are too few")
     assert not (tmp_path / "no.myna").exists()
+
+
+def test_a_compressed_file_becomes_no_other_format(myna, tiny_model, tmp_path):
+    assert myna("compress", SPEECH, tmp_path / "x.myna", "--model", tiny_model).code == 0
+    outcome = myna("compress", tmp_path / "x.myna", tmp_path / "x.ecdc", "--bitrate", "1")
+    outcome.failed_with(2, "not a .ecdc")
+    assert not (tmp_path / "x.ecdc").exists()
+
+
+def test_the_library_reports_damage_and_refuses_other_weights(tiny_model, speech):
+    codec = load_codec(tiny_model)
+    data = package.compress(package.data.audio.Audio(speech, 24_000), codec)
+    with pytest.warns(UserWarning, match="the file is damaged: packet 0"):
+        audio = package.decompress(data[:200] + b"?" + data[201:], codec)
+    assert audio.samples.shape == speech.shape
+    with pytest.raises(MissingModelError, match=r"model that made it|other weights"):
+        package.decompress(data)
+    nothing = io.BytesIO()
+    MynaWriter(nothing, header_for(codec, 24_000, 1)).close(0)
+    assert package.decompress(nothing.getvalue(), codec).samples.shape == (1, 0)
 
 
 def test_a_stretch_is_that_of_the_whole(myna, tiny_model, tmp_path):
