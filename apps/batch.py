@@ -27,8 +27,11 @@ def run_jobs(jobs: Iterable[Job], work: Callable[[Job], tuple[Any, str]], consol
                 job.target.parent.mkdir(parents=True, exist_ok=True)
             facts, line = work(job)
         except MynaError as error:
-            complain(str(error))
-            errors.append({"input": str(job.source), "error": str(error), "exit_code": error.exit_code})
+            message = str(error)
+            if str(job.source) not in message and str(job.target) not in message:
+                message = f"{job.source}: {message}"
+            complain(message)
+            errors.append({"input": str(job.source), "error": message, "exit_code": error.exit_code})
             codes.add(error.exit_code)
             continue
         done.append(asdict(facts))

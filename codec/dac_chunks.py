@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import CorruptStreamError, UsageError
 from ..layers import Chain, Conv1d, ConvTranspose1d, Residual
 from .base import Codec
 from .dac import DAC
@@ -22,7 +22,7 @@ from .dac import DAC
 class DacChunkStream:
     """Codes in, a chunk at each push, waveform out (`codec.base.DecoderStream`).
 
-    Raises UsageError for a codec that is not a DAC.
+    Raises UsageError for a codec that is not a DAC; `push` raises CorruptStreamError for too short a chunk.
     """
 
     def __init__(self, codec: Codec, batch: int):
@@ -43,7 +43,10 @@ class DacChunkStream:
 
 
 def unpadded(layer: nn.Module, x: Tensor) -> Tensor:
-    """A decoder of DAC on x (B, D, T) with no padding anywhere; skips are cut to the middle."""
+    """A decoder of DAC on x (B, D, T) with no padding anywhere; skips are cut to the middle.
+
+    Raises CorruptStreamError if x is too short to give any sample so.
+    """
     if isinstance(layer, Chain):
         for inner in layer.layers:
             x = unpadded(inner, x)
@@ -53,6 +56,10 @@ def unpadded(layer: nn.Module, x: Tensor) -> Tensor:
         cut = (x.shape[-1] - y.shape[-1]) // 2
         return y + x[..., cut : x.shape[-1] - cut]
     if isinstance(layer, Conv1d):
+        if x.shape[-1] <= (layer.weight.shape[-1] - 1) * layer.dilation:
+            raise CorruptStreamError(
+                "the .dac file's chunks are too short to decode: it is damaged, or needs another --model"
+            )
         return F.conv1d(x, layer.weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups)
     if isinstance(layer, ConvTranspose1d):
         return F.conv_transpose1d(x, layer.weight, layer.bias, layer.stride)

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..data.audio import LOSSY, AudioInfo, AudioReader, AudioWriter
 from ..data.loudness import SILENCE, LoudnessMeter
 from ..data.resample import Resampler, resampled_length
-from ..errors import InputError, UsageError
+from ..errors import CorruptStreamError, InputError, UsageError
 from .base import Codec
 from .checkpoint import weights_hash
 from .dac_chunks import DacChunkStream
@@ -396,6 +396,7 @@ def decompress(
     known).
 
     flush: called after every block, so that a player hears it at once.
+    Raises CorruptStreamError if damage leaves not a single sample.
     """
     began = time.perf_counter()
     info = compressed.info
@@ -419,5 +420,7 @@ def decompress(
     damage = [str(damage) for damage in compressed.damage]
     if n_expected is not None and n_samples < n_expected and not damage:
         damage.append(f"the file: ends after {n_samples} of {n_expected} samples")
+    if not n_samples and n_expected != 0 and damage:
+        raise CorruptStreamError(f"too damaged, nothing of the recording is left ({damage[0]})")
     elapsed = time.perf_counter() - began
     return Decompressed(info.original_sample_rate, info.channels, n_samples, clipped, tuple(damage), elapsed)

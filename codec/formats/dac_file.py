@@ -37,6 +37,7 @@ _HEADER = "{'descr': '|O', 'fortran_order': False, 'shape': (), }"
 _MAX_BYTES = 1 << 28  # 256 MB: 17 hours of the 44.1 kHz model
 _PIECE = 128  # frames handed out at a time where the whole file is one pass
 _CODEBOOK_SIZE = 1024
+_MAX_LOUDNESS = 200.0  # LUFS either way: silence is written as -70, full scale is about 0
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _checked(content: Any) -> DacContent:
         input_db = float(np.asarray(loudness, dtype=np.float64).reshape(-1)[0])
     except (TypeError, ValueError, IndexError):
         input_db = math.nan
-    if not math.isfinite(input_db) or rows % channels or (frames % chunk_length and not padding):
+    if not abs(input_db) <= _MAX_LOUDNESS or rows % channels or (frames % chunk_length and not padding):
         raise CorruptStreamError("the .dac file is damaged: its loudness, channels or chunks cannot be")
     return DacContent(
         codes=torch.from_numpy(codes.astype(np.int64)),

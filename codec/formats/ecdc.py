@@ -34,6 +34,7 @@ _SCALE = struct.Struct("!f")
 _CODE_BITS = 10
 _MAX_JSON = 4096
 _MAX_SAMPLES = 1 << 48
+_MAX_SCALE = float(1 << 32)  # far beyond the loudness of any recording, and floats still hold the audio
 _PIECE = 76  # frames handed out at a time: whole bytes whatever the number of codebooks
 
 
@@ -231,8 +232,8 @@ class EcdcFile(CompressedFile):
                     self._truncated(start)
                     return
                 value = _SCALE.unpack(data)[0]
-                if not math.isfinite(value):
-                    self.damage.append(Damage(start // frames, "its loudness is no number and taken as zero"))
+                if not 0 <= value <= _MAX_SCALE:  # NaN neither
+                    self.damage.append(Damage(start // frames, "its loudness cannot be and is taken as zero"))
                     value = 0.0
                 scale = torch.tensor([value])
             for codes, wanted in self._segment(frames, lm):

@@ -3,11 +3,14 @@ drawn at random and saved in the official formats; damage is one line or a resul
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from encodec import EncodecModel
 from encodec import modules as encodec_modules
@@ -48,12 +51,18 @@ def narrow_encodec(stereo: bool) -> EncodecModel:
     for name, parameter in model.named_parameters():
         if name.endswith("weight_g"):
             parameter.data *= 1.6 * (0.7 + 0.6 * torch.rand_like(parameter))
-    for name, buffer in model.named_buffers():
-        if name.endswith("embed"):
-            buffer.normal_(0, 0.2)
-        elif name.endswith("inited"):
-            buffer.fill_(1)
     return model.eval()
+
+
+@torch.no_grad()
+def draw_codebooks(model: EncodecModel, wav: torch.Tensor) -> None:
+    """Random codebooks of the size of what they quantise, so that the codes vary."""
+    latents = model.encoder(wav[None])
+    mean, std = latents.mean(dim=(0, 2)), latents.std(dim=(0, 2))
+    for i, layer in enumerate(model.quantizer.vq.layers):
+        entries = torch.randn(1024, len(mean)) * std * 0.8**i
+        layer._codebook.embed.copy_(entries if i else mean + entries)
+        layer._codebook.inited.fill_(1)
 
 
 def published(folder: Path, stereo: bool) -> Published:
@@ -65,12 +74,16 @@ def published(folder: Path, stereo: bool) -> Published:
     for head in lm.linears:
         head.weight.data *= 4  # distributions far from flat, so that a wrong one would show
     model.get_lm_model = lambda: lm
-    torch.save(model.state_dict(), folder / "model.th")
-    torch.save(lm.state_dict(), folder / "lm.th")
     speech = read_audio(ASSETS / "lj.flac", model.sample_rate).samples
     start, n = model.sample_rate, int((1.2 if stereo else 0.4) * model.sample_rate) + 7
     channels = [speech[:, start + 300 * c :][:, :n] for c in range(model.channels)]
-    write_audio(folder / "in.wav", np.concatenate(channels), model.sample_rate, float32=True)
+    recording = np.concatenate(channels)
+    write_audio(folder / "in.wav", recording, model.sample_rate, float32=True)
+    draw_codebooks(
+        model, torch.from_numpy(recording / np.sqrt(np.mean(recording**2)) if stereo else recording)
+    )
+    torch.save(model.state_dict(), folder / "model.th")
+    torch.save(lm.state_dict(), folder / "lm.th")
     return Published(model, folder / "model.th", folder / "lm.th", folder / "in.wav")
 
 
@@ -201,3 +214,99 @@ def test_dac_both_ways(myna, dac_path, tmp_path):
         outputs.append(audio.samples)
     assert np.array_equal(*outputs)
     assert outputs[0].std() > 1e-3
+
+
+def check_damaged(myna: Callable, folder: Path, name: str, data: bytes, *options: object) -> str:
+    """Decompress it: one line and exit code 3, 4 or 5 with nothing left, or a whole recording that may come
+    with a note. Returns what was said."""
+    (folder / name).write_bytes(data)
+    out = folder / "out.wav"
+    outcome = myna("decompress", folder / name, out, *options, "--float", "--force", "--quiet")
+    if outcome.code:
+        outcome.failed_with(outcome.code)
+        assert outcome.code in (3, 4, 5), outcome
+        assert not out.exists()
+    else:
+        samples, _ = soundfile.read(out)
+        assert np.isfinite(samples).all()
+        assert samples.size
+        out.unlink()
+    return outcome.err
+
+
+def flipped(data: bytes, at: int, mask: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("kind", "use_lm"), [("mono", False), ("mono", True), ("stereo", False)], ids=["24k", "24k-lm", "48k"]
+)
+def test_damaged_ecdc(request, myna, tmp_path, kind, use_lm):
+    made: Published = request.getfixturevalue(kind)
+    wav = torch.from_numpy(read_audio(made.recording).samples[:, :2000])
+    made.model.set_target_bandwidth(1.5 if kind == "mono" else 3.0)
+    data = package_compress(made.model, wav, use_lm=use_lm)
+    options = ("--model", made.path, *lm_options(made, use_lm))
+    header = data.index(b"}") + 1
+    assert check_damaged(myna, tmp_path, "x.ecdc", data, *options) == ""
+    for at in [*range(4, header, 4), *range(header, len(data), 9)]:
+        check_damaged(myna, tmp_path, "x.ecdc", flipped(data, at, 1 << at % 8), *options)
+    for n in (header - 1, header, header + 3, header + 5, len(data) - 1):
+        said = check_damaged(myna, tmp_path, "x.ecdc", data[:n], *options)
+        assert "damaged" in said or use_lm  # the coder's last bits may not be needed
+    (tmp_path / "x.ecdc").write_bytes(flipped(data, 12, 0xFF))
+    myna("decompress", tmp_path / "x.ecdc", tmp_path / "y.wav", *options).failed_with(5, "header")
+
+
+@pytest.mark.parametrize("loudness", [float("nan"), float("inf"), -0.5, 1e38])
+def test_ecdc_of_impossible_loudness_is_silent_and_says_so(myna, stereo, tmp_path, loudness):
+    data = theirs(stereo, 3.0, use_lm=False)
+    header = data.index(b"}") + 1
+    changed = data[:header] + struct.pack("!f", loudness) + data[header + 4 :]
+    said = check_damaged(myna, tmp_path, "x.ecdc", changed, "--model", stereo.path)
+    assert "loudness cannot be" in said
+
+
+def test_damaged_dac(myna, dac_path, tmp_path):
+    source = stereo_recording(tmp_path / "in.wav", 22_050, 3000)
+    assert myna("compress", source, tmp_path / "x.dac", "--model", dac_path, "--bitrate", 1).code == 0
+    data = (tmp_path / "x.dac").read_bytes()
+    model = ("--model", dac_path)
+    assert check_damaged(myna, tmp_path, "y.dac", data, *model) == ""
+    for at in range(6, len(data), 8):
+        check_damaged(myna, tmp_path, "y.dac", flipped(data, at, 1 << at % 8), *model)
+    for n in (8, 100, len(data) // 2, len(data) - 1):
+        (tmp_path / "y.dac").write_bytes(data[:n])
+        myna("decompress", tmp_path / "y.dac", tmp_path / "y.wav", *model).failed_with(5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "word"),
+    [
+        ("input_db", np.float32([3e38]), "loudness"),  # a gain beyond every float
+        ("input_db", np.float32([-5000]), "loudness"),
+        ("padding", False, "too short"),  # chunks of a few frames leave unpadded convolutions nothing
+        ("original_length", 0, "original_length"),
+        ("chunk_length", 10**9, "chunk_length"),
+        ("dac_version", "9.9.9", "1.0.0"),
+    ],
+)
+def test_dac_of_impossible_facts(myna, dac_path, tmp_path, key, value, word):
+    source = stereo_recording(tmp_path / "in.wav", 22_050, 3000)
+    assert myna("compress", source, tmp_path / "x.dac", "--model", dac_path, "--bitrate", 1).code == 0
+    content = np.load(tmp_path / "x.dac", allow_pickle=True)[()]
+    content["metadata"][key] = value
+    with open(tmp_path / "y.dac", "wb") as file:
+        np.save(file, content, allow_pickle=True)
+    myna("decompress", tmp_path / "y.dac", tmp_path / "y.wav", "--model", dac_path).failed_with(5, word)
+    assert not (tmp_path / "y.wav").exists()
+
+
+def test_bad_file_of_a_folder_is_named(myna, mono, tmp_path):
+    data = theirs(mono, 1.5, use_lm=False)
+    (tmp_path / "good.ecdc").write_bytes(data)
+    (tmp_path / "bad.ecdc").write_bytes(data[:20])
+    outcome = myna("decompress", tmp_path, "--model", mono.path)
+    assert outcome.code == 5, outcome
+    assert f"{tmp_path / 'bad.ecdc'}: " in outcome.err
+    assert (tmp_path / "good_decompressed.wav").exists()
