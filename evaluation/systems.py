@@ -53,23 +53,22 @@ def through_codec(codec: Codec, clip: Clip, n_codebooks: Sequence[int]) -> Itera
     """
     device = device_of(codec)
     wav = torch.from_numpy(at_rate(clip.wav, clip.sample_rate, codec.sample_rate)).to(device)
-    with torch.inference_mode():
+    start = clock(device)
+    whole = codec.encode(wav.expand(1, codec.channels, -1), max(n_codebooks))
+    encoded = clock(device) - start
+    for k in n_codebooks:
+        codes = whole.keep(k)
+        header = myna_header(codec, AudioInfo(clip.sample_rate, 1, len(clip.wav), "WAV", "FLOAT"), k)
         start = clock(device)
-        whole = codec.encode(wav.expand(1, codec.channels, -1), max(n_codebooks))
-        encoded = clock(device) - start
-        for k in n_codebooks:
-            codes = whole.keep(k)
-            header = myna_header(codec, AudioInfo(clip.sample_rate, 1, len(clip.wav), "WAV", "FLOAT"), k)
-            start = clock(device)
-            data = pack(codec, codes, header, len(clip.wav))
-            packed = clock(device)
-            unpacked = unpack(data, codes.n_samples)
-            read = clock(device)
-            decoded = codec.decode(Codes(unpacked.codes.to(device), unpacked.n_samples, whole.scale))
-            times = Times(encoded, clock(device) - read, packed - start, read - packed)
-            mono = decoded[0].mean(0).float().cpu().numpy()
-            back = at_rate(mono, codec.sample_rate, clip.sample_rate)[: len(clip.wav)]
-            yield k, Outcome(back, len(data), None, times, codes.codes)
+        data = pack(codec, codes, header, len(clip.wav))
+        packed = clock(device)
+        unpacked = unpack(data, codes.n_samples)
+        read = clock(device)
+        decoded = codec.decode(Codes(unpacked.codes.to(device), unpacked.n_samples, whole.scale))
+        times = Times(encoded, clock(device) - read, packed - start, read - packed)
+        mono = decoded[0].mean(0).float().cpu().numpy()
+        back = at_rate(mono, codec.sample_rate, clip.sample_rate)[: len(clip.wav)]
+        yield k, Outcome(back, len(data), None, times, codes.codes)
 
 
 def through_opus(clip: Clip, bitrate: float) -> Outcome:

@@ -35,8 +35,9 @@ def fold_weight_norm(weights: Weights) -> dict[str, Tensor]:
 
 
 def _fold(v: Tensor, g: Tensor) -> Tensor:
-    """In torch's own kernel, so that the weights are the published ones to the last bit."""
-    return torch._weight_norm(v, g, 0)  # pyright: ignore[reportPrivateImportUsage]
+    """In torch's own kernel, so that the weights are the published ones to the last bit; half precision is folded
+    in float32, which the models here compute in."""
+    return torch._weight_norm(v.float(), g.float(), 0)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def load_strictly(model: nn.Module, weights: Weights, path: str | Path) -> None:
