@@ -304,7 +304,11 @@ def test_interrupted_half_way(spawn, tiny_model, tmp_path, number, code):
     write_audio(tmp_path / "long.wav", samples, 24_000)
     (tmp_path / "out").mkdir()
     args = ("compress", tmp_path / "long.wav", tmp_path / "out" / "x.myna", "--model", tiny_model)
-    process = spawn(*args, stdout=subprocess.PIPE)
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background of a shell inherit its deafness
+
+    process = spawn(*args, stdout=subprocess.PIPE, preexec_fn=listen)
     while not left(tmp_path / "out") and process.poll() is None:
         time.sleep(0.01)
     time.sleep(0.3)
