@@ -320,8 +320,8 @@ def myna_header(codec: Codec, info: AudioInfo, n_codebooks: int) -> Header:
         n_codebooks,
         n_samples=None if info.format in LOSSY else info.n_frames,
         streams=stream_count(info.channels, codec),
+        weights_hash=weights_hash(codec),
     )
-    header = replace(header, weights_hash=weights_hash(codec)[:16])
     if isinstance(codec, SegmentedEncodec):  # a packet is a segment
         frames = codec.segment // codec.frame_size
         scaled = codec.config.normalize

@@ -36,19 +36,21 @@ def header_for(
     n_samples: int | None = None,
     streams: int | None = None,
     packet_frames: int | None = None,
+    weights_hash: str = "",
 ) -> Header:
     """The header of a file with this codec's codes.
 
     n_codebooks: None for all.   n_samples: at the original rate, None when not known yet.
     streams: rows of codes, None for as many as the codec needs for `channels` (all in one row when the codec
     has as many channels itself, else one row a channel).
-    packet_frames: None for one second.   `codec.weights_hash` (hex sha256), where it has one, is noted.
+    packet_frames: None for one second.   weights_hash: from `codec.checkpoint.weights_hash`, without which neither a
+    reader can tell other weights nor the writer use the entropy model that ships for these.
     """
     if streams is None:
         streams = 1 if codec.channels == channels else channels
     return Header(
         model=codec.name,
-        weights_hash=getattr(codec, "weights_hash", "")[:16],
+        weights_hash=weights_hash[:16],
         sample_rate=codec.sample_rate,
         frame_size=codec.frame_size,
         n_codebooks=codec.n_codebooks if n_codebooks is None else n_codebooks,
