@@ -113,7 +113,7 @@ class Compressor:
             counted = Counted(file)
             with tempfile.TemporaryFile() as whole:
                 made = pipeline.compress(reader, whole, codec, k, progress)
-                k = pipeline.shrink(whole, counted, options.target_size)  # pyright: ignore
+                k = pipeline.shrink(whole, counted, options.target_size).n_codebooks  # pyright: ignore
             made = replace(made, n_bytes=counted.n_bytes, n_codebooks=k)
         return _report(source, target, codec, made)
 
@@ -170,10 +170,11 @@ class Compressor:
             counted = Counted(file)
             if options.target_size is None:
                 damage = cut(opened, counted, k)  # pyright: ignore[reportArgumentType]
-                for part in damage:
-                    self.console.note(f"{source}: {part}")
             else:
-                k = pipeline.shrink(opened, counted, options.target_size, k)  # pyright: ignore
+                shrunk = pipeline.shrink(opened, counted, options.target_size, k)  # pyright: ignore
+                k, damage = shrunk.n_codebooks, shrunk.damage
+            for part in damage:
+                self.console.note(f"{source} is damaged: {part}")
         seconds = info.duration or 0.0
         return CompressReport(
             input=source,

@@ -30,7 +30,7 @@ from .base import Codec
 from .checkpoint import weights_hash
 from .dac_chunks import DacChunkStream
 from .encodec import SegmentedEncodec
-from .formats import CompressedFile, MynaWriter, cut, header_for, open_compressed
+from .formats import CompressedFile, Damage, MynaWriter, cut, header_for, open_compressed
 from .formats.header import Header
 
 Progress = Callable[[float, float | None], None]  # seconds of audio done, seconds in all if known
@@ -341,8 +341,16 @@ def segments(piece: Piece, codec: Codec) -> Iterator[tuple[Tensor, Tensor | None
     yield from zip(piece.codes.split(lengths, dim=-1), piece.scale.unbind(1), strict=True)
 
 
-def shrink(source: BinaryIO, destination: BinaryIO, max_bytes: int, most: int | None = None) -> int:
-    """Copy a `.myna` file with as many codebooks (of `most`) as fit in `max_bytes`; return their number.
+@dataclass(frozen=True)
+class Shrunk:
+    """What `shrink` kept, and what was damaged in its source."""
+
+    n_codebooks: int
+    damage: tuple[Damage, ...]
+
+
+def shrink(source: BinaryIO, destination: BinaryIO, max_bytes: int, most: int | None = None) -> Shrunk:
+    """Copy a `.myna` file with as many codebooks (of `most`) as fit in `max_bytes`.
 
     Raises UsageError if not even one fits.
     """
@@ -362,8 +370,7 @@ def shrink(source: BinaryIO, destination: BinaryIO, max_bytes: int, most: int | 
             f"{max_bytes} bytes are too few: the lowest bitrate takes {smallest}; give a larger size"
         )
     source.seek(0)
-    cut(source, destination, few)
-    return few
+    return Shrunk(few, tuple(cut(source, destination, few)))
 
 
 def restore_loudness(

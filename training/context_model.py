@@ -246,7 +246,7 @@ def train_context_model(
     """Fit a context model to codes.
 
     progress: called with (step, share of the run done, bits a code of the last batch).
-    Raises InputError when the codes do not fit the dimensions.
+    Raises InputError when the codes do not fit the dimensions, UsageError when these are too large to be exact.
     """
     options = options or ContextTraining()
     config = config or ContextConfig(len(train.codes), train.codebook_size)
@@ -277,7 +277,10 @@ def train_context_model(
         done = step / options.steps if options.steps else (time.monotonic() - begin) / (60 * options.minutes)
         if progress:
             progress(step, min(done, 1.0), float(loss.detach()))
-    return net.integers(train.codec_hash)
+    try:
+        return net.integers(train.codec_hash)
+    except ValueError as error:  # sums that float32 does not hold exactly
+        raise UsageError(f"{error}; choose a smaller embedding, hidden or past") from error
 
 
 def evaluate_context_model(model: ContextModel, codes: CodeSet, packet_frames: int = 50) -> ContextReport:

@@ -168,6 +168,16 @@ def test_damage_is_concealed_and_reported(myna, tiny_model, tmp_path, compressed
     assert read_audio(tmp_path / "x.wav").samples.shape == read_audio(SPEECH).samples.shape
 
 
+@pytest.mark.parametrize("smaller", [("--bitrate", "1"), ("--target-size", "1M")])
+def test_damage_is_reported_when_a_file_is_made_smaller(myna, tiny_model, tmp_path, compressed, smaller):
+    middle = len(compressed) // 2
+    flipped = compressed[:middle] + bytes([compressed[middle] ^ 0x55]) + compressed[middle + 1 :]
+    (tmp_path / "bad.myna").write_bytes(flipped)
+    outcome = myna("compress", tmp_path / "bad.myna", tmp_path / "small.myna", *smaller)
+    assert outcome.code == 0, outcome
+    assert "bad.myna is damaged: packet 3" in outcome.err
+
+
 def test_truncated_file_gives_what_is_there(myna, tiny_model, tmp_path, compressed):
     (tmp_path / "bad.myna").write_bytes(compressed[: len(compressed) // 2])
     outcome = myna("decompress", tmp_path / "bad.myna", tmp_path / "x.wav", "--model", tiny_model)
@@ -306,7 +316,9 @@ def test_interrupted_half_way(spawn, tiny_model, tmp_path, number, code):
     args = ("compress", tmp_path / "long.wav", tmp_path / "out" / "x.myna", "--model", tiny_model)
 
     def listen() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background of a shell inherit its deafness
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # tests in the background of a shell inherit its deafness
 
     process = spawn(*args, stdout=subprocess.PIPE, preexec_fn=listen)
     while not left(tmp_path / "out") and process.poll() is None:
