@@ -47,11 +47,9 @@ class Conv1d(Streamable):
     """A 1-d convolution with its own padding.
 
     padding: "causal" (all of it on the left), "centred" (EnCodec's split: the odd frame to the left) or an
-    explicit
-        number of frames on each side (DAC).
+        explicit number of frames on each side (DAC).
     fill: pad the end so that every input frame is covered by a whole stride (EnCodec); otherwise a rest that
-    is
-        shorter than the stride is dropped, as torch does.
+        is shorter than the stride is dropped, as torch does.
     """
 
     def __init__(

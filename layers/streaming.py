@@ -57,8 +57,7 @@ class Streamable(nn.Module):
     rate: output frames per input frame (1/8 for a convolution of stride 8, 8 for its transpose).
     delay: look-ahead in input frames once the stream runs (0 when strictly causal).
     resettable: whether single rows of a batch can be restarted in the middle of a stream, which needs every
-    row to
-        emit at the same time: true for causal layers with constant padding.
+        row to emit at the same time: true for causal layers with constant padding.
     """
 
     rate: Fraction = Fraction(1)

@@ -29,8 +29,7 @@ class Balancer:
 
     def gradient(self, losses: dict[str, Tensor], output: Tensor) -> Tensor:
         """The gradient to start the backward pass from at `output` (B, ...). `losses` share its graph, which
-        is
-        kept: losses of the same step that do not pass through the output are to be added by the caller."""
+        is kept: losses of the same step that do not pass through the output are to be added by the caller."""
         share = sum(self.weights[name] for name in losses)
         combined = torch.zeros_like(output)
         for name, loss in losses.items():

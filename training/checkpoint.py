@@ -1,8 +1,7 @@
 """The state of a run, whole on disk at every moment: a run that is killed and started again goes on exactly.
 
 Batches are functions of the step and random numbers are seeded by the step, so the state is only what
-learning has
-changed: weights, buffers, optimizers, averages, and the number of the step.
+learning has changed: weights, buffers, optimizers, averages, and the number of the step.
 """
 
 from __future__ import annotations

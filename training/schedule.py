@@ -22,8 +22,7 @@ def rate_factor(
 
     step: counted from 0. progress: share of the run done, 0..1 (of steps or of minutes: the caller's choice).
     warmup_steps: linear from 0 over the first steps. final: where the cosine ends. gamma: of exponential
-    decay, for
-    each step (DAC: 0.999996).
+    decay, for each step (DAC: 0.999996).
     """
     warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     if decay == "cosine":

@@ -4,8 +4,7 @@
     channels, padding, dac_version}}
 
 There is no model's name, no entropy coding and no checksum, and NumPy stores the dictionary as a pickle,
-which
-could run anything: it is read here by a machine that cannot (safe_pickle.py).
+which could run anything: it is read here by a machine that cannot (safe_pickle.py).
 
 Shapes: S audio channels (coded one by one), K codebooks, T frames.
 """
