@@ -352,6 +352,21 @@ def test_a_fault_of_ours_is_one_line_too(myna, tiny_model, tmp_path, monkeypatch
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory. Tried"), RuntimeError("you can't allocate memory")],
+)
+def test_too_little_memory(myna, tiny_model, tmp_path, monkeypatch, error):
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("myna.codec.pipeline.encode_blocks", fail)
+    myna("compress", SPEECH, tmp_path / "x.myna", "--model", tiny_model).failed_with(
+        1, "out of memory; close"
+    )
+    assert left(tmp_path) == []
+
+
 def test_version_and_help(myna, capsys, monkeypatch):
     import myna as package
 
@@ -373,18 +388,23 @@ def test_help_does_without_torch():
     )
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads its memory from /proc")
 def test_memory_does_not_grow_with_the_recording(tiny_model, tmp_path):
-    """Minutes both ways take hardly more than seconds: the audio is never held whole."""
+    """Minutes both ways take hardly more than seconds: the audio is never held whole.
+
+    VmHWM, because a child's ru_maxrss begins with what its parent held, which hides all below it.
+    """
     speech = read_audio(SPEECH).samples
     peaks = []
     for name, repeats in (("short", 2), ("long", 40)):
         write_audio(tmp_path / f"{name}.wav", np.tile(speech, repeats), 24_000)
         code = (
-            "import resource, sys; from myna.apps.cli import run\n"
+            "import sys; from myna.apps.cli import run\n"
             f"model, name = {tiny_model!r}, {str(tmp_path / name)!r}\n"
             "assert run(['compress', name + '.wav', name + '.myna', '--model', model]) == 0\n"
             "assert run(['decompress', name + '.myna', name + '.flac', '--model', model]) == 0\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+            "status = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
+            "print(status['VmHWM'].split()[0], file=sys.stderr)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         peaks.append(int(done.stderr.split()[-1]))
