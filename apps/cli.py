@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from typing import Any
@@ -14,6 +15,7 @@ from ..errors import MynaError
 from . import compress, decompress, evaluate, info, models, train
 from .console import PIPE_CLOSED, complain, silence_stdout
 
+OUT_OF_MEMORY = "out of memory; close other programs, use a smaller model or another --device"
 INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells count
 
 app = typer.Typer(
@@ -74,7 +76,7 @@ def run(args: list[str]) -> int:
         silence_stdout()
         return PIPE_CLOSED
     except MemoryError:
-        complain("out of memory; close other programs or use a smaller model")
+        complain(OUT_OF_MEMORY)
         return 1
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own: an unknown option, a missing argument
@@ -84,6 +86,10 @@ def run(args: list[str]) -> int:
             raise
         if isinstance(error, OSError):
             complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+            return 1
+        # torch's own, of a GPU and of the CPU, are no MemoryError.
+        if isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error)):
+            complain(OUT_OF_MEMORY)
             return 1
         complain(f"unexpected {type(error).__name__}: {error}; MYNA_DEBUG=1 shows where, please report it")
         return 1
