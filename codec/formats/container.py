@@ -94,11 +94,6 @@ class MynaWriter:
     def bytes_written(self) -> int:
         return self._packets.position
 
-    @property
-    def frames_written(self) -> int:
-        """Frames taken so far, those that wait for their packet to fill included."""
-        return self._sequence * self.header.packet_frames + self._waiting.shape[-1]
-
     def push(self, codes: Tensor, scale: Tensor | None = None) -> None:
         """Append codes (S, K, T), any T.
 
