@@ -2,8 +2,7 @@
 
     load_codec("myna-24k")                 ships with the package
     load_codec("encodec-24k")              from the cache (`myna models download encodec-24k` puts it there)
-    load_codec("some/checkpoint")          .safetensors (ours or Hugging Face), .th, .pth, or a folder of
-    Hugging Face
+    load_codec("some/checkpoint")          .safetensors (ours or Hugging Face), .th, .pth, a folder of Hugging Face
 
 The cache is $MYNA_CACHE, or ~/.cache/myna.
 """
