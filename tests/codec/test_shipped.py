@@ -1,0 +1,62 @@
+"""The weights that ship, on real speech from people who were not in their training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from myna.codec import api
+from myna.codec.checkpoint import weights_hash
+from myna.codec.formats.context_model import ContextModel
+from myna.codec.registry import load_codec
+from myna.data.audio import read_audio
+from myna.evaluation.perceptual import pesq_wb, stoi
+
+ROOT = Path(__file__).parents[2]
+ASSETS = ROOT / "tests" / "assets"
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return load_codec("myna-24k")
+
+
+def test_the_entropy_model_belongs_to_the_weights(codec):
+    """Exported weights without a new entropy model would silently be packed at full size."""
+    model = ContextModel.load(ROOT / "weights" / "myna-24k.entropy.safetensors")
+    assert model.codec_hash == weights_hash(codec)
+
+
+@pytest.mark.parametrize(
+    ("name", "least_pesq", "least_stoi"), [("lj.flac", 2.0, 0.88), ("speechocean.flac", 1.7, 0.82)]
+)
+def test_speech_survives_at_four_kbps(codec, name, least_pesq, least_stoi):
+    speech = read_audio(ASSETS / name, codec.sample_rate, mono=True).samples
+    codes = codec.encode(torch.from_numpy(speech)[None])
+    heard = codec.decode(codes)[0].numpy()
+    assert heard.shape == speech.shape
+    assert pesq_wb(speech[0], heard[0], codec.sample_rate) > least_pesq
+    assert stoi(speech[0], heard[0], codec.sample_rate) > least_stoi
+    fewer = codec.decode(codes.keep(2))[0].numpy()
+    assert 0.6 < stoi(speech[0], fewer[0], codec.sample_rate) < stoi(speech[0], heard[0], codec.sample_rate)
+
+
+def test_a_recording_becomes_a_file_of_less_than_four_kbps_and_comes_back(codec):
+    data = api.compress(ASSETS / "speech.wav", model=codec)
+    seconds = read_audio(ASSETS / "speech.wav").samples.shape[-1] / 24_000
+    assert 8 * len(data) / seconds < 3800  # 4000 and headers without entropy coding
+    back = api.decompress(data, model=codec)
+    whole = codec.decode(codec.encode(torch.from_numpy(read_audio(ASSETS / "speech.wav").samples)[None]))
+    np.testing.assert_allclose(back.samples, whole[0].numpy().clip(-1, 1), atol=1e-4)
+
+
+def test_streams_of_20_ms_give_the_same(codec):
+    wav = torch.from_numpy(read_audio(ASSETS / "lj.flac", codec.sample_rate, mono=True).samples)[
+        None, :, :48_000
+    ]
+    whole = codec.encode(wav)
+    encoder, decoder = codec.encoder_stream(), codec.decoder_stream()
+    codes = [encoder.push(chunk) for chunk in wav.split(480, -1)] + [encoder.flush()]
+    heard = torch.cat([decoder.push(c) for c in codes] + [decoder.flush()], -1)[..., : wav.shape[-1]]
+    assert torch.equal(torch.cat(codes, -1), whole.codes)
+    torch.testing.assert_close(heard, codec.decode(whole), atol=1e-5, rtol=0)
