@@ -239,6 +239,12 @@ class ResidualVQ(nn.Module):
     def _books(self) -> list[EMACodebook | FactorizedCodebook]:
         return cast("list[EMACodebook | FactorizedCodebook]", list(self.codebooks))
 
+    def rows(self) -> Tensor:
+        """The vectors that the codes stand for, (K, V, d)."""
+        return torch.stack(
+            [b.embed if isinstance(b, EMACodebook) else b.codebook.weight.detach() for b in self._books]
+        )
+
     def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
         """latents (B, D, T) -> codes (B, K, T) with the first `n_codebooks` (default: all)."""
         residual, codes = latents, []

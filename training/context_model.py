@@ -19,13 +19,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..codec.checkpoint import weights_hash
 from ..codec.formats.context_model import MAX_ACTIVATION, UNITS_PER_BIT, ContextConfig, ContextModel
+from ..codec.quantizer import ResidualVQ
+from ..codec.registry import load_codec
 from ..data.files import atomic_output
 from ..errors import InputError, MynaError, UsageError
 from .code_set import CodeSet
@@ -138,6 +142,18 @@ class ContextNet(nn.Module):
             head.output.bias.copy_(torch.from_numpy(np.log2(counts / counts.mean())))
 
     @torch.no_grad()
+    def start_from_codebooks(self, rows: Tensor) -> None:
+        """Begin with embeddings that know which codes sound alike: the principal axes of the codec's own
+        codebooks; rows (K, V, d). What is rare in the codes then borrows from its neighbours."""
+        D, V = self.config.embedding, self.config.codebook_size
+        for k, book in enumerate(rows[: self.config.n_codebooks]):
+            centred = book.float() - book.float().mean(0)
+            axes = torch.linalg.eigh(centred.t() @ centred).eigenvectors.flip(1)[:, :D]
+            z = centred @ axes
+            self.embedding[k, :V, : z.shape[1]] = 0.3 * z / z.std(0).mean()
+            self.embedding[k, V] = 0
+
+    @torch.no_grad()
     def choose_exponents(self, codes: Tensor) -> None:
         """Scales that fit the weights and the activations that `codes` cause."""
         x = self._embedded(codes).flatten(1)
@@ -242,9 +258,11 @@ def train_context_model(
     config: ContextConfig | None = None,
     options: ContextTraining | None = None,
     progress: Callable[[int, float, float], None] | None = None,
+    codebooks: Tensor | None = None,
 ) -> ContextModel:
     """Fit a context model to codes.
 
+    codebooks: (K, V, d), the rows of the codec's codebooks to start the embeddings from; None: at random.
     progress: called with (step, share of the run done, bits a code of the last batch).
     Raises InputError when the codes do not fit the dimensions, UsageError when these are too large to be exact.
     """
@@ -259,6 +277,8 @@ def train_context_model(
     generator = torch.Generator().manual_seed(options.seed)
     net = ContextNet(config).to(options.device)
     net.start_from_counts(train.codes)
+    if codebooks is not None:
+        net.start_from_codebooks(codebooks.to(options.device))
     frames = _Frames(train, config, options.packet_frames, options.device)
     optimizer = torch.optim.Adam(net.parameters(), lr=options.learning_rate, betas=(0.9, 0.98))
     begin, step, done = time.monotonic(), 0, 0.0
@@ -310,6 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--embedding", type=int, default=ContextConfig.embedding)
     parser.add_argument("--past", type=int, default=ContextConfig.past, help="frames of context")
     parser.add_argument("--packet-frames", type=int, default=ContextTraining.packet_frames)
+    parser.add_argument("--codec", help="the codec of the codes: start from its codebooks")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
     options = parser.parse_args(arguments)
@@ -328,7 +349,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         training = ContextTraining(
             minutes=options.minutes, packet_frames=options.packet_frames, device=options.device
         )
-        model = train_context_model(train, config, training, progress)
+        codebooks = None
+        if options.codec:
+            codec = load_codec(options.codec)
+            if weights_hash(codec)[:16] != train.codec_hash:
+                raise UsageError(f"the codes are not those of {options.codec}; extract them again")
+            codebooks = cast(ResidualVQ, codec.quantizer).rows()
+        model = train_context_model(train, config, training, progress, codebooks)
         with atomic_output(options.out, options.force) as file:
             file.write(model.to_bytes())
     except MynaError as error:
