@@ -1,0 +1,216 @@
+"""A pre-norm transformer that streams: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+    x = x + attention(norm(x));  x = x + feed_forward(norm(x))
+
+RMSNorm: Zhang and Sennrich 2019, eq. 4. SwiGLU: Shazeer 2020, eq. 6. Adaptive norm, the scale and the shift read
+from a condition (VALL-E's AdaLN, Wang et al. 2023, section 4.2.2, with the RMS norm). Shapes: B batch, W width,
+T frames, C channels of the condition, S slots of the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import Attention, Rotary
+from .streaming import State, Streamable
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Dimensions."""
+
+    width: int = 320
+    depth: int = 6
+    n_heads: int = 4
+    n_kv_heads: int = 2  # groups of heads that share keys and values; n_heads: no sharing
+    hidden: int = 640  # width of the feed-forward layers
+    context: int = 2048  # frames that a frame can look back, itself included: the slots of the cache
+    rope_base: float = 10_000.0
+    condition: int = 0  # channels of the condition that the norms adapt to, 0: none
+    dropout: float = 0.0
+
+
+class RMSNorm(nn.Module):
+    """x over its root mean square, times a learned gain; with a condition, gain and shift depend on it too."""
+
+    def __init__(self, width: int, condition: int = 0, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+        self.adapt = nn.Linear(condition, 2 * width) if condition else None
+        if self.adapt is not None:  # starts as the plain norm
+            nn.init.zeros_(self.adapt.weight)
+            nn.init.zeros_(self.adapt.bias)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """x (B, T, W), condition (B, C) -> (B, T, W)."""
+        x = F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        if self.adapt is not None and condition is not None:
+            gain, shift = self.adapt(condition)[:, None].chunk(2, dim=-1)
+            x = x * (1 + gain) + shift
+        return x
+
+
+class SwiGLU(nn.Module):
+    """out(silu(gate x) * up x)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer, each on a normalised residual."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.norm1 = RMSNorm(config.width, config.condition)
+        self.attention = Attention(config.width, config.n_heads, config.n_kv_heads)
+        self.norm2 = RMSNorm(config.width, config.condition)
+        self.feed_forward = SwiGLU(config.width, config.hidden)
+        self.dropout = config.dropout
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, condition: Tensor | None
+    ) -> Tensor:
+        x = x + self._drop(self.attention(self.norm1(x, condition), turn, mask))
+        return x + self._drop(self.feed_forward(self.norm2(x, condition)))
+
+    def step(
+        self,
+        x: Tensor,
+        turn: tuple[Tensor, Tensor],
+        cache: tuple[Tensor, Tensor],
+        slot: Tensor,
+        mask: Tensor,
+        with_past: bool,
+        condition: Tensor | None,
+    ) -> Tensor:
+        x = x + self.attention.step(self.norm1(x, condition), turn, cache, slot, mask, with_past)
+        return x + self.feed_forward(self.norm2(x, condition))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Transformer(Streamable):
+    """Blocks and a last norm, causal unless told otherwise. In and out: (B, W, T), time last as everywhere; a caller
+    whose tensor is (B, T, W) passes its transposed view, and nothing is copied.
+
+    State: (position, caches). position (B,) counts the frames that each row has seen; caches holds the keys and
+    the values of every block, (B, G, S, D) with S = config.context, so all shapes stay as they are from step to
+    step, and rows of a batch may be at different positions.
+    """
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        self.in_channels = config.width
+        self.rotary = Rotary(config.width // config.n_heads, config.rope_base)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
+        self.norm = RMSNorm(config.width, config.condition)
+        with torch.no_grad():  # the residual sum of all blocks keeps the scale of one (GPT-2's start)
+            for block in self._blocks:
+                for out in (block.attention.out, block.feed_forward.out):
+                    out.weight.normal_(0, 0.02 / (2 * config.depth) ** 0.5)
+                for into in (block.attention.qkv, block.feed_forward.gate_up):
+                    into.weight.normal_(0, config.width**-0.5)
+
+    def forward(self, x: Tensor, blocks: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """x (B, W, T) -> (B, W, T).
+
+        blocks: (B, T) integers; frame t sees every frame whose block is not after its own. None: causal, each frame
+        its own block. All 0: everything sees everything; padding gets a block that nobody reaches, such as 1.
+        condition: (B, C), for adaptive norms.
+        """
+        x = x.transpose(1, 2)
+        t = x.shape[1]
+        positions = torch.arange(t, device=x.device)[None]
+        # Autocast computes the projections in its own dtype, whatever x is.
+        dtype = (
+            torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        )
+        turn = self.rotary(positions, dtype)
+        mask = None
+        if blocks is not None:
+            mask = _additive(blocks[:, None, :, None] >= blocks[:, None, None, :], dtype)
+        elif t > self.config.context:
+            age = positions.mT - positions
+            mask = _additive(((age >= 0) & (age < self.config.context))[None, None], dtype)
+        for block in self._blocks:
+            x = block(x, turn, mask, condition)
+        return self.norm(x, condition).transpose(1, 2)
+
+    def init_state(self, batch: int, like: Tensor) -> State:
+        caches = tuple(block.attention.init_cache(batch, self.config.context, like) for block in self._blocks)
+        return torch.zeros(batch, dtype=torch.long, device=like.device), caches
+
+    def step(
+        self,
+        x: Tensor,
+        state: State,
+        final: bool = False,
+        *,
+        full: bool = False,
+        condition: Tensor | None = None,
+        lengths: Tensor | None = None,
+        reach: int | None = None,
+    ) -> tuple[Tensor, State]:
+        """x (B, W, T) -> (B, W, T) and the next state; the caches are written in place.
+
+        full: every frame of x sees all of x (a block of block-causal attention) and the past; T at most the
+        context.   lengths: (B,) how many of the T frames each row has, the others after them being padding (causal
+        only, and only while position + T is within the context).   reach: an upper bound of every row's position
+        after this step, which spares reading slots that are empty.   condition: as in `forward`.
+        """
+        x = x.transpose(1, 2)
+        b, t, _ = x.shape
+        position, caches = state
+        if t == 0:
+            return x.transpose(1, 2), state
+        slots = self.config.context
+        bound = slots if reach is None else min(reach, slots)
+        if full and t > slots:
+            raise ValueError(f"a block of {t} frames does not fit in the context of {slots}")
+        at = position[:, None] + torch.arange(t, device=x.device)  # (B, T)
+        following = position + (t if lengths is None else lengths)
+        ring = torch.arange(slots, device=x.device)
+        with_past = t > 1 and not full
+        if with_past:
+            ring = ring if bound == slots else ring[: bound - t]
+            # The slot s holds the frame of the greatest position below `position` that is s modulo S.
+            last = position[:, None] - 1
+            held = last - (last - ring) % slots  # (B, S); negative: empty
+            seen = torch.cat([held, at], dim=1)[:, None, None]
+            age = at[:, None, :, None] - seen
+            allowed = (age >= 0) & (age < slots) & (seen >= 0)
+        else:
+            ring = ring[:bound]
+            last = at[:, -1:]
+            allowed = (last - (last - ring) % slots >= 0)[:, None, None]  # (B, 1, 1, S)
+        turn = self.rotary(at, x.dtype)
+        mask = _additive(allowed, x.dtype)
+        slot = at[:, -slots:] % slots
+        for block, cache in zip(self._blocks, caches, strict=True):
+            x = block.step(x, turn, cache, slot, mask, with_past, condition)
+        return self.norm(x, condition).transpose(1, 2), (following, caches)
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
+        ~allowed, float("-inf")
+    )
