@@ -1,0 +1,86 @@
+"""A generator in a thread of its own, working ahead of whoever iterates: the stages of synthesis overlap.
+
+Torch lets go of the interpreter inside its operations, so that two stages fill two cores although both are
+Python. Each stage computes on one core: matrices of one frame are too small to be shared out, and threads
+that wait for each other would cost more than they bring.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from typing import Generic, TypeVar
+
+import torch
+
+T = TypeVar("T")
+_POLL = 0.1  # seconds after which a thread that waits looks whether it is still wanted
+
+
+class _End:
+    """What follows the last item: the error that ended the source, if any."""
+
+    def __init__(self, error: BaseException | None = None):
+        self.error = error
+
+
+def ahead(source: Generator[T, None, None], depth: int, name: str = "ahead") -> Generator[T, None, None]:
+    """The items of `source`, made in a thread at most `depth` items before they are asked for.
+
+    An error in the source is raised here, after the items before it. Closing this generator (or an error in
+    whoever iterates) closes the source in its own thread, and waits for that.
+    """
+    work = _Work(source, depth, name)
+    try:
+        yield from work.items()
+    finally:
+        work.stop()
+
+
+class _Work(Generic[T]):
+    def __init__(self, source: Generator[T, None, None], depth: int, name: str):
+        self.source, self.wanted = source, True
+        self.made: queue.Queue[T | _End] = queue.Queue(max(1, depth))
+        # A daemon: a program that ends without closing the generator is not kept alive by it.
+        self.thread = threading.Thread(target=self._run, name=f"myna-{name}", daemon=True)
+        self.thread.start()
+
+    def items(self) -> Iterator[T]:
+        while not isinstance(item := self.made.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+
+    def stop(self) -> None:
+        self.wanted = False
+        self.thread.join()
+
+    def _run(self) -> None:
+        end = _End()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # of this thread, but also what new threads begin with
+        try:
+            with torch.inference_mode():
+                for item in self.source:
+                    if not self._put(item):
+                        break
+        except BaseException as error:
+            end = _End(error)
+        finally:
+            try:
+                self.source.close()
+            except BaseException as error:
+                end = _End(end.error or error)
+            torch.set_num_threads(threads)
+            self._put(end)
+
+    def _put(self, item: T | _End) -> bool:
+        """False once nobody wants it any more."""
+        while self.wanted:
+            try:
+                self.made.put(item, timeout=_POLL)
+                return True
+            except queue.Full:
+                continue
+        return False
