@@ -23,9 +23,9 @@ def train(
 
     Under torchrun it trains on several devices. Ctrl-C stops after the step and saves.
     """
-    from ..training.codec_trainer import train as train_codec  # torch takes seconds to import
+    from ..training.train import train as train_by  # torch takes seconds to import
 
-    summary = train_codec(recipe, overrides or (), quiet=quiet or as_json)
+    summary = train_by(recipe, overrides or (), quiet=quiet or as_json)
     if as_json:
         described = {
             "steps": summary.steps,

@@ -12,7 +12,7 @@ from ..data.augment import AugmentOptions
 from .adversarial import GANLoss
 from .losses import SpectralLossOptions
 from .recipe import Section, strict
-from .schedule import Decay
+from .trainer_recipe import TrainerRecipe, ValidationSection
 
 ON_THE_WAVEFORM = (
     "mel",
@@ -28,7 +28,7 @@ LOSSES = (*ON_THE_WAVEFORM, *ON_THE_CODES)
 Weight = float | list[tuple[int, float]]
 
 
-class HeldOutSection(Section):
+class HeldOutSection(ValidationSection):
     """What the codec is judged by: fixed crops from splits that are not trained on."""
 
     splits: tuple[str, ...] = ("dev", "test")
@@ -37,8 +37,6 @@ class HeldOutSection(Section):
     seconds: float = Field(default=2.0, gt=0)
     perceptual: bool = True  # PESQ and STOI too, where those packages are installed
     best_by: Literal["mel", "stft", "complex", "si_sdr", "pesq", "stoi"] = "mel"  # decides best.safetensors
-    every_steps: int | None = Field(default=500, ge=1)
-    every_minutes: float | None = Field(default=None, gt=0)  # whichever comes first
 
 
 class DataSection(Section):
@@ -89,27 +87,6 @@ class DiscriminatorSection(Section):
     clip: float = Field(default=10.0, gt=0)  # of the gradient's norm
 
 
-class OptimizerSection(Section):
-    """AdamW for the codec; decay is for matrices only."""
-
-    lr: float = Field(default=1e-3, gt=0)
-    betas: tuple[float, float] = (0.8, 0.99)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, gt=0)  # of the gradient's norm
-
-
-class ScheduleSection(Section):
-    """The learning rate of both optimizers over the run."""
-
-    warmup_steps: int = Field(default=100, ge=0)
-    decay: Decay = "cosine"
-    over: Literal["steps", "minutes"] = (
-        "steps"  # of max_steps or max_minutes; by minutes, resume is not bit-exact
-    )
-    final: float = Field(default=0.05, ge=0, le=1)  # share of the rate at the end of the cosine
-    gamma: float = Field(default=0.999996, gt=0, le=1)  # of exponential decay, each step
-
-
 class BalancerSection(Section):
     """EnCodec's balancer: the weights of losses on the waveform become shares of the gradient."""
 
@@ -117,18 +94,10 @@ class BalancerSection(Section):
     decay: float = Field(default=0.999, ge=0, lt=1)
 
 
-class CodecRecipe(Section):
+class CodecRecipe(TrainerRecipe):
     """A recipe of `myna train` for a codec."""
 
     kind: Literal["codec"] = "codec"
-    output: Path  # folder of the run: state, weights, logs
-    seed: int = Field(default=0, ge=0)
-    device: str = "auto"  # auto, cpu or cuda
-    precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast of the models; spectra stay float32
-    threads: int | None = Field(default=None, ge=1)  # of a CPU process; None: torch's choice
-    max_steps: int | None = Field(default=None, ge=1)
-    max_minutes: float | None = Field(default=None, gt=0)  # of training in all, over interruptions
-    init_from: str | None = None  # weights to start from: a path, or "shipped" for the ones in weights/
     model: strict(MynaConfig) = MynaConfig()  # pyright: ignore[reportInvalidTypeForm]
     data: DataSection
     phases: PhaseSection = PhaseSection()
@@ -141,13 +110,6 @@ class CodecRecipe(Section):
     own_band_only: bool = False  # compare each recording below half its original rate only
     balancer: BalancerSection | None = None  # None: losses are added with their weights
     discriminators: DiscriminatorSection = DiscriminatorSection()
-    optimizer: OptimizerSection = OptimizerSection()
-    schedule: ScheduleSection = ScheduleSection()
-    ema: float = Field(default=0.999, ge=0, lt=1)
-    log_every: int = Field(default=20, ge=1)
-    save_every_steps: int | None = Field(default=None, ge=1)
-    save_every_minutes: float | None = Field(default=5.0, gt=0)
-    half_precision_export: bool = True  # float16 in best.safetensors and last.safetensors
 
     @field_validator("losses")
     @classmethod
@@ -159,12 +121,6 @@ class CodecRecipe(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> CodecRecipe:
-        if self.max_steps is None and self.max_minutes is None:
-            raise ValueError("set max_steps or max_minutes, or the run never ends")
-        if self.schedule.decay == "cosine" and getattr(self, f"max_{self.schedule.over}") is None:
-            raise ValueError(
-                f"schedule.over is {self.schedule.over}, so max_{self.schedule.over} must be set"
-            )
         d = self.discriminators
         if self.phases.adversarial_from is not None and not (
             d.ms_stft or d.multi_period or d.multi_band_stft

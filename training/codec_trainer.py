@@ -11,12 +11,9 @@ Shapes: B batch, N samples, K codebooks.
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,7 @@ from torch import Tensor, nn
 from ..codec.checkpoint import load_checkpoint, save_checkpoint
 from ..codec.myna import MynaCodec
 from ..codec.quantizer import dropout_codebooks
-from ..data.corpus import Batch, Corpus, Crops, HeldOut, Prefetch, held_out, open_corpus
+from ..data.corpus import Batch, Corpus, Crops, HeldOut, held_out, open_corpus
 from ..discriminators import (
     Discriminator,
     Ensemble,
@@ -38,34 +35,32 @@ from ..discriminators import (
     MultiPeriodDiscriminator,
     MultiScaleSTFTDiscriminator,
 )
-from ..errors import InputError, MynaError, UsageError
+from ..errors import UsageError
 from ..evaluation.codebooks import codebook_use
 from . import distributed
 from .adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from .balancer import Balancer
-from .checkpoint import load_module_state, load_state, module_state, save_state
-from .codec_recipe import ON_THE_CODES, ON_THE_WAVEFORM, CodecRecipe, DiscriminatorSection, weight_at
+from .checkpoint import module_state
+from .codec_recipe import (
+    ON_THE_CODES,
+    ON_THE_WAVEFORM,
+    CodecRecipe,
+    DiscriminatorSection,
+    HeldOutSection,
+    weight_at,
+)
 from .distributed import World
-from .ema import EMA
-from .interrupt import Interrupt
-from .logging import RunLog
 from .losses import SpectralLoss, SpectralLossOptions, band_limit, si_sdr
-from .recipe import load_recipe
-from .schedule import rate_factor, set_rate
-
-SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-HIGHER_IS_BETTER = ("si_sdr", "pesq", "stoi")
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """How a run ended. best: the value of held_out.best_by, None if nothing was validated."""
-
-    steps: int
-    minutes: float
-    interrupted: bool
-    best: float | None
-    output: Path
+from .schedule import set_rate
+from .trainer import (
+    SHIPPED_WEIGHTS,
+    Trainer,
+    TrainingSummary,
+    decayed_groups,
+    first_process_first,
+    run_recipe,
+    seed_torch,
+)
 
 
 def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
@@ -74,26 +69,17 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
     overrides: `key.subkey=value` each. Under torchrun, every process calls this. Raises MynaError with one
     line for whatever the user can mend.
     """
-    options = load_recipe(recipe, CodecRecipe, overrides)
-    world = distributed.setup(options.device)
-    try:
-        with Interrupt() as interrupt:
-            summary = CodecTrainer(options, world, quiet).run(interrupt)
-    except BaseException:
-        distributed.shutdown(together=False)  # the others wait elsewhere, and torchrun ends them
-        raise
-    distributed.shutdown()
-    return summary
+    return run_recipe(CodecTrainer, CodecRecipe, recipe, overrides, quiet)
 
 
-class CodecTrainer:
-    """One run. Its state is what `_save` writes; everything else follows from the recipe and the step."""
+class CodecTrainer(Trainer[CodecRecipe, Batch]):
+    """One run. Its state is the codec, the discriminators, and the balancer's averages."""
+
+    name = "codec"
+    higher_is_better = ("si_sdr", "pesq", "stoi")
 
     def __init__(self, recipe: CodecRecipe, world: World, quiet: bool = False):
-        self.recipe, self.world = recipe, world
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
-        _seed(recipe.seed, 0, 0)
+        super().__init__(recipe, world, quiet)
         device = world.device
         self.codec = _start(recipe).to(device)
         # Weights to start from have their codebooks placed.
@@ -101,14 +87,13 @@ class CodecTrainer:
         # The quantizer has no part in the steps that bypass it.
         self.generator = distributed.wrap(self.codec, world, partly_used=self.unquantized_steps > 0)
         self.adversarial_from = recipe.phases.adversarial_from
-        self.optimizer = torch.optim.AdamW(
-            _groups(self.codec, recipe.optimizer.weight_decay),
+        optimizer = torch.optim.AdamW(
+            decayed_groups(self.codec, recipe.optimizer.weight_decay, never=("quantizer",)),
             lr=recipe.optimizer.lr,
             betas=recipe.optimizer.betas,
             fused=True,
         )
-        self.modules: dict[str, nn.Module] = {"codec": self.codec}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"codec": self.optimizer}
+        self._own(self.codec, optimizer)
         if self.adversarial_from is not None:
             self.critic = _discriminators(recipe.discriminators).to(device)
             self.critic_trained = distributed.wrap(self.critic, world)
@@ -121,12 +106,9 @@ class CodecTrainer:
         rate = self.codec.sample_rate
         self.spectral = SpectralLoss(rate, _needed(recipe)).to(device)
         self.judge = SpectralLoss(rate).to(device)  # held-out distances do not change with the recipe
-        self.ema = EMA(self.codec, recipe.ema)
         b = recipe.balancer
         self.balancer = Balancer({}, b.total_norm, b.decay) if b else None
-        self.step, self.minutes, self.best = 0, 0.0, None
-        self.state_path = recipe.output / "state.pt"
-        resumed = self._resume()
+        self._resume()
 
         corpus = self._corpus(quiet)
         train_set = corpus.select(recipe.data.splits)
@@ -140,64 +122,36 @@ class CodecTrainer:
             recipe.data.min_rms,
         )
         self.held_out = self._held_out(corpus)
-        self.log = RunLog(recipe.output, recipe.max_steps, self.step, quiet, world.is_main)
+        self._begin(f"{train_set.hours:.2f} h")
         if corpus.skipped.items or corpus.skipped.shards:
             self.log.say(f"corpus: {corpus.skipped}")
-        went_on = f"continuing at step {self.step}" if resumed else "starting"
-        self.log.say(
-            f"{went_on}: {train_set.hours:.2f} h, {_millions(self.codec)} parameters, {world.size} x {device}"
-        )
 
-    # The loop
+    @property
+    def validation(self) -> HeldOutSection | None:
+        return self.recipe.data.held_out
 
-    def run(self, interrupt: Interrupt) -> TrainingSummary:
-        recipe = self.recipe
-        batches = Prefetch(lambda step: self.crops.batch(step, self.world.rank))
-        begun, before = time.monotonic(), self.minutes
-        saved = validated = self.minutes
-        interrupted = False
-        try:
-            while not self._done():
-                losses = self.train_step(batches[self.step])
-                self.step += 1
-                self.minutes = before + (time.monotonic() - begun) / 60
-                if self.step % recipe.log_every == 0:
-                    self._report(losses)
-                if self._due(
-                    recipe.data.held_out and recipe.data.held_out.every_steps,
-                    recipe.data.held_out and recipe.data.held_out.every_minutes,
-                    validated,
-                ):
-                    self.validate()
-                    validated = self.minutes
-                if self._due(recipe.save_every_steps, recipe.save_every_minutes, saved):
-                    self._save()
-                    saved = self.minutes
-                if distributed.any_true(interrupt.requested):
-                    interrupted = True
-                    break
-            if not interrupted and validated != self.minutes:
-                self.validate()
-            self._save()
-        finally:
-            batches.close()
-            self.log.close()
-        if interrupted:
-            self.log.say(f"stopped at step {self.step}, saved; the same command continues")
-        return TrainingSummary(self.step, self.minutes, interrupted, self.best, recipe.output)
+    @property
+    def best_by(self) -> str:
+        assert self.validation is not None
+        return self.validation.best_by
+
+    def batch(self, step: int) -> Batch:
+        return self.crops.batch(step, self.world.rank)
+
+    # A step
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the discriminators and one of the codec; the losses by name."""
         recipe, device = self.recipe, self.world.device
-        rng = _seed(recipe.seed, self.step, self.world.rank)
-        rate = self._rate_factor()
+        rng = seed_torch(recipe.seed, self.step, self.world.rank)
+        rate = self.rate_factor()
         batch = batch.to(device)
         real, unquantized = batch.wav, self._unquantized(len(batch.wav))
         if self.step == self.unquantized_steps and recipe.init_from is None:
             self._start_codebooks()
         self.codec.train()
 
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with self.autocast():
             n_codebooks = dropout_codebooks(
                 len(real), self.codec.n_codebooks, recipe.phases.quantizer_dropout
             )
@@ -222,7 +176,7 @@ class CodecTrainer:
 
     def _discriminator_step(self, real: Tensor, fake: Tensor, rate: float) -> Tensor:
         section = self.recipe.discriminators
-        with torch.autocast(real.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+        with self.autocast():
             pairs = [judgement.split(len(real)) for judgement in self.critic_trained(torch.cat([real, fake]))]
         loss = discriminator_loss([r for r, _ in pairs], [f for _, f in pairs], section.loss)
         self.critic_optimizer.zero_grad()
@@ -236,7 +190,7 @@ class CodecTrainer:
     def _adversarial_losses(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         section = self.recipe.discriminators
         self.critic.requires_grad_(False)
-        with torch.autocast(real.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+        with self.autocast():
             with torch.no_grad():
                 on_real = self.critic(real)
             on_fake = self.critic(fake)
@@ -302,154 +256,69 @@ class CodecTrainer:
             self.codec.quantizer.init_from(latents)
         distributed.broadcast(module_state(self.codec).values())
         self.ema.restart(self.codec)
-        _seed(self.recipe.seed, self.step, self.world.rank)
-
-    def _rate_factor(self) -> float:
-        schedule = self.recipe.schedule
-        end = self.recipe.max_steps if schedule.over == "steps" else self.recipe.max_minutes
-        progress = (self.step if schedule.over == "steps" else self.minutes) / (end or 1)
-        return rate_factor(
-            self.step, progress, schedule.warmup_steps, schedule.decay, schedule.final, schedule.gamma
-        )
+        seed_torch(self.recipe.seed, self.step, self.world.rank)
 
     # Around the steps
 
-    def _done(self) -> bool:
-        recipe = self.recipe
-        if recipe.max_steps is not None and self.step >= recipe.max_steps:
-            return True
-        over = recipe.max_minutes is not None and self.minutes >= recipe.max_minutes
-        return distributed.any_true(over)
+    @property
+    def _quantised(self) -> bool:
+        return self.step > self.unquantized_steps or self.recipe.init_from is not None
 
-    def _due(self, every_steps: int | None, every_minutes: float | None, last: float) -> bool:
-        if every_steps and self.step % every_steps == 0:
-            return True
-        return bool(every_minutes) and distributed.any_true(self.minutes - last >= (every_minutes or 0))
+    def fit_to_be_best(self) -> bool:
+        return self._quantised  # a codec without codes cannot be the best one
 
-    def _report(self, losses: dict[str, Tensor]) -> None:
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        self.log.scalars(self.step, "train", values)
-        limit = self.recipe.max_minutes
-        self.log.progress(self.step, None if limit is None else limit - self.minutes, values)
-
-    def validate(self) -> dict[str, float]:
-        """Distances on the held-out crops with the averaged weights and all codebooks; keeps the best
-        weights."""
-        if self.held_out is None or not self.world.is_main:
-            return {}
-        section = self.recipe.data.held_out
-        assert section is not None
-        quantised = self.step > self.unquantized_steps or self.recipe.init_from is not None
-        with self.ema.swapped_in(self.codec), torch.no_grad():
-            self.codec.eval()
-            real = self.held_out.batch.wav
-            guesses, codes = [], []
-            for wav in real.split(8):
-                wav = wav.to(self.world.device)
-                n = None if quantised else torch.ones(len(wav), dtype=torch.bool)
-                result = self.codec(wav, unquantized=n)
-                guesses.append(result.wav.float().cpu())
-                if result.quantizer is not None:
-                    codes.append(result.quantizer.codes.cpu())
-            fake = torch.cat(guesses)
-            on_device = (fake.to(self.world.device), real.to(self.world.device))
-            values = {name: float(value) for name, value in self.judge(*on_device).items()}
-            values["si_sdr"] = float(si_sdr(fake, real).mean())
-            if codes:
-                use = codebook_use(torch.cat(codes), self.codec.codebook_size)
-                values["codes_used"] = float(np.mean(use.used))
-                values |= {f"perplexity_{k}": p for k, p in enumerate(use.perplexity)}
-            if section.perceptual:
-                values |= _perceptual(fake, real, self.codec.sample_rate)
-            self.log.scalars(self.step, "held-out", values)
-            for i in {0, len(fake) // 2, len(fake) - 1}:
-                name = f"{i}-{self.held_out.sources[i]}"
-                self.log.audio(self.step, f"{name}/decoded", fake[i], self.codec.sample_rate)
-                if self.best is None:
-                    self.log.audio(self.step, f"{name}/original", real[i], self.codec.sample_rate)
-            if quantised:  # a codec without codes cannot be the best one
-                self._keep_if_best(values, section.best_by)
-            self._export("last")
-        shown = {k: v for k, v in values.items() if not k.startswith("perplexity")}
-        self.log.say(
-            f"step {self.step} held out: " + "  ".join(f"{name} {v:.3f}" for name, v in shown.items())
-        )
+    def measure(self) -> dict[str, float]:
+        """Distances on the held-out crops with all codebooks."""
+        assert self.held_out is not None
+        assert self.validation is not None
+        real = self.held_out.batch.wav
+        guesses, codes = [], []
+        for wav in real.split(8):
+            wav = wav.to(self.world.device)
+            n = None if self._quantised else torch.ones(len(wav), dtype=torch.bool)
+            result = self.codec(wav, unquantized=n)
+            guesses.append(result.wav.float().cpu())
+            if result.quantizer is not None:
+                codes.append(result.quantizer.codes.cpu())
+        fake = torch.cat(guesses)
+        on_device = (fake.to(self.world.device), real.to(self.world.device))
+        values = {name: float(value) for name, value in self.judge(*on_device).items()}
+        values["si_sdr"] = float(si_sdr(fake, real).mean())
+        if codes:
+            use = codebook_use(torch.cat(codes), self.codec.codebook_size)
+            values["codes_used"] = float(np.mean(use.used))
+            values |= {f"perplexity_{k}": p for k, p in enumerate(use.perplexity)}
+        if self.validation.perceptual:
+            values |= _perceptual(fake, real, self.codec.sample_rate)
+        for i in {0, len(fake) // 2, len(fake) - 1}:
+            name = f"{i}-{self.held_out.sources[i]}"
+            self.log.audio(self.step, f"{name}/decoded", fake[i], self.codec.sample_rate)
+            if self.best is None:
+                self.log.audio(self.step, f"{name}/original", real[i], self.codec.sample_rate)
         return values
 
-    def _keep_if_best(self, values: dict[str, float], name: str) -> None:
-        if name not in values:
-            raise UsageError(
-                f"data.held_out.best_by is {name}, but the package that measures it is not installed"
-            )
-        value, best = values[name], self.best
-        if best is None or (value > best if name in HIGHER_IS_BETTER else value < best):
-            self.best = value
-            self._export("best")
+    def shown(self, values: dict[str, float]) -> dict[str, float]:
+        return {name: value for name, value in values.items() if not name.startswith("perplexity")}
 
-    def _export(self, name: str) -> None:
-        """Write the codec as it is now (the averaged weights, within `validate`) as a checkpoint of its
-        own."""
-        notes = {"step": str(self.step), "minutes": f"{self.minutes:.1f}"}
-        export(
-            self.codec, self.recipe.output / f"{name}.safetensors", self.recipe.half_precision_export, notes
-        )
+    def export(self, model: nn.Module, path: Path, notes: dict[str, str]) -> None:
+        save_checkpoint(model, path, notes=notes)
 
-    def _save(self) -> None:
-        if self.world.is_main:
-            save_state(
-                self.state_path,
-                {
-                    "step": self.step,
-                    "minutes": self.minutes,
-                    "best": self.best,
-                    "seed": self.recipe.seed,
-                    "modules": {name: module_state(module) for name, module in self.modules.items()},
-                    "optimizers": {
-                        name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
-                    },
-                    "ema": self.ema.state_dict(),
-                    "balancer": self.balancer.state_dict() if self.balancer else None,
-                },
-            )
-        distributed.barrier()
+    def extra_state(self) -> dict[str, Any]:
+        return {"balancer": self.balancer.state_dict() if self.balancer else None}
 
-    def _resume(self) -> bool:
-        """Take up the run in the output folder, if there is one."""
-        if not self.state_path.exists():
-            return False
-        state = load_state(self.state_path, self.world.device)
-        try:
-            load_module_state(self.codec, state["modules"]["codec"])
-            self.optimizer.load_state_dict(state["optimizers"]["codec"])
-            # A run may turn adversarial, or stop being it, between two sittings.
-            if self.adversarial_from is not None and "discriminators" in state["modules"]:
-                load_module_state(self.critic, state["modules"]["discriminators"])
-                self.critic_optimizer.load_state_dict(state["optimizers"]["discriminators"])
-            self.ema.load_state_dict(state["ema"])
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise InputError(
-                f"{self.state_path} is the state of another model ({error}); choose another output in the "
-                "recipe, or remove the file"
-            ) from error
+    def load_extra_state(self, state: dict[str, Any]) -> None:
         if self.balancer and state["balancer"]:
             self.balancer.load_state_dict(state["balancer"])
-        self.step, self.minutes, self.best = state["step"], state["minutes"], state["best"]
-        return True
 
     def _corpus(self, quiet: bool) -> Corpus:
         """The decoded corpus; the main process decodes it while the others wait."""
         data, rate = self.recipe.data, self.codec.sample_rate
-        failure: MynaError | None = None
-        if self.world.is_main:
-            try:
-                with _decoding_bar(quiet) as advance:
-                    open_corpus(data.corpus, rate, data.cache, advance)
-            except MynaError as error:
-                failure = error
-        if distributed.any_true(failure is not None):
-            raise failure or InputError(f"corpus {data.corpus} cannot be used; the first process says why")
-        return open_corpus(data.corpus, rate, data.cache)
+        with _decoding_bar(quiet or not self.world.is_main) as advance:
+            return first_process_first(
+                self.world,
+                lambda: open_corpus(data.corpus, rate, data.cache, advance),
+                f"corpus {data.corpus}",
+            )
 
     def _held_out(self, corpus: Corpus) -> HeldOut | None:
         section = self.recipe.data.held_out
@@ -457,11 +326,6 @@ class CodecTrainer:
             return None
         chosen = corpus.select(section.splits, section.sources)
         return held_out(chosen, section.crops, round(section.seconds * self.codec.sample_rate))
-
-
-def export(codec: MynaCodec, path: Path, half: bool, notes: dict[str, str]) -> None:
-    """A checkpoint to ship. half: float16 weights, half the size; loading gives float32 again."""
-    save_checkpoint(copy.deepcopy(codec).half() if half else codec, path, notes=notes)
 
 
 def _start(recipe: CodecRecipe) -> MynaCodec:
@@ -486,14 +350,6 @@ def _start(recipe: CodecRecipe) -> MynaCodec:
             if name in own:  # counts of use are not there where dead codes are not replaced
                 own[name].copy_(tensor)
     return codec
-
-
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and convolutions decay; biases, scales and codebooks do not."""
-    decayed, others = [], []
-    for name, parameter in module.named_parameters():
-        (decayed if parameter.ndim > 1 and "quantizer" not in name else others).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _discriminators(section: DiscriminatorSection) -> Ensemble:
@@ -534,24 +390,6 @@ def _perceptual(fake: Tensor, real: Tensor, sample_rate: int) -> dict[str, float
             if scores:
                 values[name] = float(np.mean(scores))
     return values
-
-
-def _seed(seed: int, step: int, rank: int) -> torch.Generator:
-    """Seed torch by the step, so that a resumed run draws what the first one would have drawn.
-
-    Returns a generator that is the same on all ranks, for decisions that they must take together.
-    """
-    torch.manual_seed(_mix(seed, step, rank))
-    return torch.Generator().manual_seed(_mix(seed, step))
-
-
-def _mix(*numbers: int) -> int:
-    digest = hashlib.sha256(repr(numbers).encode()).digest()
-    return int.from_bytes(digest[:7], "big")
-
-
-def _millions(module: nn.Module) -> str:
-    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"
 
 
 @contextmanager

@@ -86,6 +86,11 @@ def load_recipe(name: str | Path, schema: type[Recipe], overrides: Sequence[str]
     return _build(schema, values, lambda problem: UsageError(f"{path} with {' '.join(overrides)}: {problem}"))
 
 
+def read_key(name: str | Path, key: str, default: Any = None) -> Any:
+    """One value of a recipe that is still to be checked. Raises as `load_recipe` does."""
+    return _read(find_recipe(name), seen=()).get(key, default)
+
+
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise InputError(f"recipe {path} includes itself by way of {seen[-1]}")

@@ -1,0 +1,28 @@
+"""`myna train`: which trainer a recipe is for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from .recipe import read_key
+from .trainer import TrainingSummary
+
+
+def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
+    """Train by a recipe (a path or the name of one that ships), or continue the run in its output folder.
+
+    overrides: `key.subkey=value` each. Under torchrun, every process calls this. Raises MynaError with one
+    line for whatever the user can mend.
+    """
+    kind = read_key(recipe, "kind", "codec")
+    if kind == "codec":
+        from .codec_trainer import train as train_codec
+
+        return train_codec(recipe, overrides, quiet)
+    if kind in ("ar", "nar"):
+        from .lm_trainer import train as train_lm
+
+        return train_lm(recipe, overrides, quiet)
+    raise InputError(f"recipe {recipe}: kind must be one of codec, ar, nar, got {kind!r}")
