@@ -174,7 +174,7 @@ class Transformer(Streamable):
         after this step, which spares reading slots that are empty.   condition: as in `forward`.
         """
         x = x.transpose(1, 2)
-        b, t, _ = x.shape
+        t = x.shape[1]
         position, caches = state
         if t == 0:
             return x.transpose(1, 2), state

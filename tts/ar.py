@@ -1,0 +1,289 @@
+"""VALL-E's autoregressive model (Wang et al. 2023, section 4.2.1): the first codebook, frame by frame, from the
+phones and a recorded prompt; with VALL-E R's monotonic phone pointer (Han et al. 2024, section 3.2).
+
+    frame t:   what frame t-1 was  +  the phone that is being spoken  +  since how many frames
+                                           |
+                            causal transformer over prompt and target
+                                 |                       |
+                       code of frame t        how far the pointer moves after it (0 to 3 phones)
+
+The end of speech is the pointer's step past the last phone, so the model can neither skip, repeat nor babble on.
+`alignment="none"` is plain VALL-E, to compare with: the phones stand before the frames, and a code of its own ends
+the speech.
+
+Shapes: B batch, P phones, K codebooks, V codebook_size, T frames, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers.streaming import State
+from ..layers.transformer import Transformer, TransformerConfig
+from .batch import SpeechBatch
+from .code_embedding import CodeEmbedding, CodeHead, CodeSumEmbedding, corrupt, nearest_rows
+from .text_encoder import TextEncoder, TextEncoderConfig
+
+MAX_ADVANCE = 3  # phones that the pointer can move after one frame
+
+
+@dataclass(frozen=True)
+class ARConfig:
+    """Dimensions and training options; the defaults make a model of 8 million parameters."""
+
+    name: str = "myna-ar"
+    alignment: Literal["pointer", "none"] = "pointer"
+    n_codebooks: int = 8
+    codebook_size: int = 1024
+    codebook_dim: int = 64  # of the codec's vectors
+    n_symbols: int = 256
+    width: int = 320
+    depth: int = 6
+    n_heads: int = 4
+    n_kv_heads: int = 2
+    hidden: int = 640
+    text_depth: int = 3
+    context: int = 2048  # frames (and, without a pointer, phones) that attention reaches back
+    max_age: int = 24  # frames; a phone that lasts longer counts as this old
+    extra: int = 32  # learned channels of a code beside the codec's vector
+    dropout: float = 0.0
+    code_noise: float = 0.0  # share of the codes read back that training replaces by a neighbouring one
+    prompt_weight: float = 0.1  # of the loss over the prompt's frames
+    advance_weight: float = 1.0  # of the pointer's loss
+
+
+@dataclass(frozen=True)
+class ARResult:
+    """Scalars: the loss and its parts (nats a frame), and how often the code is the likeliest, or among ten."""
+
+    loss: Tensor
+    code_loss: Tensor
+    advance_loss: Tensor
+    code_accuracy: Tensor
+    top10_accuracy: Tensor
+
+
+class AdvanceHead(nn.Module):
+    """How far the pointer moves after a frame, from the hidden state and the code that the frame got."""
+
+    def __init__(self, rows: Tensor, width: int, hidden: int = 96):
+        super().__init__()
+        self.hidden = nn.Linear(width, hidden)
+        self.code = CodeEmbedding(rows, hidden, extra=16)
+        self.out = nn.Linear(hidden, MAX_ADVANCE + 1)
+
+    def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """hidden (..., W), codes (...) -> logits (..., 4)."""
+        return self.out(F.silu(self.hidden(hidden) + self.code(codes)))
+
+
+class ARModel(nn.Module):
+    """P(code and pointer's move of frame t | phones, prompt, frames before t).
+
+    rows: the codec's codebook vectors (K, V, d), `codec.quantizer.rows()`; None when a checkpoint follows.
+    """
+
+    neighbours: Tensor
+
+    def __init__(self, config: ARConfig | None = None, rows: Tensor | None = None):
+        super().__init__()
+        config = config or ARConfig()
+        self.config = config
+        shape = (config.n_codebooks, config.codebook_size, config.codebook_dim)
+        if rows is None:
+            rows = torch.zeros(shape)
+        if tuple(rows.shape) != shape:
+            raise ValueError(
+                f"the codec's vectors have the shape {tuple(rows.shape)}, the config asks for {shape}"
+            )
+        self.text_encoder = TextEncoder(
+            TextEncoderConfig(
+                config.n_symbols,
+                config.width,
+                config.text_depth,
+                config.n_heads,
+                config.n_kv_heads,
+                config.hidden,
+                config.dropout,
+            )
+        )
+        self.prompt_embedding = CodeSumEmbedding(rows, config.width, config.extra)
+        self.response_embedding = CodeEmbedding(rows[0], config.width, config.extra)
+        self.begin = nn.Parameter(torch.randn(config.width) * 0.5)  # the frame before the first
+        self.segment = nn.Embedding(2, config.width)  # prompt, target
+        self.no_text = nn.Parameter(torch.randn(config.width) * 0.5)
+        nn.init.normal_(self.segment.weight, 0, 0.5)
+        if config.alignment == "pointer":
+            self.no_phone = nn.Parameter(torch.randn(config.width) * 0.5)  # a prompt without transcript
+            self.age = nn.Embedding(config.max_age + 1, config.width)
+            nn.init.normal_(self.age.weight, 0, 0.5)
+            self.advance_head = AdvanceHead(rows[0], config.width)
+        else:
+            self.end_head = nn.Linear(config.width, 1)
+        self.transformer = Transformer(
+            TransformerConfig(
+                width=config.width,
+                depth=config.depth,
+                n_heads=config.n_heads,
+                n_kv_heads=config.n_kv_heads,
+                hidden=config.hidden,
+                context=config.context,
+                dropout=config.dropout,
+            )
+        )
+        self.code_head = CodeHead(rows[0], config.width, config.extra)
+        self.register_buffer("neighbours", nearest_rows(rows[0]), persistent=False)
+
+    # ---- training
+
+    def forward(self, batch: SpeechBatch) -> ARResult:
+        batch = batch.without_hidden_prompts()
+        encoded = self.encode_text(batch.phones, batch.n_phones, batch.drop_text)
+        if self.config.alignment == "pointer":
+            hidden = self.transformer(self.frame_inputs(batch, encoded).transpose(1, 2)).transpose(1, 2)
+            return self._pointer_losses(batch, hidden)
+        return self._plain_losses(batch, self._plain_hidden(batch, encoded))
+
+    def encode_text(self, phones: Tensor, n_phones: Tensor, drop_text: Tensor | None = None) -> Tensor:
+        """phones (B, 3, P) -> (B, P, W); one learned vector everywhere in the rows that hide their text."""
+        encoded = self.text_encoder(phones, n_phones)
+        if drop_text is not None:
+            encoded = torch.where(drop_text[:, None, None], self.no_text.to(encoded.dtype), encoded)
+        return encoded
+
+    def frame_inputs(self, batch: SpeechBatch, encoded: Tensor) -> Tensor:
+        """(B, T, W): what the transformer reads at each frame, the code before it teacher-forced."""
+        frames = torch.arange(batch.codes.shape[-1], device=batch.codes.device)
+        x = self._shifted(batch) + self.segment((frames >= batch.n_prompt[:, None]).long())
+        if self.config.alignment == "pointer":
+            x = x + self._phones_at(batch.pointer, encoded) + self.age(self._ages(batch.pointer))
+        return x
+
+    def _shifted(self, batch: SpeechBatch) -> Tensor:
+        """The embedding of the frame before each frame, (B, T, W)."""
+        codes = batch.codes[:, 0, :-1]
+        if self.training and self.config.code_noise:
+            codes = corrupt(codes, self.neighbours, self.config.code_noise)
+        before = self.response_embedding(codes)
+        # Only the first frames can be prompts: the sum over all codebooks is the dearest of the embeddings.
+        reach = min(int(batch.n_prompt.max()), codes.shape[1])
+        if reach:
+            prompt = self.prompt_embedding(batch.codes[:, :, :reach])
+            inside = torch.arange(reach, device=codes.device) < batch.n_prompt[:, None]
+            first = torch.where(inside[..., None], prompt, before[:, :reach])
+            before = torch.cat([first, before[:, reach:]], dim=1)
+        begin = self.begin.to(before.dtype).expand(before.shape[0], 1, -1)
+        return torch.cat([begin, before], dim=1)
+
+    def _phones_at(self, pointer: Tensor, encoded: Tensor) -> Tensor:
+        """The encoding of the phone spoken in each frame: pointer (B, T) -> (B, T, W)."""
+        b, p, w = encoded.shape
+        table = torch.cat([encoded.reshape(b * p, w), self.no_phone.to(encoded.dtype)[None]])
+        row = torch.arange(b, device=pointer.device)[:, None] * p
+        return F.embedding(torch.where(pointer < 0, b * p, pointer + row), table)
+
+    def _ages(self, pointer: Tensor) -> Tensor:
+        """Frames since the pointer last moved, (B, T), at most max_age."""
+        frames = torch.arange(pointer.shape[1], device=pointer.device).expand_as(pointer)
+        moved = F.pad(pointer[:, 1:] != pointer[:, :-1], (1, 0), value=True)
+        since = torch.where(moved, frames, 0).cummax(dim=1).values
+        return (frames - since).clamp(max=self.config.max_age)
+
+    def _pointer_losses(self, batch: SpeechBatch, hidden: Tensor) -> ARResult:
+        weight = self._frame_weights(batch)
+        frames = torch.arange(weight.shape[1], device=weight.device)
+        # The pointer after the last frame is past the last phone; before the target begins it is given, not moved.
+        last = frames == batch.n_frames[:, None] - 1
+        following = torch.where(last, batch.n_phones[:, None], F.pad(batch.pointer[:, 1:], (0, 1), value=-1))
+        advance = (following - batch.pointer).clamp(0, MAX_ADVANCE)
+        moves = (batch.pointer >= 0) & (frames != batch.n_prompt[:, None] - 1)
+
+        used = weight > 0
+        h, codes, weight, moves = hidden[used], batch.codes[:, 0][used], weight[used], moves[used]
+        target = weight == 1
+        logits = self.code_head(h).float()
+        code_loss = _mean(F.cross_entropy(logits, codes, reduction="none"), weight)
+        advance_loss = _mean(
+            F.cross_entropy(self.advance_head(h, codes).float(), advance[used], reduction="none"),
+            weight * moves,
+        )
+        loss = code_loss + self.config.advance_weight * advance_loss
+        return ARResult(loss, code_loss, advance_loss, *_accuracies(logits, codes, target))
+
+    def _frame_weights(self, batch: SpeechBatch) -> Tensor:
+        """(B, T): 1 in the target's frames, prompt_weight in the prompt's, 0 in the padding."""
+        frames = torch.arange(batch.codes.shape[-1], device=batch.codes.device)
+        weight = torch.where(frames < batch.n_prompt[:, None], min(self.config.prompt_weight, 0.999), 1.0)
+        return weight * (frames < batch.n_frames[:, None])
+
+    # ---- without a pointer
+
+    def _plain_hidden(self, batch: SpeechBatch, encoded: Tensor) -> Tensor:
+        """(B, T + 1, W): the phones stand before the frames, and one more frame is asked for the end."""
+        b, _, t = batch.codes.shape
+        longer = SpeechBatch(
+            batch.phones,
+            batch.n_phones,
+            F.pad(batch.codes, (0, 1)),
+            F.pad(batch.pointer, (0, 1), value=-1),
+            batch.n_prompt,
+            batch.n_frames + 1,
+            batch.drop_text,
+            batch.drop_voice,
+        )
+        frames = self.frame_inputs(longer, encoded)
+        both = torch.cat([encoded.to(frames.dtype), frames], dim=1)
+        p, n = encoded.shape[1], encoded.shape[1] + t + 1
+        # Each row's frames move up to its last phone, so that causal attention never meets padding.
+        place = torch.arange(n, device=both.device).expand(b, n)
+        gap = (p - batch.n_phones)[:, None]
+        source = torch.where(place < batch.n_phones[:, None], place, (place + gap).clamp(max=n - 1))
+        x = both.gather(1, source[..., None].expand_as(both))
+        y = self.transformer(x.transpose(1, 2)).transpose(1, 2)
+        back = torch.arange(t + 1, device=both.device) + batch.n_phones[:, None]
+        return y.gather(1, back[..., None].expand(-1, -1, y.shape[2]))
+
+    def _plain_losses(self, batch: SpeechBatch, hidden: Tensor) -> ARResult:
+        v = self.config.codebook_size
+        frames = torch.arange(hidden.shape[1], device=hidden.device)
+        ends = frames == batch.n_frames[:, None]
+        weight = F.pad(self._frame_weights(batch), (0, 1)) + ends.float()
+        codes = torch.where(ends, v, F.pad(batch.codes[:, 0], (0, 1)))
+        used = weight > 0
+        h, codes, weight = hidden[used], codes[used], weight[used]
+        logits = torch.cat([self.code_head(h), self.end_head(h)], dim=-1).float()
+        loss = _mean(F.cross_entropy(logits, codes, reduction="none"), weight)
+        accuracies = _accuracies(logits, codes, weight == 1)
+        return ARResult(loss, loss, torch.zeros_like(loss), *accuracies)
+
+    # ---- generation, frame by frame
+
+    def init_state(self, batch: int) -> State:
+        """The state before the first frame (`layers.transformer.Transformer`)."""
+        return self.transformer.init_state(batch, like=self.begin.detach())
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (B, W) -> logits of the code (B, V), or (B, V + 1) with the end of speech where no pointer ends
+        it."""
+        codes = self.code_head(hidden)
+        if self.config.alignment == "pointer":
+            return codes
+        return torch.cat([codes, self.end_head(hidden)], dim=-1)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+@torch.no_grad()
+def _accuracies(logits: Tensor, codes: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """How often the true code is the likeliest, and among the ten likeliest."""
+    true = logits.gather(1, codes[:, None])
+    rank = (logits > true).sum(dim=1)
+    n = counted.sum().clamp(min=1)
+    return ((rank < 1) & counted).sum() / n, ((rank < 10) & counted).sum() / n
