@@ -38,6 +38,30 @@ def ahead(source: Generator[T, None, None], depth: int, name: str = "ahead") -> 
         work.stop()
 
 
+class _SingleThreaded:
+    """Within it torch computes in the calling thread only. Torch keeps the number for each thread, but also hands the
+    last one set to threads that begin: that is put back when the last of ours has ended."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = torch.get_num_threads()
+            self._inside += 1
+            torch.set_num_threads(1)
+
+    def __exit__(self, *exc: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                torch.set_num_threads(self._before)
+
+
+_SINGLE = _SingleThreaded()
+
+
 class _Work(Generic[T]):
     def __init__(self, source: Generator[T, None, None], depth: int, name: str):
         self.source, self.wanted = source, True
@@ -58,10 +82,8 @@ class _Work(Generic[T]):
 
     def _run(self) -> None:
         end = _End()
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # of this thread, but also what new threads begin with
         try:
-            with torch.inference_mode():
+            with _SINGLE, torch.inference_mode():
                 for item in self.source:
                     if not self._put(item):
                         break
@@ -72,7 +94,6 @@ class _Work(Generic[T]):
                 self.source.close()
             except BaseException as error:
                 end = _End(end.error or error)
-            torch.set_num_threads(threads)
             self._put(end)
 
     def _put(self, item: T | _End) -> bool:

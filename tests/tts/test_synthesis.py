@@ -1,0 +1,264 @@
+"""The stream from sentences to samples, with a tiny codec and stand-ins for the models."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from myna.codec.myna import MynaCodec, MynaConfig
+from myna.errors import InputError, UsageError
+from myna.tts.batch import Prompt
+from myna.tts.long_text import Sentence
+from myna.tts.loudness import active_level, start_state
+from myna.tts.presets import PRESETS, Preset, SpeechOptions
+from myna.tts.synthesis import PARAGRAPH_PAUSE, PAUSE, SpokenChunk, Synthesizer, sentence_seed
+from myna.tts.text.phones import Phones
+from torch import Tensor
+
+K, V = 4, 1024
+
+
+class Filler:
+    """All codes of a frame from its first code and pointer, given out chunk by chunk."""
+
+    def __init__(self, chunks: tuple[int, ...]):
+        self.sizes, self.held = list(chunks), torch.zeros(K, 0, dtype=torch.long)
+
+    def push(self, codes: Tensor, pointer: Tensor) -> Tensor:
+        rows = [(codes * (k + 1) + 37 * pointer * k) % V for k in range(K)]
+        self.held = torch.cat([self.held, torch.stack(rows)], dim=1)
+        ready = 0
+        while self.held.shape[1] - ready >= self.sizes[0]:
+            ready += self.sizes[0]
+            self.sizes = self.sizes[1:] or self.sizes
+        out, self.held = self.held[:, :ready], self.held[:, ready:]
+        return out
+
+    def flush(self) -> Tensor:
+        out, self.held = self.held, self.held[:, :0]
+        return out
+
+
+class Models:
+    """The AR draws three frames a phone; a candidate scores by its seed. `log` keeps what happened when."""
+
+    chunks = (4, 8, 16)
+
+    def __init__(self, pace: float = 0.0):
+        torch.manual_seed(0)
+        self.codec = MynaCodec(
+            MynaConfig(
+                width=32, latent_width=32, encoder_depth=(1, 1), decoder_depth=(1, 1), latent_dim=16, n_codebooks=K
+            )
+        ).eval()
+        with torch.no_grad():
+            self.codec.decoder.layers[-2].scale.fill_(0.5)  # pyright: ignore (loud enough to be speech)
+        self.pace, self.log, self.scores = pace, [], []
+
+    def first_codes(
+        self, phones: Phones, prompt: Prompt | None, preset: Preset, seed: int
+    ) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(seed)
+        self.log.append(("ar", time.monotonic()))
+        for i in range(3 * len(phones)):
+            if self.pace:
+                time.sleep(self.pace)
+            yield int(torch.randint(V, (1,), generator=generator)), i // 3
+        self.log.append(("ar done", time.monotonic()))
+
+    def filler(self, phones: Phones, prompt: Prompt | None) -> Filler:
+        return Filler(self.chunks)
+
+    def score(self, samples: np.ndarray, phones: Phones) -> float:
+        self.scores.append(float(np.abs(samples).sum()))
+        return self.scores[-1]
+
+
+class Mark:
+    """A watermark that is late: it holds back 100 samples, and adds what can be found again."""
+
+    def __init__(self) -> None:
+        self.held = np.zeros(0, np.float32)
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        x = np.concatenate([self.held, samples])
+        n = max(0, len(x) - 100)
+        self.held = x[n:]
+        return x[:n]
+
+    def flush(self) -> np.ndarray:
+        return self.held
+
+
+def phonemize(text: str, language: str) -> Phones:
+    if language != "en-us":
+        raise UsageError(f"unknown language {language!r}")
+    phones = Phones.from_ipa(text)
+    if not phones.n_sounds:
+        raise InputError("nothing to say")
+    return phones
+
+
+def sentences(*texts: str, paragraphs: tuple[int, ...] = ()) -> list[Sentence]:
+    ends = np.cumsum([len(text) for text in texts])
+    return [Sentence(text, i in paragraphs, int(ends[i])) for i, text in enumerate(texts)]
+
+
+def speak(
+    texts: list[Sentence], models: Models | None = None, start: int = 0, level=None, **options
+) -> list[SpokenChunk]:
+    synthesizer = Synthesizer(models or Models(), phonemize, Mark)
+    stream = synthesizer.stream(texts, None, level or start_state(None), SpeechOptions(**options), start)
+    return list(stream)
+
+
+def samples(chunks: list[SpokenChunk]) -> np.ndarray:
+    return np.concatenate([chunk.samples for chunk in chunks])
+
+
+TEXT = sentences("hɛloʊ wɜld.", "wʌt ə fain dei!", "jɛs?")
+
+
+def test_every_sentence_is_said_and_ended():
+    chunks = speak(TEXT)
+    assert [chunk.sentence for chunk in chunks if chunk.ends_sentence] == [0, 1, 2]
+    done = [chunk.done for chunk in chunks]
+    assert done == sorted(done)
+    assert done[-1] == 1.0
+    assert all(chunk.level is not None for chunk in chunks if chunk.ends_sentence)
+    frames = sum(3 * len(phonemize(sentence.text, "en-us")) for sentence in TEXT)
+    spoken = len(samples(chunks)) / 24_000 - 2 * PAUSE
+    assert spoken == pytest.approx(frames / 50, abs=0.35)  # their silent ends are cut
+
+
+def test_the_seed_reproduces_the_same_samples():
+    first, again, other = (samples(speak(TEXT, seed=seed)) for seed in (7, 7, 8))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape != other.shape or not np.array_equal(first, other)
+
+
+def test_a_slow_ar_changes_nothing():
+    np.testing.assert_array_equal(samples(speak(TEXT, Models(pace=0.001))), samples(speak(TEXT)))
+
+
+def test_whole_sentence_at_once_is_the_same():
+    """Chunked equals whole: the NAR of these stand-ins looks at one frame, so its chunks may have any length."""
+    models = Models()
+    models.chunks = (10_000,)
+    np.testing.assert_allclose(samples(speak(TEXT, models)), samples(speak(TEXT)), atol=1e-5)
+
+
+def test_a_text_goes_on_after_any_sentence():
+    whole = speak(TEXT, seed=3)
+    for stop in (1, 2):
+        head = [chunk for chunk in whole if chunk.sentence < stop]
+        tail = speak(TEXT, start=stop, level=head[-1].level, seed=3)
+        np.testing.assert_array_equal(samples([*head, *tail]), samples(whole))
+
+
+def test_sound_leaves_while_the_ar_still_runs():
+    models = Models(pace=0.004)
+    stream = Synthesizer(models, phonemize, Mark).stream(TEXT[1:2], None, start_state(None))
+    next(stream)
+    assert [what for what, _ in models.log] == ["ar"]
+    assert not next(stream).ends_sentence
+    stream.close()
+
+
+def test_closing_stops_the_work():
+    models = Models(pace=0.002)
+    for options in (SpeechOptions(), SpeechOptions("best")):
+        stream = Synthesizer(models, phonemize, Mark).stream(TEXT * 50, None, start_state(None), options)
+        next(stream)
+        began = time.monotonic()
+        stream.close()
+        assert time.monotonic() - began < 1
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("myna-")]
+
+
+def test_pauses_between_sentences_and_paragraphs():
+    plain = speak(sentences("hɛloʊ.", "hɛloʊ."))
+    longer = speak(sentences("hɛloʊ.", "hɛloʊ.", paragraphs=(0,)))
+    assert len(samples(longer)) - len(samples(plain)) == round(24_000 * (PARAGRAPH_PAUSE - PAUSE))
+    first = samples([chunk for chunk in longer if chunk.sentence == 0])
+    assert not first[-round(24_000 * PARAGRAPH_PAUSE) :].any()
+
+
+def test_no_clicks_where_sentences_meet():
+    out = samples(speak(sentences(*["hɛloʊ wɜld."] * 4)))
+    chunks = speak(sentences(*["hɛloʊ wɜld."] * 4))
+    inside = np.quantile(np.abs(np.diff(out)), 0.999)
+    at = np.cumsum([len(chunk.samples) for chunk in chunks if chunk.ends_sentence or len(chunk.samples)])[:-1]
+    assert max(abs(out[i] - out[i - 1]) for i in at) <= inside
+
+
+def test_level_is_steady():
+    chunks = speak(sentences(*["hɛloʊ wɜld hɛloʊ wɜld."] * 6))
+    levels = [active_level(samples([c for c in chunks if c.sentence == i]), 24_000) for i in range(1, 6)]
+    assert max(levels) - min(levels) < 3  # pyright: ignore
+
+
+def test_the_best_of_the_candidates_is_kept():
+    models = Models()
+    best = speak(TEXT[:1], models, preset="best")
+    assert len(models.scores) == PRESETS["best"].n_candidates
+    assert sum(what == "ar" for what, _ in models.log) == len(models.scores)
+    winner = int(np.argmax(models.scores))
+
+    class Only(Models):
+        def first_codes(self, phones, prompt, preset, seed):
+            return super().first_codes(phones, prompt, preset, sentence_seed(0, 0, winner))
+
+    np.testing.assert_allclose(samples(best), samples(speak(TEXT[:1], Only())), atol=1e-6)
+
+
+def test_sentences_without_a_sound_are_passed_over():
+    chunks = speak(sentences("hɛloʊ.", "***", ". . .", "jɛs."))
+    assert [chunk.sentence for chunk in chunks if chunk.ends_sentence] == [0, 1, 2, 3]
+    assert not any(len(chunk.samples) for chunk in chunks if chunk.sentence in (1, 2))
+
+
+@pytest.mark.parametrize("texts", [(), ("...",), ("—", "!?")])
+def test_nothing_to_say_is_one_line(texts):
+    with pytest.raises(UsageError, match="nothing to say"):
+        speak(sentences(*texts))
+
+
+def test_errors_of_the_parts_reach_the_caller():
+    with pytest.raises(UsageError, match="unknown language"):
+        speak(TEXT, language="xx")
+
+
+@pytest.mark.parametrize("speed", [0.7, 1.5])
+def test_speed_changes_the_length(speed):
+    plain, changed = samples(speak(TEXT)), samples(speak(TEXT, speed=speed))
+    assert len(changed) == pytest.approx(len(plain) / speed, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"preset": "better"}, "choose one of standard, fast, best"),
+        ({"seed": -1}, "seed -1"),
+        ({"temperature": 3.0}, "0 to 2"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"top_p": 0.0}, "top-p 0"),
+        ({"top_k": -5}, "top-k -5"),
+        ({"cfg_text": 100.0}, "cfg-text 100"),
+        ({"speed": 9.0}, "0.5 to 2"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, words):
+    with pytest.raises(UsageError, match=words):
+        SpeechOptions(**options)
+
+
+def test_own_settings_win_over_the_preset():
+    resolved = SpeechOptions("best", temperature=0.0, top_k=5).resolved()
+    assert (resolved.temperature, resolved.top_k) == (0.0, 5)
+    assert resolved.n_candidates == PRESETS["best"].n_candidates
+    assert resolved.top_p == PRESETS["best"].top_p

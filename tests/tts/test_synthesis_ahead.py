@@ -1,0 +1,93 @@
+"""Stages that work ahead in threads: same items, errors where they belong, and an end whenever one is wanted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+
+import pytest
+import torch
+from myna.tts.ahead import ahead
+
+
+def count(n: int, made: list[int] | None = None) -> Generator[int, None, None]:
+    for i in range(n):
+        if made is not None:
+            made.append(i)
+        yield i
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("myna-") for thread in threading.enumerate())
+
+
+def test_all_items_in_order_through_two_stages():
+    def doubled(source: Generator[int, None, None]) -> Generator[int, None, None]:
+        for i in source:
+            yield 2 * i
+
+    assert list(ahead(doubled(ahead(count(100), 3)), 5)) == list(range(0, 200, 2))
+    assert threads() == 0
+
+
+def test_it_works_ahead_but_not_further():
+    made: list[int] = []
+    items = ahead(count(100, made), 4)
+    assert next(items) == 0
+    deadline = time.monotonic() + 5
+    while len(made) < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert len(made) == 6  # one taken, four waiting, one in hand
+    items.close()
+    assert threads() == 0
+
+
+def test_an_error_comes_after_the_items_before_it():
+    def breaks() -> Generator[int, None, None]:
+        yield 1
+        raise ValueError("that was it")
+
+    items = ahead(ahead(breaks(), 3), 3)
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="that was it"):
+        next(items)
+    assert threads() == 0
+
+
+def test_closing_ends_every_stage_and_runs_its_cleanup():
+    closed: list[str] = []
+
+    def endless(name: str, source: Generator[int, None, None] | None = None) -> Generator[int, None, None]:
+        try:
+            while True:
+                yield 1 if source is None else next(source)
+        finally:
+            if source is not None:
+                source.close()
+            closed.append(name)
+
+    items = ahead(endless("second", ahead(endless("first"), 2)), 2)
+    next(items)
+    items.close()
+    assert closed == ["first", "second"]
+    assert threads() == 0
+
+
+def test_threads_of_torch_are_as_they_were():
+    before = torch.get_num_threads()
+    inside: list[tuple[int, bool]] = []
+
+    def look() -> Generator[int, None, None]:
+        inside.append((torch.get_num_threads(), torch.is_inference_mode_enabled()))
+        yield 1
+
+    list(ahead(look(), 1))
+    assert inside == [(1, True)]
+    assert torch.get_num_threads() == before
+    seen: list[int] = []
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -1,0 +1,73 @@
+"""How to say something: the options of synthesis, and the three presets that they start from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import UsageError
+from .tempo import FASTEST, SLOWEST
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much work goes into a sentence.
+
+    n_candidates: times it is said, the best kept.   The others: as in SpeechOptions, where those are None.
+    """
+
+    description: str
+    n_candidates: int
+    temperature: float
+    top_k: int
+    top_p: float
+    cfg_text: float
+    cfg_voice: float
+
+
+PRESETS = {
+    "standard": Preset("sound streams while it is made", 1, 0.8, 0, 0.9, 1.0, 1.0),
+    "fast": Preset("the least work, closest to the average voice", 1, 0.7, 20, 0.9, 1.0, 1.0),
+    "best": Preset("every sentence said four times, the clearest kept", 4, 0.8, 0, 0.9, 1.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class SpeechOptions:
+    """How to say a text. None: what the preset says."""
+
+    preset: str = "standard"  # a key of PRESETS
+    seed: int = 0  # the same seed, text, voice and models give the same audio
+    language: str = "en-us"  # as espeak-ng names it; the shipped weights know English
+    temperature: float | None = None  # of the sampled codes: 0 takes the likeliest, 1 samples as trained
+    top_k: int | None = None  # sample among the k likeliest codes only; 0: all
+    top_p: float | None = None  # and among the likeliest that make up this probability
+    cfg_text: float | None = None  # classifier-free guidance: above 1 presses the text, 1 does not (and is faster)
+    cfg_voice: float | None = None  # the same for the voice
+    speed: float = 1.0  # of the speech, at the same pitch
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise UsageError(f"no preset named {self.preset!r}: choose one of {', '.join(PRESETS)}")
+        if not 0 <= self.seed < 1 << 63:
+            raise UsageError(f"seed {self.seed} is out of range; give a whole number from 0 to 2^63 - 1")
+        _check("temperature", self.temperature, 0, 2)
+        _check("top-k", self.top_k, 0, 1 << 20)
+        _check("top-p", self.top_p, 0.01, 1)
+        _check("cfg-text", self.cfg_text, 0, 10)
+        _check("cfg-voice", self.cfg_voice, 0, 10)
+        _check("speed", self.speed, SLOWEST, FASTEST)
+
+    def resolved(self) -> Preset:
+        """The preset with everything that these options set themselves."""
+        preset = PRESETS[self.preset]
+        own = {
+            name: getattr(self, name) if getattr(self, name) is not None else getattr(preset, name)
+            for name in ("temperature", "top_k", "top_p", "cfg_text", "cfg_voice")
+        }
+        return Preset(preset.description, preset.n_candidates, **own)
+
+
+def _check(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not (math.isfinite(value) and low <= value <= high):
+        raise UsageError(f"{name} {value:g} is out of range; give {low:g} to {high:g}")
