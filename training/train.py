@@ -25,4 +25,8 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
         from .lm_trainer import train as train_lm
 
         return train_lm(recipe, overrides, quiet)
-    raise InputError(f"recipe {recipe}: kind must be one of codec, ar, nar, got {kind!r}")
+    if kind == "aligner":
+        from .aligner_trainer import train as train_aligner
+
+        return train_aligner(recipe, overrides, quiet)
+    raise InputError(f"recipe {recipe}: kind must be one of codec, ar, nar, aligner, got {kind!r}")
