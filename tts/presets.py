@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import UsageError
+from .sampling import SamplingOptions
 from .tempo import FASTEST, SLOWEST
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How much work goes into a sentence.
-
-    n_candidates: times it is said, the best kept.   The others: as in SpeechOptions, where those are None.
-    """
+    """How much work goes into a sentence. n_candidates: times it is said, the clearest kept."""
 
     description: str
     n_candidates: int
-    temperature: float
-    top_k: int
-    top_p: float
-    cfg_text: float
-    cfg_voice: float
+    sampling: SamplingOptions
 
 
 PRESETS = {
-    "standard": Preset("sound streams while it is made", 1, 0.8, 0, 0.9, 1.0, 1.0),
-    "fast": Preset("the least work, closest to the average voice", 1, 0.7, 20, 0.9, 1.0, 1.0),
-    "best": Preset("every sentence said four times, the clearest kept", 4, 0.8, 0, 0.9, 1.0, 1.0),
+    "standard": Preset("sound streams while it is made", 1, SamplingOptions()),
+    "fast": Preset("the least work, the likeliest sounds", 1, SamplingOptions(temperature=0.7, top_k=20)),
+    "best": Preset("every sentence said four times, the clearest kept", 4, SamplingOptions()),
 }
 
 
@@ -42,7 +36,9 @@ class SpeechOptions:
     temperature: float | None = None  # of the sampled codes: 0 takes the likeliest, 1 samples as trained
     top_k: int | None = None  # sample among the k likeliest codes only; 0: all
     top_p: float | None = None  # and among the likeliest that make up this probability
-    cfg_text: float | None = None  # classifier-free guidance: above 1 presses the text, 1 does not (and is faster)
+    cfg_text: float | None = (
+        None  # classifier-free guidance: above 1 presses the text, 1 does not (and is faster)
+    )
     cfg_voice: float | None = None  # the same for the voice
     speed: float = 1.0  # of the speech, at the same pitch
 
@@ -62,10 +58,14 @@ class SpeechOptions:
         """The preset with everything that these options set themselves."""
         preset = PRESETS[self.preset]
         own = {
-            name: getattr(self, name) if getattr(self, name) is not None else getattr(preset, name)
-            for name in ("temperature", "top_k", "top_p", "cfg_text", "cfg_voice")
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "text_guidance": self.cfg_text,
+            "voice_guidance": self.cfg_voice,
         }
-        return Preset(preset.description, preset.n_candidates, **own)
+        sampling = replace(preset.sampling, **{name: v for name, v in own.items() if v is not None})
+        return replace(preset, sampling=sampling)
 
 
 def _check(name: str, value: float | None, low: float, high: float) -> None:

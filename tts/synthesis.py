@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -31,7 +31,8 @@ from .batch import Prompt
 from .long_text import Sentence
 from .loudness import LevelState, Leveller
 from .pauses import Trimmer
-from .presets import Preset, SpeechOptions
+from .presets import SpeechOptions
+from .sampling import SamplingOptions
 from .tempo import Tempo
 from .text.phones import Phones
 
@@ -56,7 +57,7 @@ class SpeechModels(Protocol):
     chunks: tuple[int, ...]
 
     def first_codes(
-        self, phones: Phones, prompt: Prompt | None, preset: Preset, seed: int
+        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
     ) -> Iterator[tuple[int, int]]:
         """The AR: (code, pointer) frame by frame until the phones are said."""
         ...
@@ -153,7 +154,8 @@ class Synthesizer:
             spoken = True
             for candidate in range(preset.n_candidates):
                 seed = sentence_seed(options.seed, index, candidate)
-                frames = self.models.first_codes(phones, prompt, preset, seed)
+                sampling = replace(preset.sampling, seed=seed)
+                frames = self.models.first_codes(phones, prompt, sampling)
                 yield from self._chunked(frames, index, candidate, phones)
         if not spoken:
             raise UsageError("there is nothing to say: the text holds no letters or digits")
@@ -280,7 +282,11 @@ class _Shaper:
     def __init__(self, sample_rate: int, level: LevelState, speed: float, watermark: Callable[[], Watermark]):
         self.sample_rate, self.speed = sample_rate, speed
         self.leveller = Leveller(sample_rate, level)
-        self.trimmer, self.tempo, self.watermark = Trimmer(sample_rate), Tempo(sample_rate, speed), watermark()
+        self.trimmer, self.tempo, self.watermark = (
+            Trimmer(sample_rate),
+            Tempo(sample_rate, speed),
+            watermark(),
+        )
 
     @property
     def level(self) -> LevelState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from myna.errors import InputError, UsageError
 from myna.tts.batch import Prompt
 from myna.tts.long_text import Sentence
 from myna.tts.loudness import active_level, start_state
-from myna.tts.presets import PRESETS, Preset, SpeechOptions
+from myna.tts.presets import PRESETS, SpeechOptions
+from myna.tts.sampling import SamplingOptions
 from myna.tts.synthesis import PARAGRAPH_PAUSE, PAUSE, SpokenChunk, Synthesizer, sentence_seed
 from myna.tts.text.phones import Phones
 from torch import Tensor
@@ -52,7 +54,12 @@ class Models:
         torch.manual_seed(0)
         self.codec = MynaCodec(
             MynaConfig(
-                width=32, latent_width=32, encoder_depth=(1, 1), decoder_depth=(1, 1), latent_dim=16, n_codebooks=K
+                width=32,
+                latent_width=32,
+                encoder_depth=(1, 1),
+                decoder_depth=(1, 1),
+                latent_dim=16,
+                n_codebooks=K,
             )
         ).eval()
         with torch.no_grad():
@@ -60,9 +67,9 @@ class Models:
         self.pace, self.log, self.scores = pace, [], []
 
     def first_codes(
-        self, phones: Phones, prompt: Prompt | None, preset: Preset, seed: int
+        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
     ) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(sampling.seed)
         self.log.append(("ar", time.monotonic()))
         for i in range(3 * len(phones)):
             if self.pace:
@@ -210,8 +217,10 @@ def test_the_best_of_the_candidates_is_kept():
     winner = int(np.argmax(models.scores))
 
     class Only(Models):
-        def first_codes(self, phones, prompt, preset, seed):
-            return super().first_codes(phones, prompt, preset, sentence_seed(0, 0, winner))
+        def first_codes(self, phones, prompt, sampling):
+            return super().first_codes(
+                phones, prompt, dataclasses.replace(sampling, seed=sentence_seed(0, 0, winner))
+            )
 
     np.testing.assert_allclose(samples(best), samples(speak(TEXT[:1], Only())), atol=1e-6)
 
@@ -258,7 +267,8 @@ def test_options_that_cannot_be_are_refused(options, words):
 
 
 def test_own_settings_win_over_the_preset():
-    resolved = SpeechOptions("best", temperature=0.0, top_k=5).resolved()
-    assert (resolved.temperature, resolved.top_k) == (0.0, 5)
+    resolved = SpeechOptions("best", temperature=0.0, top_k=5, cfg_text=1.5).resolved()
+    sampling = resolved.sampling
+    assert (sampling.temperature, sampling.top_k, sampling.text_guidance) == (0.0, 5, 1.5)
     assert resolved.n_candidates == PRESETS["best"].n_candidates
-    assert resolved.top_p == PRESETS["best"].top_p
+    assert sampling.top_p == PRESETS["best"].sampling.top_p

@@ -82,7 +82,9 @@ def test_the_level_goes_on_where_it_was():
     second = Leveller(RATE, LevelState(**first.state.to_dict()))
     tail = second.push(x[RATE:])
     # The gain on its way within the step is not kept, its end is: a step later they agree.
-    np.testing.assert_allclose(np.concatenate([head, tail])[RATE + RATE // 10 :], whole[RATE + RATE // 10 :], rtol=0.02)
+    np.testing.assert_allclose(
+        np.concatenate([head, tail])[RATE + RATE // 10 :], whole[RATE + RATE // 10 :], rtol=0.02
+    )
 
 
 def test_nothing_is_louder_than_full_scale():
