@@ -30,7 +30,8 @@ class Codes:
     scale: Tensor | None = None
 
     def keep(self, n_codebooks: int) -> Codes:
-        """The same with only the first `n_codebooks`: a lower bitrate without encoding again."""
+        """The same with only the first `n_codebooks`: a lower bitrate without encoding again. (Encoding for fewer
+        may choose them better where the codec searches over all its codebooks together.)"""
         return Codes(self.codes[:, :n_codebooks], self.n_samples, self.scale)
 
 

@@ -50,6 +50,7 @@ class MynaConfig:
     n_codebooks: int = 8
     codebook_size: int = 1024
     codebook_dim: int = 16  # of factorized codebooks
+    n_paths: int = 8  # of the search for the codes (EMA codebooks), 1: greedy
     dead_code_share: float = 0.2  # codes used less than this share of the average are replaced while training
 
     @property
@@ -164,7 +165,7 @@ def build_decoder(config: MynaConfig) -> Chain:
 def build_quantizer(config: MynaConfig) -> ResidualVQ:
     k, v = config.n_codebooks, config.codebook_size
     if config.quantizer == "ema":
-        return ResidualVQ([EMACodebook(config.latent_dim, v) for _ in range(k)])
+        return ResidualVQ([EMACodebook(config.latent_dim, v) for _ in range(k)], config.n_paths)
     if config.quantizer == "factorized":
         d, share = config.codebook_dim, config.dead_code_share
         return ResidualVQ([FactorizedCodebook(config.latent_dim, v, d, share) for _ in range(k)])

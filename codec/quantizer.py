@@ -4,7 +4,7 @@
 
 EnCodec's codebooks follow the data by an exponential moving average (Défossez et al. 2022, section 3.2; k-means
 start, dead codes replaced); DAC's are factorized and L2-normalised and learn by gradient (Kumar et al. 2023,
-section 3.2). Shapes: B batch, D latent channels, T frames, K codebooks, V codebook_size, d codebook_dim.
+section 3.2). Shapes: B batch, D latent channels, T frames, K codebooks, V codebook_size, d codebook_dim, M paths.
 """
 
 from __future__ import annotations
@@ -97,10 +97,13 @@ class EMACodebook(nn.Module):
         """codes (B, T) -> (B, D, T)."""
         return F.embedding(codes, self.embed).transpose(1, 2)
 
-    def forward(self, x: Tensor) -> CodebookResult:
+    def forward(self, x: Tensor, codes: Tensor | None = None) -> CodebookResult:
+        """x (B, D, T); codes (B, T) when a search over all codebooks has already chosen them."""
         if self.training and not bool(self.inited):
             self.init_from(x)
-        codes = self.encode(x.detach())
+            codes = None
+        if codes is None:
+            codes = self.encode(x.detach())
         hit = self.decode(codes)
         if self.training:
             self._follow(x.detach(), codes)
@@ -225,11 +228,21 @@ class FactorizedCodebook(nn.Module):
 
 
 class ResidualVQ(nn.Module):
-    """A cascade of codebooks, each quantising the residual of the ones before (SoundStream, algorithm 1)."""
+    """A cascade of codebooks, each quantising the residual of the ones before (SoundStream, algorithm 1).
 
-    def __init__(self, codebooks: list[EMACodebook] | list[FactorizedCodebook]):
+    n_paths: the greedy choice, nearest row by nearest row, is not the sum that comes nearest. With M paths the M best
+    beginnings are kept from codebook to codebook (the M-search of multistage quantizers; LeBlanc et al., "Efficient
+    search and design procedures for robust multi-stage VQ", 1993). Decoding is the same, and any number of leading
+    codebooks still decodes. 1: greedy, as in EnCodec and DAC.
+    """
+
+    def __init__(self, codebooks: list[EMACodebook] | list[FactorizedCodebook], n_paths: int = 1):
         super().__init__()
-        self.codebooks = nn.ModuleList(codebooks)
+        if n_paths > 1 and not isinstance(codebooks[0], EMACodebook):
+            raise ValueError(
+                "a search over several paths needs EMA codebooks: factorized ones compare directions"
+            )
+        self.codebooks, self.n_paths = nn.ModuleList(codebooks), n_paths
 
     @property
     def n_codebooks(self) -> int:
@@ -247,11 +260,43 @@ class ResidualVQ(nn.Module):
 
     def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
         """latents (B, D, T) -> codes (B, K, T) with the first `n_codebooks` (default: all)."""
+        if self.n_paths > 1:
+            return self._search(latents, self.n_codebooks if n_codebooks is None else n_codebooks)
         residual, codes = latents, []
         for codebook in self._books[:n_codebooks]:
             codes.append(codebook.encode(residual))
             residual = residual - codebook.decode(codes[-1])
         return torch.stack(codes, dim=1)
+
+    @torch.no_grad()
+    def _search(self, latents: Tensor, n_codebooks: int) -> Tensor:
+        """The codes (B, K, T) of the best of `n_paths` paths, frame by frame."""
+        b, d, t = latents.shape
+        flat = latents.transpose(1, 2).reshape(-1, d)
+        # In blocks, because a frame asks for n_paths * codebook_size distances.
+        found = [self._search_block(x, n_codebooks) for x in flat.split(1024)]
+        return torch.cat(found).view(b, t, n_codebooks).transpose(1, 2)
+
+    def _search_block(self, x: Tensor, n_codebooks: int) -> Tensor:
+        """Vectors (n, d) -> codes (n, K)."""
+        n, d = x.shape
+        residual, error = x[:, None], x.new_zeros(n, 1)  # (n, M, d); (n, M): squared, less |x|^2 for all
+        codes = x.new_zeros(n, 1, 0, dtype=torch.long)
+        for k in range(n_codebooks):
+            rows = cast("EMACodebook", self.codebooks[k]).embed
+            gain = rows.square().sum(1) - 2 * (residual.reshape(-1, d) @ rows.t()).view(n, -1, len(rows))
+            kept = 1 if k == n_codebooks - 1 else self.n_paths
+            # The best of each path first: far fewer to sort than paths times rows.
+            near, row = gain.topk(min(kept, len(rows)), dim=-1, largest=False)  # (n, M, kept)
+            error, pick = (
+                (error[..., None] + near)
+                .flatten(1)
+                .topk(min(kept, near.shape[1] * near.shape[2]), dim=-1, largest=False)
+            )
+            path, row = pick // near.shape[2], row.flatten(1).gather(1, pick)
+            residual = residual.gather(1, path[..., None].expand(-1, -1, d)) - F.embedding(row, rows)
+            codes = torch.cat([codes.gather(1, path[..., None].expand(-1, -1, k)), row[..., None]], dim=-1)
+        return codes[:, 0]
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes (B, K, T), K up to n_codebooks -> (B, D, T)."""
@@ -288,8 +333,14 @@ class ResidualVQ(nn.Module):
         limit = limit.expand(b)
         residual, quantized, codes = latents, torch.zeros_like(latents), []
         commitment = codebook_loss = latents.new_zeros((), dtype=torch.float32)
+        searched = None
+        # Codebooks that have no rows yet take them from the first batch, each in its turn.
+        if self.n_paths > 1 and not (
+            self.training and not bool(cast("EMACodebook", self.codebooks[-1]).inited)
+        ):
+            searched = self._search(latents.detach(), self.n_codebooks)
         for k, codebook in enumerate(self.codebooks):
-            result = codebook(residual)
+            result = codebook(residual) if searched is None else codebook(residual, searched[:, k])
             used = (k < limit).to(result.commitment_loss.dtype)
             quantized = quantized + result.quantized * used[:, None, None]
             residual = residual - result.quantized

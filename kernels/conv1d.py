@@ -6,7 +6,8 @@ overlapping views of the input, with no copy of it (s = 2, kernel 4):
     memory     |f0 f1|f2 f3|f4 f5|f6 f7|      rows of s frames, s * C numbers each
     y[t]     = row[t] W0 + row[t + 1] W1      W0: the first s taps, W1: the others
 
-Measured against `F.conv1d` (benchmarks/codec.py): equal at large sizes, several times faster at the few
+Where the taps of an output are many and the channels few, the windows are copied out side by side, as many as the
+cache holds, for one product each. `benchmarks/codec.py` measures what that gains over `F.conv1d`: most at the few
 frames of a streaming chunk, where `F.conv1d` reorders its weights at every call.
 
 Shapes: B batch, C input channels, O output channels, T frames, K taps. All tensors are (B, C, T); the fast
@@ -19,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Below this many numbers the input's windows are copied out side by side for one product instead of K.
-_COPIED = 1 << 16
+# Numbers in a copy of windows side by side: a megabyte, which the second-level cache holds.
+_COPIED = 1 << 18
+# Up to this many channels a product per tap has too little to do for each pass over the output.
+_NARROW = 256
 
 
 def conv1d_reference(
@@ -64,6 +67,10 @@ def conv1d_gemm(
     elif b > 1 or c < 8 or copied < _COPIED or (stride > 1 and (dilation > 1 or kernel_size % stride)):
         windows = x.as_strided((b, n, kernel_size, c), (t * c, stride * c, dilation * c, 1))
         y = _product(bias, windows.reshape(b * n, kernel_size * c), packed)
+    elif kernel_size >= 3 * stride and c <= _NARROW:
+        y = _product_in_blocks(
+            bias, x[0].as_strided((n, kernel_size, c), (stride * c, dilation * c, 1)), packed
+        )
     else:
         rows = x[0, : t // stride * stride].view(-1, stride * c)
         taps = packed.view(-1, stride * c, out)
@@ -84,6 +91,21 @@ def conv_transpose1d_gemm(x: Tensor, packed: Tensor, kernel_size: int, stride: i
     for i in range(m):  # part i of frame t lands on row t + i
         y[:, i : i + t] += parts[:, :, i]
     return y.view(b, (t + m - 1) * stride, out).transpose(1, 2)
+
+
+def _product_in_blocks(bias: Tensor | None, windows: Tensor, b: Tensor) -> Tensor:
+    """The product of windows (n, K, C), overlapping in memory, with b (K C, O)."""
+    n, size, out = windows.shape[0], windows.shape[1] * windows.shape[2], b.shape[1]
+    y = windows.new_empty(n, out)
+    rows = max(64, _COPIED // size)
+    for start in range(0, n, rows):
+        part = windows[start : start + rows].reshape(-1, size)
+        into = y[start : start + rows]
+        if bias is None:
+            torch.mm(part, b, out=into)
+        else:
+            torch.addmm(bias, part, b, out=into)
+    return y
 
 
 def _product(bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:

@@ -78,9 +78,11 @@ def test_the_future_never_changes_the_past(codec):
 
 def test_lower_bitrates_are_prefixes(codec):
     wav = torch.randn(1, 1, 500)
+    searched = codec.encode(wav)  # whose beginnings decode, but need not be the best of their size
+    assert codec.decode(searched.keep(1)).shape == wav.shape
+    codec.quantizer.n_paths = 1
     full = codec.encode(wav)
     assert torch.equal(codec.encode(wav, 2).codes, full.keep(2).codes)
-    assert codec.decode(full.keep(1)).shape == wav.shape
 
 
 def test_rows_restart_alone(codec):

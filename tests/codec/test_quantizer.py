@@ -137,3 +137,52 @@ def test_autocast_does_not_change_the_codes(make):
     with torch.autocast("cpu", torch.bfloat16):
         mixed = rvq(x).codes
     assert torch.equal(mixed, rvq(x).codes)
+
+
+def squared_error(rvq: ResidualVQ, x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    return (x - rvq.decode(codes)).square().sum(1)  # (B, T)
+
+
+def test_a_search_of_all_paths_finds_the_nearest_sum():
+    rvq = ResidualVQ([EMACodebook(DIM, 5) for _ in range(3)], n_paths=25)
+    x = torch.randn(2, DIM, 7)
+    every = torch.cartesian_prod(*[torch.arange(5)] * 3).t()[None]  # (1, 3, 125)
+    sums = rvq.decode(every)[0].t()  # (125, D)
+    nearest = torch.cdist(x.transpose(1, 2), sums[None]).square().amin(-1)
+    torch.testing.assert_close(squared_error(rvq, x, rvq.encode(x)), nearest)
+
+
+def test_more_paths_come_nearer_and_one_is_greedy():
+    rvq = ema().eval()
+    x = torch.randn(4, DIM, 200)
+    errors = []
+    for rvq.n_paths in (1, 2, 8):
+        errors.append(squared_error(rvq, x, rvq.encode(x)).mean())
+    assert errors[0] > errors[1] > errors[2]
+    rvq.n_paths = 2
+    one = rvq._search(x, 1)
+    rvq.n_paths = 1
+    assert torch.equal(one, rvq.encode(x, 1))
+
+
+def test_the_search_decides_frame_by_frame():
+    rvq = ResidualVQ([EMACodebook(DIM, SIZE) for _ in range(4)], n_paths=4)
+    x = torch.randn(1, DIM, 3000)  # more than a block
+    codes = rvq.encode(x)
+    assert torch.equal(torch.cat([rvq.encode(part) for part in x.split(7, dim=-1)], -1), codes)
+    assert codes.shape == (1, 4, 3000)
+
+
+def test_training_uses_what_the_search_finds():
+    rvq = ResidualVQ([EMACodebook(DIM, SIZE) for _ in range(4)], n_paths=4)
+    x = torch.randn(2, DIM, FRAMES)
+    rvq.init_from(x)
+    rvq.eval()
+    assert torch.equal(rvq(x).codes, rvq.encode(x))
+    greedy = ResidualVQ(list(rvq.codebooks)).encode(x)
+    assert not torch.equal(greedy, rvq.encode(x))
+
+
+def test_factorized_codebooks_are_not_searched():
+    with pytest.raises(ValueError, match="EMA"):
+        ResidualVQ([FactorizedCodebook(DIM, SIZE, 4)], n_paths=2)
