@@ -1,7 +1,7 @@
 """Audio in and out, in blocks, in constant memory.
 
 In: WAV, FLAC, MP3, OGG, Opus and what else libsndfile knows, 8 to 192 kHz, 1 to 8 channels, from a file or
-from standard input. Out: WAV (16-bit or float) and FLAC. Samples are (C, N) float32, nominally in [-1, 1].
+from standard input. Out: WAV (16-bit or float), FLAC and MP3. Samples are (C, N) float32, nominally in [-1, 1].
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MIN_RATE, MAX_RATE, MAX_CHANNELS = 4_000, 384_000, 8
 MAX_LEVEL = 100.0  # 40 dB over full scale: beyond, the samples are not audio on the scale [-1, 1]
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64")
+WRITABLE = (".wav", ".flac", ".mp3")
 LOSSY = ("MP3", "OGG")  # formats whose stated length is an estimate
 
 
@@ -191,42 +192,66 @@ def open_writer(
     suffix: str = ".wav",
     n_frames: int | None = None,
     float32: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> AudioWriter:
-    """Write WAV or FLAC, by `suffix`, into an open file; WAV also into a pipe.
+    """Write WAV, FLAC or MP3, by `suffix`, into an open file; WAV also into a pipe.
 
     n_frames: the length where it is known, for the header of a pipe. float32: WAV only; otherwise 16-bit.
+    tags: metadata, text by name: title, artist, comment, software, copyright, date.
     Raises UsageError for another suffix or an impossible combination.
     """
-    check_writable_format(suffix, float32)
-    if suffix.lower() == ".flac":
-        return FlacWriter(file, sample_rate, channels)
-    return WavWriter(file, sample_rate, channels, n_frames, float32)
+    check_writable_format(suffix, float32, WRITABLE)
+    if suffix.lower() == ".wav":
+        return WavWriter(file, sample_rate, channels, n_frames, float32, tags)
+    return SoundWriter(file, sample_rate, channels, suffix.lower(), tags)
 
 
-def check_writable_format(suffix: str, float32: bool = False) -> None:
-    """Raises UsageError unless `suffix` is one that can be written."""
-    if suffix.lower() not in (".wav", ".flac"):
-        raise UsageError(f"cannot write {suffix or 'a file without a suffix'}; name the output .wav or .flac")
-    if suffix.lower() == ".flac" and float32:
-        raise UsageError("FLAC holds integers only; leave --float out, or name the output .wav")
+def check_writable_format(
+    suffix: str, float32: bool = False, allowed: tuple[str, ...] = (".wav", ".flac")
+) -> None:
+    """Raises UsageError unless `suffix` is one of those `allowed`."""
+    if suffix.lower() not in allowed:
+        names = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+        raise UsageError(f"cannot write {suffix or 'a file without a suffix'}; name the output {names}")
+    if suffix.lower() != ".wav" and float32:
+        kind = suffix[1:].upper()
+        raise UsageError(f"{kind} holds integers only; leave --float out, or name the output .wav")
 
 
-class FlacWriter:
-    """16-bit FLAC through libsndfile, into a file that can seek."""
+class SoundWriter:
+    """16-bit FLAC, or MP3 (at libsndfile's default quality), through libsndfile, into a file that can seek.
 
-    def __init__(self, file: BinaryIO, sample_rate: int, channels: int):
+    Raises UsageError for a rate or a number of channels that the format does not have.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        sample_rate: int,
+        channels: int,
+        suffix: str = ".flac",
+        tags: Mapping[str, str] | None = None,
+    ):
         import soundfile
 
+        kind, subtype = {".flac": ("FLAC", "PCM_16"), ".mp3": ("MP3", "MPEG_LAYER_III")}[suffix]
         self._guard = _Guard(file)
-        with self._guard:
-            self._sound = soundfile.SoundFile(
-                self._guard,  # pyright: ignore[reportArgumentType]
-                "w",
-                samplerate=sample_rate,
-                channels=channels,
-                format="FLAC",
-                subtype="PCM_16",
-            )
+        try:
+            with self._guard:
+                self._sound = soundfile.SoundFile(
+                    self._guard,  # pyright: ignore[reportArgumentType]
+                    "w",
+                    samplerate=sample_rate,
+                    channels=channels,
+                    format=kind,
+                    subtype=subtype,
+                )
+                for name, text in (tags or {}).items():
+                    setattr(self._sound, name, text)
+        except (soundfile.SoundFileError, ValueError) as error:
+            raise UsageError(
+                f"{kind} cannot hold {channels} channel(s) at {sample_rate} Hz; name the output .wav"
+            ) from error
 
     def write(self, block: np.ndarray) -> None:
         with self._guard:
@@ -255,19 +280,30 @@ def read_audio(source: str | Path | BinaryIO, sample_rate: int | None = None, mo
 
 
 def write_audio(
-    path: str | Path, samples: np.ndarray, sample_rate: int, force: bool = False, float32: bool = False
+    path: str | Path,
+    samples: np.ndarray,
+    sample_rate: int,
+    force: bool = False,
+    float32: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
-    """Write (C, N) or (N,) samples as WAV or FLAC, by the suffix of `path`.
+    """Write (C, N) or (N,) samples as WAV, FLAC or MP3, by the suffix of `path`. tags: as in `open_writer`.
 
     Raises UsageError if the file exists without `force` or the suffix is another, OutputError if it cannot be
     written.
     """
     samples = np.atleast_2d(np.asarray(samples))
     suffix = Path(path).suffix
-    check_writable_format(suffix, float32)
+    check_writable_format(suffix, float32, WRITABLE)
     with atomic_output(path, force) as file:
         writer = open_writer(
-            file, sample_rate, len(samples), suffix=suffix, n_frames=samples.shape[1], float32=float32
+            file,
+            sample_rate,
+            len(samples),
+            suffix=suffix,
+            n_frames=samples.shape[1],
+            float32=float32,
+            tags=tags,
         )
         writer.write(samples)
         writer.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Mapping
 from typing import BinaryIO
 
 import numpy as np
@@ -19,6 +20,16 @@ from ..errors import InputError
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 UNKNOWN = 0xFFFFFFFF
 OPEN_ENDED = 0x7FFF0000  # sizes from here on are placeholders of writers that did not know
+
+# Names of libsndfile's for the chunks of a RIFF INFO list.
+INFO_TAGS = {
+    "title": b"INAM",
+    "artist": b"IART",
+    "comment": b"ICMT",
+    "software": b"ISFT",
+    "copyright": b"ICOP",
+    "date": b"ICRD",
+}
 
 
 class UnsupportedWavError(Exception):
@@ -164,6 +175,7 @@ class WavWriter:
 
     n_frames: the length if it is known; it makes the header right in a pipe. Otherwise the header says
         "unknown" and is corrected at the end where the file can seek.
+    tags: text by name (those of INFO_TAGS), kept before the samples so that they travel through a pipe, too.
     """
 
     def __init__(
@@ -173,7 +185,9 @@ class WavWriter:
         channels: int,
         n_frames: int | None = None,
         float32: bool = False,
+        tags: Mapping[str, str] | None = None,
     ):
+        self._tags = _info_chunk(tags or {})
         self._file, self.sample_rate, self.channels, self.float32 = file, sample_rate, channels, float32
         self._frame_bytes = channels * (4 if float32 else 2)
         self._n_frames, self._written = n_frames, 0
@@ -204,7 +218,7 @@ class WavWriter:
         layout = struct.pack(
             "<HHIIHH", tag, self.channels, self.sample_rate, byte_rate, self._frame_bytes, bits
         )
-        layout = struct.pack("<4sI", b"fmt ", len(layout)) + layout
+        layout = struct.pack("<4sI", b"fmt ", len(layout)) + layout + self._tags
         if n_frames is None:
             return (
                 struct.pack("<4sI4s", b"RIFF", UNKNOWN, b"WAVE")
@@ -222,6 +236,15 @@ class WavWriter:
         sizes = struct.pack("<4sIQQQI", b"ds64", 28, riff_size + 36, size, n_frames, 0)
         head = struct.pack("<4sI4s", b"RF64", UNKNOWN, b"WAVE")
         return head + sizes + layout + struct.pack("<4sI", b"data", UNKNOWN)
+
+
+def _info_chunk(tags: Mapping[str, str]) -> bytes:
+    """A LIST chunk of kind INFO; nothing for no tags. Raises KeyError for a name that the format does not have."""
+    body = b""
+    for name, text in tags.items():
+        data = text.encode() + b"\0"
+        body += struct.pack("<4sI", INFO_TAGS[name], len(data)) + data + b"\0" * (len(data) % 2)
+    return struct.pack("<4sI4s", b"LIST", 4 + len(body), b"INFO") + body if tags else b""
 
 
 def to_int16(block: np.ndarray) -> np.ndarray:

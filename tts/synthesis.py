@@ -29,7 +29,7 @@ from ..errors import InputError, UsageError
 from .ahead import ahead
 from .batch import Prompt
 from .long_text import Sentence
-from .loudness import LevelState, Leveller
+from .loudness import Leveller, LevelState
 from .pauses import Trimmer
 from .presets import SpeechOptions
 from .sampling import SamplingOptions
@@ -108,8 +108,8 @@ class _CodeChunk:
 class Synthesizer:
     """Says sentences with loaded models.
 
-    phonemize: (sentence, language) to phones, InputError where there are none.   watermark: a new one for each sentence; synthesis is impossible
-    without.
+    phonemize: (sentence, language) to phones, InputError where there are none.   watermark: a new one for each
+    sentence; synthesis is impossible without.
     """
 
     def __init__(

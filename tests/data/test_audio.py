@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from myna.data.audio import AudioReader, read_audio, write_audio
+from myna.data.audio import WRITABLE, AudioReader, open_writer, read_audio, write_audio
 from myna.data.files import atomic_output
 from myna.data.loudness import SILENCE, LoudnessMeter
 from myna.data.resample import Resampler, resample, resampled_length
@@ -169,3 +169,33 @@ def test_loudness_of_the_standard_tone():
     silent = LoudnessMeter(16_000, 1)
     silent.push(np.zeros((1, 100), np.float32))
     assert silent.loudness == SILENCE
+
+
+@pytest.mark.parametrize("suffix", WRITABLE)
+def test_tags_travel_with_the_file(tmp_path, suffix):
+    path, samples = tmp_path / f"x{suffix}", 0.1 * np.sin(np.arange(24_001) / 20)[None]
+    write_audio(path, samples, 24_000, tags={"comment": "synthetic é", "software": "myna"})
+    with soundfile.SoundFile(str(path)) as sound:
+        assert sound.copy_metadata()["comment"] == "synthetic é"
+    assert read_audio(path).samples.shape == samples.shape
+    np.testing.assert_allclose(read_audio(path).samples[0, 2000:20_000], samples[0, 2000:20_000], atol=0.01)
+
+
+def test_tags_in_a_pipe_come_before_the_samples():
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    file = Pipe()
+    writer = open_writer(file, 24_000, 1, tags={"comment": "synthetic"})
+    assert b"ICMT" in file.getvalue()
+    writer.write(np.full((1, 480), 0.25, np.float32))
+    writer.close()
+    audio = read_audio(io.BytesIO(file.getvalue()))
+    np.testing.assert_array_equal(audio.samples, np.full((1, 480), 0.25))
+
+
+def test_a_rate_that_mp3_does_not_have_is_one_line(tmp_path):
+    with pytest.raises(UsageError, match=r"MP3 cannot hold .* 96000 Hz"):
+        write_audio(tmp_path / "x.mp3", np.zeros((1, 100)), 96_000)
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from myna.tts.loudness import TARGET, LevelState, Leveller, active_level, start_state
+from myna.tts.loudness import TARGET, Leveller, LevelState, active_level, start_state
 from myna.tts.pauses import Trimmer
 from myna.tts.tempo import Tempo
 
