@@ -47,6 +47,7 @@ _ALIASES = {
     "g": "ɡ",
     "ε": "ɛ",
     "ɩ": "ɪ",
+    "ä": "a",
     "Φ": "ɸ",
     "φ": "ɸ",
     "'": "ˈ",
@@ -64,7 +65,7 @@ _ALIASES = {
 FOLDED = {";": ",", ":": ",", "—": ",", "…": ".", '"': SPACE}
 # Separators, ties and leftovers of espeak-ng's notation that stand for no sound.
 # The syllabic mark is among them because the versions of espeak-ng behind the corpora disagree about it.
-_SILENT = frozenset("_-^`+#()[]{}|\u0361\u035c\u200d\u200c\u200b\ufeffˑ\u0329")
+_SILENT = frozenset("_-^`+#()[]{}|\u0361\u035c\u200d\u200c\u200b\ufeffˑ\u0329\u0308")
 
 
 def _characters(symbol: str) -> str:
