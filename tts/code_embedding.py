@@ -54,7 +54,6 @@ class CodeSumEmbedding(nn.Module):
         super().__init__()
         k, v, d = rows.shape
         rows = rows.float()
-        self.codebook_size = v
         self.register_buffer("rows", normalize_rows(rows))
         self.extra = nn.Parameter(torch.zeros(k, v, extra))
         size = rows.var(dim=(1, 2), unbiased=False).sqrt()
@@ -71,17 +70,29 @@ class CodeSumEmbedding(nn.Module):
 
         n_known: how many of the k count, for each example (B,), or one number; None: all.
         """
+        return self.sum(self.table(), codes, n_known)
+
+    @staticmethod
+    def sum(table: Tensor, codes: Tensor, n_known: Tensor | int | None = None) -> Tensor:
+        """The same from a table (K, V, W)."""
         b, k, t = codes.shape
-        table = self.table()[:k].flatten(0, 1)
         which = torch.arange(k, device=codes.device)[:, None]
-        index = codes + which * self.codebook_size
+        index = codes + which * table.shape[1]
         weights = None
         if n_known is not None:
             known = torch.as_tensor(n_known, device=codes.device).expand(b)
             weights = (which < known[:, None, None]).to(table.dtype).expand(b, k, t)
             weights = weights.transpose(1, 2).reshape(-1, k)
         index = index.transpose(1, 2).reshape(-1, k)
-        return F.embedding_bag(index, table, mode="sum", per_sample_weights=weights).view(b, t, -1)
+        y = F.embedding_bag(index, table[:k].flatten(0, 1), mode="sum", per_sample_weights=weights)
+        return y.view(b, t, table.shape[2])
+
+    def few(self, codes: Tensor) -> Tensor:
+        """The same for codes of so few frames, B T well below V, that the whole table would be the greater work."""
+        b, k, t = codes.shape
+        which = torch.arange(k, device=codes.device)[:, None]
+        features = torch.cat([self.rows[which, codes], self.extra[which, codes]], dim=-1)  # (B, k, T, d + e)
+        return features.transpose(1, 2).flatten(2) @ self.proj[:k].flatten(0, 1)
 
 
 class CodeHead(nn.Module):

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.transformer import Transformer, TransformerConfig
+from .text.phones import N_SYMBOLS
 
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
     """Dimensions. n_symbols: of `tts.text.phones`, 0 (padding) and 1 (unknown) included."""
 
-    n_symbols: int = 256
+    n_symbols: int = N_SYMBOLS
     width: int = 320
     depth: int = 3
     n_heads: int = 4
@@ -48,13 +49,18 @@ class TextEncoder(nn.Module):
             )
         )
 
-    def forward(self, phones: Tensor, n_phones: Tensor) -> Tensor:
+    def forward(self, phones: Tensor, n_phones: Tensor, n_prompt: Tensor | None = None) -> Tensor:
         """phones (B, 3, P), n_phones (B,) how many are not padding -> (B, P, W).
 
+        n_prompt: (B,) the first so many see only each other, so that what they become does not depend on what
+        follows; None: all see all.
         A symbol that this model has never heard of (a newer list) counts as unknown.
         """
         symbol = torch.where(phones[:, 0] < self.config.n_symbols, phones[:, 0], 1)
         x = self.symbol(symbol) + self.stress(phones[:, 1]) + self.long(phones[:, 2])
         # Padding sees all and is seen by none.
-        padding = torch.arange(x.shape[1], device=x.device) >= n_phones[:, None]
-        return self.transformer(x.transpose(1, 2), blocks=padding.long()).transpose(1, 2)
+        place = torch.arange(x.shape[1], device=x.device)
+        blocks = 2 * (place >= n_phones[:, None]).long()
+        if n_prompt is not None:
+            blocks = blocks.clamp(min=(place >= n_prompt[:, None]).long())
+        return self.transformer(x.transpose(1, 2), blocks).transpose(1, 2)
