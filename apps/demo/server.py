@@ -1,0 +1,123 @@
+"""Starting and ending the page: nothing it does leaves the machine, nothing of its visitors outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import UsageError
+from .engine import Engine
+from .workspace import Workspace
+
+LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running page.   url: where.   share_url: the public address, if one was asked for and made."""
+
+    url: str
+    share_url: str | None
+    page: Any
+
+
+@contextlib.contextmanager
+def serving(
+    engine: Engine,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    browser: bool = False,
+) -> Iterator[Served]:
+    """Serve the page while the block runs.
+
+    port: None for a free one from 7860 on. Raises UsageError if Gradio is missing, the port is taken or the
+    host is not this machine's.
+    """
+    with Workspace() as workspace, _environment(workspace):
+        try:
+            import gradio
+        except ImportError as error:
+            raise UsageError(f"the page needs Gradio ({error}); pip install 'myna[demo]'") from None
+        from .look import CSS, theme
+        from .page import build_page
+
+        page = build_page(engine, workspace)
+        try:
+            _, url, share_url = page.launch(
+                server_name=host,
+                server_port=port,
+                share=share,
+                inbrowser=browser,
+                prevent_thread_lock=True,
+                quiet=True,
+                show_error=False,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                mcp_server=False,
+                theme=theme(),
+                css=CSS,
+                max_file_size=200 * gradio.FileSize.MB,
+            )
+        except OSError as error:
+            at = f"{host}:{port}" if port else host
+            raise UsageError(
+                f"cannot serve at {at} ({_reason(error)}); give another --port or --host"
+            ) from None
+        try:
+            yield Served(url, share_url, page)
+        finally:
+            page.close(verbose=False)
+
+
+@contextlib.contextmanager
+def _environment(workspace: Workspace) -> Iterator[None]:
+    """What Gradio reads from the environment, set while the page runs and put back afterwards."""
+    path = os.environ.get("PATH", "")
+    changed = {
+        "GRADIO_ANALYTICS_ENABLED": "0",
+        "GRADIO_TEMP_DIR": str(workspace.uploads),
+        "HF_HUB_OFFLINE": "1",
+        "PATH": path if shutil.which("ffmpeg") else f"{_ffmpeg_folder(workspace)}{os.pathsep}{path}",
+        # Gradio asks its own address whether it answers, and a proxy would not find it.
+        **{name: ",".join(filter(None, [os.environ.get(name), *LOCAL])) for name in ("no_proxy", "NO_PROXY")},
+    }
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _ffmpeg_folder(workspace: Workspace) -> Path:
+    """A folder in which the ffmpeg of the package imageio-ffmpeg has the name that Gradio looks for."""
+    try:
+        import imageio_ffmpeg
+
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError):
+        raise UsageError(
+            "the page streams audio through ffmpeg, which is not here; "
+            "pip install 'myna[demo]', or install ffmpeg"
+        ) from None
+    folder = workspace.folder / "bin"
+    folder.mkdir()
+    (folder / "ffmpeg").symlink_to(program)
+    return folder
+
+
+def _reason(error: OSError) -> str:
+    # Gradio says of a port that is taken only "Cannot find empty port in range".
+    return "the port is taken" if "empty port" in str(error) else (error.strerror or str(error)).lower()

@@ -1,0 +1,115 @@
+"""A page whose voices are tones: every voice has its own pitch, so that whose speech it is can be measured."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from myna.apps.demo.engine import Speaking, VoiceFacts
+from myna.data.audio import read_audio, write_audio
+from myna.errors import InputError, UsageError
+
+RATE = 24_000
+
+
+@dataclass(frozen=True)
+class ToneVoice:
+    name: str
+    hertz: float
+    consent: str
+    said: str | None
+    samples: np.ndarray
+
+
+@dataclass(frozen=True)
+class ToneChunk:
+    samples: np.ndarray
+    done: float
+
+
+@dataclass
+class ToneEngine:
+    """Says a letter as 40 ms of its voice's tone; `pace` is the seconds that making 40 ms takes."""
+
+    sample_rate: int = RATE
+    presets: dict[str, str] = field(default_factory=lambda: {"standard": "as it should be", "fast": "sooner"})
+    pace: float = 0.0
+    made: list[ToneVoice] = field(default_factory=list)
+    library: dict[str, ToneVoice] = field(default_factory=dict)
+    spoken: list[tuple[str, ToneVoice, Speaking]] = field(default_factory=list)
+    closed_early: threading.Event = field(default_factory=threading.Event)
+    began: float = 0.0
+    ended: float = 0.0
+
+    def make_voice(self, recording: Path, name: str, consent: str, said: str | None) -> ToneVoice:
+        samples = read_audio(recording, RATE, mono=True).samples[0]
+        if np.abs(samples).max() < 0.01:
+            raise InputError(f"{recording} is silent; record again, closer to the microphone")
+        voice = ToneVoice(name, 200 + zlib.crc32(samples.tobytes()) % 800, consent, said, samples[: 3 * RATE])
+        self.made.append(voice)
+        return voice
+
+    def prompt(self, voice: ToneVoice) -> np.ndarray:
+        return voice.samples
+
+    def speak(self, text: str, voice: ToneVoice, speaking: Speaking):
+        if text == "break":
+            raise ZeroDivisionError("<b>a fault</b>")
+        self.spoken.append((text, voice, speaking))
+        self.began = time.perf_counter()
+        try:
+            for i in range(len(text)):
+                time.sleep(self.pace)
+                at = np.arange(i * RATE // 25, (i + 1) * RATE // 25)
+                yield ToneChunk(
+                    (0.3 * np.sin(2 * np.pi * voice.hertz * at / RATE)).astype(np.float32),
+                    (i + 1) / len(text),
+                )
+        except GeneratorExit:
+            self.closed_early.set()
+            raise
+        finally:
+            self.ended = time.perf_counter()
+
+    def write(self, path: Path, samples: np.ndarray, voice: ToneVoice) -> None:
+        write_audio(path, samples, RATE)
+
+    def voices(self) -> list[VoiceFacts]:
+        return [
+            VoiceFacts(v.name, len(v.samples) / RATE, "a recording", "2026-11-21", v.consent)
+            for _, v in sorted(self.library.items())
+        ]
+
+    def load_voice(self, name: str) -> ToneVoice:
+        if name not in self.library:
+            raise UsageError(f"no voice named {name}; `myna voices list` shows those there are")
+        return self.library[name]
+
+    def save_voice(self, voice: ToneVoice) -> None:
+        self.library[voice.name] = voice
+
+    def remove_voice(self, name: str) -> None:
+        del self.library[name]
+
+
+@pytest.fixture
+def tones() -> ToneEngine:
+    return ToneEngine()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser of the system; Playwright's own download is not used."""
+    pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'myna[demo]'")
+    pytest.importorskip("playwright", reason="Playwright is not installed: pip install 'myna[test]'")
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        path = shutil.which(name)
+        if path:
+            return path
+    pytest.skip("no Chromium on this machine: apt-get install chromium")
