@@ -27,6 +27,8 @@ from ..layers.streaming import State
 from ..layers.transformer import Transformer, TransformerConfig
 from .batch import SpeechBatch
 from .code_embedding import CodeEmbedding, CodeHead, CodeSumEmbedding, corrupt, nearest_rows
+from .pointer import phone_ages, phones_at
+from .text.phones import N_SYMBOLS
 from .text_encoder import TextEncoder, TextEncoderConfig
 
 MAX_ADVANCE = 3  # phones that the pointer can move after one frame
@@ -41,7 +43,7 @@ class ARConfig:
     n_codebooks: int = 8
     codebook_size: int = 1024
     codebook_dim: int = 64  # of the codec's vectors
-    n_symbols: int = 256
+    n_symbols: int = N_SYMBOLS
     width: int = 320
     depth: int = 6
     n_heads: int = 4
@@ -161,7 +163,8 @@ class ARModel(nn.Module):
         frames = torch.arange(batch.codes.shape[-1], device=batch.codes.device)
         x = self._shifted(batch) + self.segment((frames >= batch.n_prompt[:, None]).long())
         if self.config.alignment == "pointer":
-            x = x + self._phones_at(batch.pointer, encoded) + self.age(self._ages(batch.pointer))
+            ages = phone_ages(batch.pointer).clamp(max=self.config.max_age)
+            x = x + phones_at(encoded, batch.pointer, self.no_phone) + self.age(ages)
         return x
 
     def _shifted(self, batch: SpeechBatch) -> Tensor:
@@ -179,20 +182,6 @@ class ARModel(nn.Module):
             before = torch.cat([first, before[:, reach:]], dim=1)
         begin = self.begin.to(before.dtype).expand(before.shape[0], 1, -1)
         return torch.cat([begin, before], dim=1)
-
-    def _phones_at(self, pointer: Tensor, encoded: Tensor) -> Tensor:
-        """The encoding of the phone spoken in each frame: pointer (B, T) -> (B, T, W)."""
-        b, p, w = encoded.shape
-        table = torch.cat([encoded.reshape(b * p, w), self.no_phone.to(encoded.dtype)[None]])
-        row = torch.arange(b, device=pointer.device)[:, None] * p
-        return F.embedding(torch.where(pointer < 0, b * p, pointer + row), table)
-
-    def _ages(self, pointer: Tensor) -> Tensor:
-        """Frames since the pointer last moved, (B, T), at most max_age."""
-        frames = torch.arange(pointer.shape[1], device=pointer.device).expand_as(pointer)
-        moved = F.pad(pointer[:, 1:] != pointer[:, :-1], (1, 0), value=True)
-        since = torch.where(moved, frames, 0).cummax(dim=1).values
-        return (frames - since).clamp(max=self.config.max_age)
 
     def _pointer_losses(self, batch: SpeechBatch, hidden: Tensor) -> ARResult:
         weight = self._frame_weights(batch)
@@ -261,15 +250,20 @@ class ARModel(nn.Module):
         accuracies = _accuracies(logits, codes, weight == 1)
         return ARResult(loss, loss, torch.zeros_like(loss), *accuracies)
 
-    # ---- generation, frame by frame
+    # ---- generation, frame by frame (`tts.ar_generate` runs the loop)
 
     def init_state(self, batch: int) -> State:
         """The state before the first frame (`layers.transformer.Transformer`)."""
         return self.transformer.init_state(batch, like=self.begin.detach())
 
+    def step(self, x: Tensor, state: State, reach: int | None = None) -> tuple[Tensor, State]:
+        """One frame for each row: x (B, W), as `frame_inputs` has it -> the hidden state (B, W) for the heads, and the
+        next state. reach: an upper bound of the frames since the beginning, this one included."""
+        hidden, state = self.transformer.step(x[:, :, None], state, reach=reach)
+        return hidden[:, :, 0], state
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (B, W) -> logits of the code (B, V), or (B, V + 1) with the end of speech where no pointer ends
-        it."""
+        """hidden (B, W) -> logits of the code (B, V), or (B, V + 1) with the end of speech where no pointer ends it."""
         codes = self.code_head(hidden)
         if self.config.alignment == "pointer":
             return codes

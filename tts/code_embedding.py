@@ -89,7 +89,7 @@ class CodeSumEmbedding(nn.Module):
 
     def few(self, codes: Tensor) -> Tensor:
         """The same for codes of so few frames, B T well below V, that the whole table would be the greater work."""
-        b, k, t = codes.shape
+        k = codes.shape[1]
         which = torch.arange(k, device=codes.device)[:, None]
         features = torch.cat([self.rows[which, codes], self.extra[which, codes]], dim=-1)  # (B, k, T, d + e)
         return features.transpose(1, 2).flatten(2) @ self.proj[:k].flatten(0, 1)
