@@ -1,6 +1,6 @@
 """Text as people paste it to plain text: markup, emoji, control characters and look-alike signs go.
 
-What stays is letters, digits, ordinary signs and one set of quotes, dashes and stops; a line break is a paragraph's end.
+What stays is letters, digits, ordinary signs and one set of quotes, dashes and stops; a line break ends a paragraph.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ _NAMES = {
 # Full stop, comma and colon are punctuation unless they stand between digits, where espeak-ng needs to see them.
 _PUNCTUATION = re.compile(r'(\s*(?:[?!;—…"]|(?<!\d)[.,:]|[.,:](?!\d))+\s*)')
 
-# A capital A among letters or at the end of a phrase ("A B C", "grade A") is the letter's name, which espeak-ng reads as
-# the article; this word it reads as the name.
+# A capital A among letters or at the end of a phrase ("A B C", "grade A") is the letter's name; espeak-ng reads it as
+# the article, and the word below as the name.
 _LETTER_A = re.compile(r"(?<=\b[A-Z] )A\b|\bA(?=(?: [A-Z])+\b(?!'))|(?<=[a-z] )A$")
 _LETTER_A_NAME = "eigh"
 

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import re
 
-# Abbreviations whose full stop does not end a sentence when a capital follows. Lower case, without the stop.
-ABBREVIATIONS = frozenset(
-    "mr mrs ms mx dr prof st sr jr gen col lt sgt capt cmdr maj rev hon gov sen rep pres fr mt ft vs eg ie e.g i.e cf ca "
-    "approx no nos vol vols fig figs pp p ed eds al viz dept est inc ltd co corp bros messrs mme mlle jan feb mar apr jun "
-    "jul aug sep sept oct nov dec mon tue tues wed thu thurs fri a.m p.m u.s u.k u.n d.c ph.d b.a m.a b.sc m.sc".split()
-)
-# Those of them that close a sentence often enough: a capital after them, or a quote, begins the next.
-_MAY_END = frozenset("jr sr inc ltd co corp al a.m p.m u.s u.k u.n d.c ph.d b.a m.a b.sc m.sc".split())
-_STARTERS = frozenset(
-    "The A An He She It They We You I This That These Those There In On At But And Or So If When While After Before "
-    "As For From With His Her Its Their Our My Your What Who Where Why How Not No Yes Then Now However".split()
-)
+from .english import ABBREVIATIONS, MAY_END, STARTERS
 
 _CLOSERS = "\"'”’)\\]»"
 _BOUNDARY = re.compile(
@@ -60,7 +49,7 @@ def _ends_sentence(text: str, boundary: re.Match[str]) -> bool:
     found = _LAST_WORD.search(text, max(0, boundary.start() - 40), boundary.start())
     word = found[0] if found else ""
     starter = re.match(r"[^\W\d_]+(?=[\s,'])", after)
-    begins = bool(starter) and starter[0] in _STARTERS
+    begins = bool(starter) and starter[0] in STARTERS
     if len(word) == 1 and word.isupper():  # an initial, unless it is the pronoun
         return begins or word == "I"
     if re.fullmatch(r"(?:[^\W\d_]\.)+[^\W\d_]", word):  # U.S, e.g
@@ -69,7 +58,7 @@ def _ends_sentence(text: str, boundary: re.Match[str]) -> bool:
         return True
     if word.lower() == "no":  # "No. 5", but "He said no."
         return not after[:1].isdigit()
-    return word.lower() in _MAY_END and begins
+    return word.lower() in MAY_END and begins
 
 
 def _shorten(sentence: str, max_chars: int) -> list[str]:
