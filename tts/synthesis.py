@@ -94,7 +94,8 @@ class SpokenChunk:
 
 @dataclass(frozen=True)
 class _CodeChunk:
-    """From the AR to the rest. phones: None for a sentence without a sound."""
+    """From the AR to the rest. The first of a sentence and the last may be empty. phones: None for a sentence without
+    a sound."""
 
     sentence: int
     candidate: int
@@ -109,14 +110,14 @@ class Synthesizer:
     """Says sentences with loaded models.
 
     phonemize: (sentence, language) to phones, InputError where there are none.   watermark: a new one for each
-    sentence; synthesis is impossible without.
+    sentence, from the number of samples said before it; synthesis is impossible without.
     """
 
     def __init__(
         self,
         models: SpeechModels,
         phonemize: Callable[[str, str], Phones],
-        watermark: Callable[[], Watermark],
+        watermark: Callable[[int], Watermark],
     ):
         self.models, self.phonemize, self.watermark = models, phonemize, watermark
 
@@ -127,15 +128,18 @@ class Synthesizer:
         level: LevelState,
         options: SpeechOptions | None = None,
         start: int = 0,
+        position: int = 0,
     ) -> Generator[SpokenChunk, None, None]:
         """The sentences from index `start`, chunk by chunk; every sentence ends with a chunk that says so.
 
-        level: of `start_state` for the prompt, or the last chunk's when a text is continued. Closing the generator
-        stops the work. Raises UsageError if there is nothing to say in any of them, and what the models raise.
+        level: of `start_state` for the prompt. When a text is continued, level and position (samples said) are those
+        after the sentence before. Closing the generator stops the work. Raises UsageError if there is nothing to say in any of them, and what the models raise.
         """
         options = options or SpeechOptions()
         codes = ahead(self._codes(sentences, prompt, options, start), _FRAMES_AHEAD, "ar")
-        chunks = ahead(self._speech(codes, sentences, prompt, level, options), _CHUNKS_AHEAD, "decoder")
+        chunks = ahead(
+            self._speech(codes, sentences, prompt, level, options, position), _CHUNKS_AHEAD, "decoder"
+        )
         with closing(chunks):
             yield from (chunk for chunk in chunks if len(chunk.samples) or chunk.ends_sentence)
 
@@ -173,16 +177,29 @@ class Synthesizer:
         self, frames: Iterator[tuple[int, int]], index: int, candidate: int, phones: Phones
     ) -> Iterator[_CodeChunk]:
         sizes = iter(self.models.chunks)
-        size, first = next(sizes), True
+        size = next(sizes)
         codes: list[int] = []
         pointer: list[int] = []
+
+        def chunk(first: bool = False, last: bool = False) -> _CodeChunk:
+            return _CodeChunk(
+                index,
+                candidate,
+                phones,
+                torch.tensor(codes).long(),
+                torch.tensor(pointer).long(),
+                first,
+                last,
+            )
+
+        yield chunk(first=True)  # the other thread can get ready meanwhile
         for code, at in frames:
-            if len(codes) == size:  # only now, so that the last chunk is never empty
-                yield _code_chunk(index, candidate, phones, codes, pointer, first, last=False)
-                codes, pointer, first, size = [], [], False, next(sizes, size)
             codes.append(code)
             pointer.append(at)
-        yield _code_chunk(index, candidate, phones, codes, pointer, first, last=True)
+            if len(codes) == size:
+                yield chunk()
+                codes, pointer, size = [], [], next(sizes, size)
+        yield chunk(last=True)
 
     def _speech(
         self,
@@ -191,6 +208,7 @@ class Synthesizer:
         prompt: Prompt | None,
         level: LevelState,
         options: SpeechOptions,
+        position: int,
     ) -> Generator[SpokenChunk, None, None]:
         """Everything after the AR. A chunk without samples says only that the work goes on (and finds out whether it
         still should)."""
@@ -198,7 +216,7 @@ class Synthesizer:
         length = max(1, sentences[-1].end) if sentences else 1
         before = 0.0  # share of the text up to this sentence
         decoder, parts, best, nothing = None, [], None, np.zeros(0, np.float32)
-        shaper = _Shaper(rate, level, options.speed, self.watermark)
+        shaper = _Shaper(rate, level, options.speed, self.watermark(position))
         with closing(chunks):
             for chunk in chunks:
                 sentence = sentences[chunk.sentence]
@@ -223,28 +241,20 @@ class Synthesizer:
                         continue
                     wav, best = best[1], None
                 samples = shaper.push(wav)
+                position += len(samples)
                 if not chunk.last:
                     yield SpokenChunk(samples, chunk.sentence, False, said)
                     continue
                 silent = chunk.phones is None
                 final = chunk.sentence == len(sentences) - 1
                 pause = 0.0 if silent or final else PARAGRAPH_PAUSE if sentence.ends_paragraph else PAUSE
-                samples = np.concatenate([samples, shaper.flush(pause)])
+                rest = shaper.flush(pause)
+                position += len(rest)
                 level, before = shaper.level, after
+                samples = np.concatenate([samples, rest])
                 yield SpokenChunk(samples, chunk.sentence, True, 1.0 if final else after, level)
-                shaper = _Shaper(rate, level, options.speed, self.watermark)
-
-
-def _code_chunk(
-    index: int,
-    candidate: int,
-    phones: Phones,
-    codes: list[int],
-    pointer: list[int],
-    first: bool,
-    last: bool,
-) -> _CodeChunk:
-    return _CodeChunk(index, candidate, phones, torch.tensor(codes), torch.tensor(pointer), first, last)
+                # The pause has emptied the watermark's memory: a new one goes on as the old one would.
+                shaper = _Shaper(rate, level, options.speed, self.watermark(position))
 
 
 def sentence_seed(seed: int, index: int, candidate: int = 0) -> int:
@@ -279,14 +289,10 @@ class _SentenceDecoder:
 class _Shaper:
     """From the decoder's samples of one sentence to those that are heard."""
 
-    def __init__(self, sample_rate: int, level: LevelState, speed: float, watermark: Callable[[], Watermark]):
+    def __init__(self, sample_rate: int, level: LevelState, speed: float, watermark: Watermark):
         self.sample_rate, self.speed = sample_rate, speed
         self.leveller = Leveller(sample_rate, level)
-        self.trimmer, self.tempo, self.watermark = (
-            Trimmer(sample_rate),
-            Tempo(sample_rate, speed),
-            watermark(),
-        )
+        self.trimmer, self.tempo, self.watermark = Trimmer(sample_rate), Tempo(sample_rate, speed), watermark
 
     @property
     def level(self) -> LevelState:

@@ -88,8 +88,8 @@ class Models:
 class Mark:
     """A watermark that is late: it holds back 100 samples, and adds what can be found again."""
 
-    def __init__(self) -> None:
-        self.held = np.zeros(0, np.float32)
+    def __init__(self, position: int = 0):
+        self.position, self.held = position, np.zeros(0, np.float32)
 
     def push(self, samples: np.ndarray) -> np.ndarray:
         x = np.concatenate([self.held, samples])
@@ -99,6 +99,15 @@ class Mark:
 
     def flush(self) -> np.ndarray:
         return self.held
+
+
+class Counting(Mark):
+    """A watermark that depends on where it is."""
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        at = self.position + np.arange(len(samples))
+        self.position += len(samples)
+        return super().push(samples + 0.003 * np.sin(at).astype(np.float32))
 
 
 def phonemize(text: str, language: str) -> Phones:
@@ -116,11 +125,11 @@ def sentences(*texts: str, paragraphs: tuple[int, ...] = ()) -> list[Sentence]:
 
 
 def speak(
-    texts: list[Sentence], models: Models | None = None, start: int = 0, level=None, **options
+    texts: list[Sentence], models: Models | None = None, start: int = 0, level=None, position=0, **options
 ) -> list[SpokenChunk]:
-    synthesizer = Synthesizer(models or Models(), phonemize, Mark)
-    stream = synthesizer.stream(texts, None, level or start_state(None), SpeechOptions(**options), start)
-    return list(stream)
+    synthesizer = Synthesizer(models or Models(), phonemize, Counting)
+    settings = SpeechOptions(**options)
+    return list(synthesizer.stream(texts, None, level or start_state(None), settings, start, position))
 
 
 def samples(chunks: list[SpokenChunk]) -> np.ndarray:
@@ -163,7 +172,7 @@ def test_a_text_goes_on_after_any_sentence():
     whole = speak(TEXT, seed=3)
     for stop in (1, 2):
         head = [chunk for chunk in whole if chunk.sentence < stop]
-        tail = speak(TEXT, start=stop, level=head[-1].level, seed=3)
+        tail = speak(TEXT, start=stop, level=head[-1].level, position=len(samples(head)), seed=3)
         np.testing.assert_array_equal(samples([*head, *tail]), samples(whole))
 
 
@@ -192,7 +201,7 @@ def test_pauses_between_sentences_and_paragraphs():
     longer = speak(sentences("hɛloʊ.", "hɛloʊ.", paragraphs=(0,)))
     assert len(samples(longer)) - len(samples(plain)) == round(24_000 * (PARAGRAPH_PAUSE - PAUSE))
     first = samples([chunk for chunk in longer if chunk.sentence == 0])
-    assert not first[-round(24_000 * PARAGRAPH_PAUSE) :].any()
+    assert np.abs(first[-round(24_000 * PARAGRAPH_PAUSE) :]).max() < 0.01
 
 
 def test_no_clicks_where_sentences_meet():

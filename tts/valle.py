@@ -1,0 +1,96 @@
+"""VALL-E put together: the codec, the AR, the NAR and the aligner, ready to speak (Wang et al. 2023, figure 1)."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..codec import Codec, Codes
+from ..errors import MynaError
+from ..layers.streaming import State
+from .aligner import Aligner
+from .ar import ARModel
+from .ar_generate import ARGenerator
+from .batch import Prompt
+from .loudness import LevelState, active_level, start_state
+from .nar import NARModel
+from .nar_stream import NARStream
+from .quantize import prepare
+from .sampling import SamplingOptions
+from .text.phones import Phones
+
+_VOICES = 8  # prompts whose state is kept
+_UNKNOWN = -100.0  # score of speech that cannot be aligned at all
+
+
+@dataclass(frozen=True)
+class _HeardVoice:
+    """What need not be computed again for a prompt. It holds the prompt, so that its id stays its own."""
+
+    prompt: Prompt
+    nar_state: State
+    level: LevelState
+
+
+class Valle:
+    """The models, as `tts.synthesis.Synthesizer` asks for them. Safe to use from several threads.
+
+    aligner: judges candidates (the preset "best"); without it all count the same.   int8: weights in 8 bits on a CPU.
+    """
+
+    def __init__(
+        self, codec: Codec, ar: ARModel, nar: NARModel, aligner: Aligner | None = None, int8: bool = True
+    ):
+        self.codec, self.aligner = codec, aligner
+        self.ar: ARModel = prepare(ar, int8)  # pyright: ignore[reportAttributeAccessIssue]
+        self.nar: NARModel = prepare(nar, int8)  # pyright: ignore[reportAttributeAccessIssue]
+        self.chunks = nar.config.chunks
+        self._voices: OrderedDict[int, _HeardVoice] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def first_codes(
+        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
+    ) -> Iterator[tuple[int, int]]:
+        return iter(ARGenerator(self.ar, phones, prompt, sampling))
+
+    def filler(self, phones: Phones, prompt: Prompt | None) -> NARStream:
+        voice = None if prompt is None else self.hear(prompt).nar_state
+        return NARStream(self.nar, phones, prompt, voice=voice)
+
+    def level(self, prompt: Prompt | None) -> LevelState:
+        """How loud a voice begins."""
+        return start_state(None) if prompt is None else self.hear(prompt).level
+
+    def hear(self, prompt: Prompt) -> _HeardVoice:
+        """Read a prompt, once: the first sentence in a voice then starts sooner."""
+        with self._lock:
+            found = self._voices.get(id(prompt))
+            if found is None:
+                with torch.inference_mode():
+                    state = self.nar.init_state(prompt)
+                    n = prompt.codes.shape[1] * self.codec.frame_size
+                    wav = self.codec.decode(Codes(prompt.codes[None].to(self._device), n))
+                level = start_state(active_level(wav[0, 0].cpu().numpy(), self.codec.sample_rate))
+                found = self._voices[id(prompt)] = _HeardVoice(prompt, state, level)
+            self._voices.move_to_end(id(prompt))
+            while len(self._voices) > _VOICES:
+                self._voices.popitem(last=False)
+            return found
+
+    def score(self, samples: np.ndarray, phones: Phones) -> float:
+        """The aligner's mean log-probability of the phones, the least sure half counting as much as all."""
+        if self.aligner is None:
+            return 0.0
+        try:
+            return self.aligner.align([torch.from_numpy(samples)], [phones])[0].score
+        except (ValueError, RuntimeError, MynaError):  # fewer frames than phones
+            return _UNKNOWN
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.codec.parameters()).device
