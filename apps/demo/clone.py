@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,13 @@ def voice_from(engine: Engine, path: str | None, said: str | None, consent: bool
         )
     if not consent:
         raise UsageError("tick the box first: it says that the voice is yours, or that its owner agreed")
-    return engine.make_voice(
-        Path(path), name, f"{CONSENT} (ticked on the demo page)", (said or "").strip() or None
-    )
+    import gradio as gr
+
+    statement = f"{CONSENT} (ticked on the demo page)"
+    made = engine.make_voice(Path(path), name, statement, (said or "").strip() or None)
+    for line in made.notes:
+        gr.Warning(html.escape(line[0].upper() + line[1:]) + ".", title="About the recording")
+    return made.voice
 
 
 def speaking_inputs(name: str, engine: Engine) -> tuple[Any, Any]:
@@ -93,8 +98,9 @@ def build(engine: Engine, workspace: Workspace, concurrency: dict[str, Any]) -> 
                 elem_id="clone-text",
             )
             gr.Examples(
-                [[line] for line in TEXTS],
+                [[sample.line] for sample in TEXTS],
                 [text],
+                example_labels=[sample.label for sample in TEXTS],
                 label="Or one of these",
                 elem_id="clone-texts",
                 api_visibility="private",

@@ -14,7 +14,7 @@ from ...data.audio import AudioReader, read_audio, write_audio
 from ...errors import InputError, UsageError
 from ..console import size
 from .feedback import guarded
-from .parts import drawn, note, picture, player, recording_input, sample_voices, tiles
+from .parts import drawn, html_line, note, picture, player, recording_input, sample_voices, tiles
 from .pictures import draw
 from .workspace import Workspace
 
@@ -153,10 +153,8 @@ def build(workspace: Workspace, concurrency: dict[str, Any]) -> None:
                 "Download the .myna file", interactive=False, elem_id="compress-download"
             )
         with gr.Column(scale=8, min_width=300):
-            facts = gr.HTML(
-                note("Choose a recording, compress it, move the slider, listen to both."),
-                elem_id="compress-facts",
-                container=False,
+            facts = html_line(
+                "compress-facts", note("Choose a recording, compress it, move the slider, listen to both.")
             )
             with gr.Row():
                 with gr.Column(min_width=280):

@@ -32,6 +32,14 @@ class VoiceFacts:
     consent: str
 
 
+@dataclass(frozen=True)
+class MadeVoice:
+    """voice: for the engine alone to look into.   notes: what the visitor should know of the recording."""
+
+    voice: Any
+    notes: tuple[str, ...] = ()
+
+
 class Spoken(Protocol):
     """A stretch of speech: samples (N,) float32 in [-1, 1], N may be 0; the share of the text said by its end."""
 
@@ -51,7 +59,7 @@ class Engine(Protocol):
     sample_rate: int
     presets: Mapping[str, str]  # name -> what it is for; the first is the default
 
-    def make_voice(self, recording: Path, name: str, consent: str, said: str | None) -> Any:
+    def make_voice(self, recording: Path, name: str, consent: str, said: str | None) -> MadeVoice:
         """A voice from a recording of 1 to 30 s.   said: its transcript where it is known."""
         ...
 

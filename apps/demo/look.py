@@ -36,9 +36,10 @@ CSS = """
 #myna-footer { opacity: 0.65; font-size: 0.85rem; text-align: center; padding: 14px 8px 4px; }
 .myna-picture { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 8px 6px 2px; }
 .myna-picture img { width: 100%; height: auto; object-fit: contain; display: block; }
-.myna-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(108px, 1fr)); gap: 10px; }
+.myna-picture .icon-button-wrapper { display: none; }
+.myna-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(112px, 1fr)); gap: 10px; }
 .myna-tiles div { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 10px 12px; }
-.myna-tiles b { display: block; font-size: 1.3rem; font-weight: 700; line-height: 1.2; white-space: nowrap; }
+.myna-tiles b { display: block; font-size: 1.15rem; font-weight: 700; line-height: 1.25; white-space: nowrap; }
 .myna-tiles span { font-size: 0.82rem; opacity: 0.7; }
 .myna-note { min-height: 1.7em; display: flex; flex-direction: column; gap: 6px; }
 .myna-note span { opacity: 0.8; font-variant-numeric: tabular-nums; }

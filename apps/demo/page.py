@@ -18,7 +18,7 @@ def build_page(engine: Engine, workspace: Workspace) -> Any:
     import gradio as gr
 
     with gr.Blocks(title="Myna", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(HEADER, container=False)
+        gr.HTML(HEADER, container=False, padding=False)
         with gr.Tabs():
             with gr.Tab("Clone", id="clone"):
                 choice = clone.build(engine, workspace, CONCURRENCY)

@@ -80,6 +80,13 @@ def consent_box(name: str) -> Any:
     return gr.Checkbox(label=CONSENT, value=False, elem_id=f"{name}-consent")
 
 
+def html_line(name: str, content: str) -> Any:
+    """HTML in line with the components around it."""
+    import gradio as gr
+
+    return gr.HTML(content, elem_id=name, container=False, padding=False)
+
+
 def tiles(numbers: Sequence[tuple[str, str]]) -> str:
     """Numbers with what they are, as HTML."""
     cells = "".join(

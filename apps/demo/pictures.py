@@ -37,7 +37,7 @@ def draw(wav: np.ndarray, sample_rate: int, title: str) -> Image:
     cut = len(wav) > LONGEST * sample_rate
     wav = wav[: int(LONGEST * sample_rate)]
     seconds = max(len(wav), 1) / sample_rate
-    figure = Figure(figsize=(7.2, 3.3), layout="constrained")
+    figure = Figure(figsize=(5.6, 2.9), layout="constrained")
     FigureCanvasAgg(figure)
     wave, mel = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     low, high = _envelope(wav)
@@ -69,7 +69,7 @@ def draw(wav: np.ndarray, sample_rate: int, title: str) -> Image:
             spine.set_visible(False)
     wave.tick_params(length=0)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=125, transparent=True)
+    figure.savefig(file, format="png", dpi=150, transparent=True)
     file.seek(0)
     image = Image.open(file)
     image.load()

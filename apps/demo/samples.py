@@ -21,6 +21,12 @@ class SampleVoice:
         return FOLDER / self.file
 
 
+@dataclass(frozen=True)
+class SampleText:
+    label: str
+    line: str
+
+
 VOICES = (
     SampleVoice("nova.flac", "Nova", "Is Olivia coming to the party, or is Rosa still in Madrid?"),
     SampleVoice("liam.flac", "Liam", "What time does the museum in Dublin open on Saturday?"),
@@ -34,8 +40,12 @@ VOICES = (
 )
 
 TEXTS = (
-    "Hello! I have heard this voice for three seconds, and I can already say anything with it.",
-    "The train to Edinburgh leaves at 9:45 from platform 3, and a single ticket costs £27.50.",
-    "She sells sea shells by the sea shore.",
-    "Wait, are you sure? No, no, no, no. Please, tell me it isn't true!",
+    SampleText(
+        "Hello", "Hello! I have heard this voice for three seconds, and I can already say anything with it."
+    ),
+    SampleText(
+        "Numbers", "The train to Edinburgh leaves at 9:45 from platform 3, and a single ticket costs £27.50."
+    ),
+    SampleText("Tongue twister", "She sells sea shells by the sea shore."),
+    SampleText("Questions", "Wait, are you sure? No, no, no, no. Please, tell me it isn't true!"),
 )

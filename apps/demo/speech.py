@@ -14,7 +14,7 @@ import numpy as np
 from ...data.wav import to_int16
 from ...errors import UsageError
 from .engine import Engine, Speaking
-from .parts import drawn, note, picture, player, tiles
+from .parts import drawn, html_line, note, picture, player, tiles
 from .pictures import draw
 from .workspace import Workspace
 
@@ -41,7 +41,7 @@ class SpeechPanel:
             buttons=[],
             elem_id=f"{name}-live",
         )
-        self.status = gr.HTML(note("Nothing said yet."), elem_id=f"{name}-status", container=False)
+        self.status = html_line(f"{name}-status", note("Nothing said yet."))
         self.result = player("Whole, as WAV", f"{name}-result", visible=False)
         self.drawing = picture("Speech", f"{name}-drawing")
         self.outputs = [self.live, self.status, self.result, self.drawing]

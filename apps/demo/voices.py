@@ -10,7 +10,7 @@ from ...errors import UsageError
 from .clone import speaking_inputs, voice_choices, voice_from
 from .engine import Engine, VoiceFacts
 from .feedback import guarded
-from .parts import consent_box, player, recording_input, sample_voices
+from .parts import consent_box, html_line, player, recording_input, sample_voices
 from .samples import TEXTS
 from .speech import LONGEST_TEXT, SpeechPanel, check_text
 from .workspace import Workspace
@@ -42,11 +42,15 @@ def build(
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=300):
             listed = gr.Radio([], label="Voices", elem_id="voices-list")
-            about = gr.HTML(EMPTY, elem_id="voices-facts", container=False)
+            about = html_line("voices-facts", EMPTY)
             with gr.Column(visible=False) as chosen:
                 prompt = player("What it was made from", "voices-prompt")
                 text = gr.Textbox(
-                    TEXTS[0], label="Try it with", lines=2, max_length=LONGEST_TEXT, elem_id="voices-text"
+                    TEXTS[0].line,
+                    label="Try it with",
+                    lines=2,
+                    max_length=LONGEST_TEXT,
+                    elem_id="voices-text",
                 )
                 preset, seed = speaking_inputs("voices", engine)
                 with gr.Row():

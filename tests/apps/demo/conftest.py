@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from myna.apps.demo.engine import Speaking, VoiceFacts
+from myna.apps.demo.engine import MadeVoice, Speaking, VoiceFacts
 from myna.data.audio import read_audio, write_audio
 from myna.errors import InputError, UsageError
 
@@ -46,14 +46,19 @@ class ToneEngine:
     closed_early: threading.Event = field(default_factory=threading.Event)
     began: float = 0.0
     ended: float = 0.0
+    at_once: int = 0
+    most_at_once: int = 0
 
-    def make_voice(self, recording: Path, name: str, consent: str, said: str | None) -> ToneVoice:
+    def reset(self) -> None:
+        self.__init__()
+
+    def make_voice(self, recording: Path, name: str, consent: str, said: str | None) -> MadeVoice:
         samples = read_audio(recording, RATE, mono=True).samples[0]
         if np.abs(samples).max() < 0.01:
             raise InputError(f"{recording} is silent; record again, closer to the microphone")
         voice = ToneVoice(name, 200 + zlib.crc32(samples.tobytes()) % 800, consent, said, samples[: 3 * RATE])
         self.made.append(voice)
-        return voice
+        return MadeVoice(voice, ("<i>a note</i>",) if said == "note" else ())
 
     def prompt(self, voice: ToneVoice) -> np.ndarray:
         return voice.samples
@@ -63,6 +68,8 @@ class ToneEngine:
             raise ZeroDivisionError("<b>a fault</b>")
         self.spoken.append((text, voice, speaking))
         self.began = time.perf_counter()
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             for i in range(len(text)):
                 time.sleep(self.pace)
@@ -75,6 +82,7 @@ class ToneEngine:
             self.closed_early.set()
             raise
         finally:
+            self.at_once -= 1
             self.ended = time.perf_counter()
 
     def write(self, path: Path, samples: np.ndarray, voice: ToneVoice) -> None:
@@ -100,6 +108,12 @@ class ToneEngine:
 
 @pytest.fixture
 def tones() -> ToneEngine:
+    return ToneEngine()
+
+
+@pytest.fixture(scope="module")
+def shared_tones() -> ToneEngine:
+    """One for a page that serves several tests."""
     return ToneEngine()
 
 
