@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..layers.streaming import State
+from ..layers.streaming import State, tree_map
 from ..layers.transformer import Transformer, TransformerConfig
 from .batch import Prompt, SpeechBatch
 from .code_embedding import CodeHead, CodeSumEmbedding, corrupt, nearest_rows
@@ -166,9 +166,8 @@ class NARModel(nn.Module):
         )
         self.heads = nn.ModuleList([CodeHead(book, width, config.extra) for book in rows[1:]])
         self.register_buffer("first_book", torch.tensor([g[0] for g in config.groups]), persistent=False)
-        if config.code_noise:
-            nearest = torch.stack([nearest_rows(book) for book in rows[:n_lower]])
-            self.register_buffer("neighbours", nearest, persistent=False)
+        self.register_buffer("neighbours", self._nearest(), persistent=False)
+        self.register_load_state_dict_post_hook(_find_neighbours)
 
     # ---- training
 
@@ -205,6 +204,13 @@ class NARModel(nn.Module):
         head = torch.where(in_prompt[:, :reach, None], prompt, known[:, :reach])
         x = torch.cat([head, known[:, reach:]], dim=1) + spoken + self.segment((~in_prompt).long())
         return x, self._condition(group, prompt, in_prompt[:, :reach])
+
+    def _nearest(self) -> Tensor:
+        """The codes that noise may replace each known one by, (books, V, n)."""
+        rows = self.response_embedding.rows
+        if not self.config.code_noise:
+            return torch.zeros(0, dtype=torch.long, device=rows.device)
+        return torch.stack([nearest_rows(book) for book in rows])
 
     def _noisy(self, codes: Tensor) -> Tensor:
         share = self.config.code_noise
@@ -292,8 +298,8 @@ class NARModel(nn.Module):
 
     @torch.inference_mode()
     def init_state(self, prompt: Prompt | None = None) -> State:
-        """The state before the first frame, the prompt read: it serves every utterance in that voice (`tree_map` it
-        with `clone`, since a step writes into its storage).
+        """The state before the first frame, the prompt read: it serves every utterance in that voice (`fork` it, since
+        a step writes into its storage).
 
         (frames so far, transformer state with a row a group, condition (G, C), the last frame's pointer and age).
         Raises InputError for a prompt that does not fit.
@@ -321,6 +327,19 @@ class NARModel(nn.Module):
                 x.expand(g, -1, -1).transpose(1, 2), state, full=True, condition=condition, reach=n
             )
         return n, state, condition, nowhere, no_age
+
+    @torch.inference_mode()
+    def fork(self, state: State) -> State:
+        """An independent copy. Only what the caches hold is copied, not their empty slots, which are most of them."""
+        n, (position, caches), *rest = state
+
+        def copied(cache: Tensor) -> Tensor:
+            fresh = cache.new_zeros(cache.shape)  # unlike zeros_like, costs nothing for slots never used
+            fresh[:, :, :n] = cache[:, :, :n]
+            return fresh
+
+        forked = tuple((copied(keys), copied(values)) for keys, values in caches)
+        return n, (position.clone(), forked), *tree_map(lambda t: t.clone(), tuple(rest))
 
     def _prompt_phones(self, prompt: Prompt | None) -> tuple[Tensor, Tensor]:
         """The phones spoken in a prompt, and those after them that its end cuts off: (3, P'), (3, P'')."""
@@ -401,6 +420,11 @@ class NARModel(nn.Module):
                 f"the voice's prompt has {n} frames, {self.config.name} takes {self.config.context // 2} at most; "
                 "make the voice again with `myna voices add`, from a shorter recording"
             )
+
+
+def _find_neighbours(model: NARModel, _: object) -> None:
+    """After weights have been loaded: with them came the codec's vectors."""
+    model.neighbours = model._nearest()
 
 
 def _random_chunks(batch: int, n_frames: int, device: torch.device) -> Tensor:

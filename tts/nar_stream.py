@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..layers.streaming import State, tree_map
+from ..layers.streaming import State
 from .batch import Prompt
 from .nar import NARModel, NAROptions
 from .text.phones import Phones
@@ -43,7 +43,7 @@ class NARStream:
         with torch.inference_mode():
             self._encoded = [model.encode_phones(tokens, prompt)]
             self.states: tuple[State, ...] = (
-                model.init_state(prompt) if voice is None else tree_map(lambda t: t.clone(), voice),
+                model.init_state(prompt) if voice is None else model.fork(voice),
             )
             if self.options.voice_guidance != 1 and prompt is not None:
                 self._encoded.append(model.encode_phones(tokens))
