@@ -3,10 +3,17 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
+from myna.codec.checkpoint import save_checkpoint, weights_hash
+from myna.codec.myna import MynaCodec, MynaConfig
+from myna.codec.registry import load_codec
+from myna.training.speech_set import Speech, SpeechItem, speech_set_bytes
+from myna.tts.text.phones import Phones
 
 
 def vowel(pitch: float, seconds: float, rate: int) -> np.ndarray:
@@ -51,3 +58,63 @@ def corpus(tmp_path_factory):
 def tiny(corpus, tmp_path):
     """Overrides of the tiny recipe for a run of this test's own."""
     return [f"data.corpus={corpus}", f"data.cache={corpus / 'cache'}", f"output={tmp_path / 'run'}"]
+
+
+@pytest.fixture(scope="session")
+def lm_codec(tmp_path_factory):
+    """A codec of four codebooks of 16, on disk."""
+    torch.manual_seed(0)
+    small = {"width": 24, "latent_width": 24, "encoder_depth": (1, 1), "decoder_depth": (1, 1)}
+    codec = MynaCodec(MynaConfig(hop=24, latent_dim=8, n_codebooks=4, codebook_size=16, **small))
+    path = tmp_path_factory.mktemp("codec") / "codec.safetensors"
+    save_checkpoint(codec, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def speech_file(lm_codec, tmp_path_factory):
+    """A speech set whose codes follow from the phones and the voice, so that learning shows."""
+    rng = np.random.default_rng(0)
+    said = []
+    for source, split, n_speakers, each in (
+        ("synth", "train", 4, 8),
+        ("joe", "train", 1, 12),
+        ("synth", "dev", 2, 4),
+        ("joe", "dev", 1, 3),
+    ):
+        for speaker in range(n_speakers):
+            for speed in (1.0, 1.13) if split == "train" else (1.0,):
+                for i in range(each):
+                    item = SpeechItem(
+                        f"{source}-{split}-{speaker}-{i}",
+                        source,
+                        split,
+                        f"s{speaker}",
+                        speed,
+                        0.0,
+                        1.0,
+                        "",
+                        0.0,
+                    )
+                    said.append(utterance(item, int(rng.integers(8, 22)), speaker, rng))
+    path = tmp_path_factory.mktemp("speech") / "speech.safetensors"
+    path.write_bytes(speech_set_bytes(said, 16, "codec", weights_hash(load_codec(lm_codec))[:16]))
+    return path
+
+
+def utterance(item: SpeechItem, n_sounds: int, speaker: int, rng: np.random.Generator) -> Speech:
+    ipa = " ".join("".join(rng.choice(list("ptkaieou"), 4)) for _ in range(n_sounds // 4 + 1))
+    phones = Phones.from_ipa(ipa)
+    pointer = torch.from_numpy(np.repeat(np.arange(len(phones)), rng.integers(2, 7, len(phones))))
+    symbol = phones.tokens[0, pointer]
+    noise = torch.from_numpy(rng.integers(0, 16, len(pointer)))
+    wrong = torch.from_numpy(rng.random(len(pointer)) < 0.1)
+    first = torch.where(wrong, noise, (symbol + 5 * speaker) % 16)
+    codes = torch.stack([first, (first + symbol) % 16, (2 * first + speaker) % 16, (symbol + speaker) % 16])
+    return Speech(replace(item, score=-float(rng.random())), phones, pointer, codes)
+
+
+@pytest.fixture
+def lm_tiny(lm_codec, speech_file, tmp_path):
+    """Overrides of the tiny language model recipes for a run of this test's own."""
+    return [f"data.speech_set={speech_file}", f"data.codec={lm_codec}", f"output={tmp_path / 'run'}"]
