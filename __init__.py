@@ -4,6 +4,8 @@
 >>> data = myna.compress("speech.wav")            # bytes of a .myna file, 4 kbps or less
 >>> audio = myna.decompress(data)                 # audio.samples (C, N), audio.sample_rate
 >>> codec = myna.load_codec("myna-24k")           # the model itself: codec.encode, codec.decode, streams
+>>> speech = myna.say("Hello.", "me.wav", consent="I am the speaker and agree")  # speech.samples (N,)
+>>> for chunk in myna.stream("Hello.", "my-voice"): play(chunk)                  # while it is made
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compress", "decompress", "load_codec"]
+__all__ = ["Speaker", "Speech", "__version__", "compress", "decompress", "load_codec", "say", "stream"]
 
 if TYPE_CHECKING:
     from .codec.api import compress, decompress
     from .codec.registry import load_codec
+    from .tts.speaker import Speaker, Speech, say, stream
 
 
 def __getattr__(name: str) -> Any:
@@ -28,4 +31,8 @@ def __getattr__(name: str) -> Any:
         from .codec.registry import load_codec
 
         return load_codec
+    if name in ("Speaker", "Speech", "say", "stream"):
+        from .tts import speaker
+
+        return getattr(speaker, name)
     raise AttributeError(f"module 'myna' has no attribute {name!r}")

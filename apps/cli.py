@@ -12,7 +12,7 @@ import typer
 
 from .. import __version__
 from ..errors import MynaError
-from . import compress, decompress, evaluate, info, models, train
+from . import compress, decompress, evaluate, info, models, say, train
 from .console import PIPE_CLOSED, complain, silence_stdout
 
 OUT_OF_MEMORY = "out of memory; close other programs, use a smaller model or another --device"
@@ -46,6 +46,7 @@ def _options(
 app.command("compress")(compress.command)
 app.command("decompress")(decompress.command)
 app.command("info")(info.command)
+app.command("say")(say.command)
 app.add_typer(models.app, name="models")
 app.command("train")(train.train)
 app.add_typer(evaluate.app, name="evaluate")

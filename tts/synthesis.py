@@ -133,7 +133,8 @@ class Synthesizer:
         """The sentences from index `start`, chunk by chunk; every sentence ends with a chunk that says so.
 
         level: of `start_state` for the prompt. When a text is continued, level and position (samples said) are those
-        after the sentence before. Closing the generator stops the work. Raises UsageError if there is nothing to say in any of them, and what the models raise.
+        after the sentence before. Closing the generator stops the work. Raises UsageError if there is nothing to say
+        in any of them, and what the models raise.
         """
         options = options or SpeechOptions()
         codes = ahead(self._codes(sentences, prompt, options, start), _FRAMES_AHEAD, "ar")

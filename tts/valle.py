@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..codec import Codec, Codes
+from ..codec.checkpoint import weights_hash
 from ..errors import MynaError
 from ..layers.streaming import State
 from .aligner import Aligner
@@ -47,6 +48,7 @@ class Valle:
         self, codec: Codec, ar: ARModel, nar: NARModel, aligner: Aligner | None = None, int8: bool = True
     ):
         self.codec, self.aligner = codec, aligner
+        self._originals = (ar, nar)
         self.ar: ARModel = prepare(ar, int8)  # pyright: ignore[reportAttributeAccessIssue]
         self.nar: NARModel = prepare(nar, int8)  # pyright: ignore[reportAttributeAccessIssue]
         self.chunks = nar.config.chunks
@@ -81,6 +83,10 @@ class Valle:
             while len(self._voices) > _VOICES:
                 self._voices.popitem(last=False)
             return found
+
+    def fingerprint(self) -> str:
+        """Stands for the weights."""
+        return " ".join(weights_hash(model) for model in (self.codec, *self._originals))
 
     def score(self, samples: np.ndarray, phones: Phones) -> float:
         """The aligner's mean log-probability of the phones, the least sure half counting as much as all."""

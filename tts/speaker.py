@@ -1,0 +1,257 @@
+"""`myna.say`, `myna.stream` and `myna.Speaker`: text in a voice, in a call.
+
+Shapes: N samples of mono audio, n in a chunk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from ..codec.checkpoint import weights_hash
+from ..codec.registry import load_codec
+from ..data.audio import Audio, write_audio
+from ..errors import MissingModelError, UsageError
+from .aligner import SHIPPED as SHIPPED_ALIGNER
+from .aligner import load_aligner
+from .long_text import Sentence, split_text
+from .presets import SpeechOptions
+from .registry import SHIPPED_AR, SHIPPED_NAR, load_ar, load_nar
+from .synthesis import SpokenChunk, Synthesizer, Watermark
+from .tags import synthetic_tags
+from .text.lexicon import Lexicon
+from .text.phonemes import find_language, phonemize
+from .valle import Valle
+from .voice import Voice, find_voice
+from .watermark import WatermarkStream
+
+LexiconLike = Lexicon | Mapping[str, str] | str | Path
+VoiceLike = Voice | str | Path | BinaryIO | Audio
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What was said: samples (N,) float32 in [-1, 1], watermarked, at `sample_rate` Hz.   voice: its name."""
+
+    samples: np.ndarray
+    sample_rate: int
+    voice: str
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+    def save(self, path: str | Path, force: bool = False) -> None:
+        """Write WAV, FLAC or MP3, by the suffix, tagged as synthetic. Raises UsageError if the file exists without
+        `force` or for another suffix, OutputError if it cannot be written."""
+        write_audio(path, self.samples, self.sample_rate, force, tags=synthetic_tags(self.voice))
+
+
+class Speaker:
+    """The models, loaded once, for any number of texts and voices; safe to use from several threads.
+
+    models: None for those that ship.   device: where they run.   watermark: what puts the inaudible mark on one stretch
+    of speech, given the sample rate and the samples said before it; speech is never given out without.
+    Raises MissingModelError when weights are not installed.
+
+    >>> speaker = myna.Speaker()
+    >>> voice = speaker.voice("me.wav", consent="I am the speaker and agree")
+    >>> speaker.say("Hello.", voice).save("hello.wav")
+    """
+
+    def __init__(
+        self,
+        models: Valle | None = None,
+        device: str | torch.device = "cpu",
+        watermark: type[Watermark] | Any = WatermarkStream,
+    ):
+        self.models = load_models(device) if models is None else models
+        self.sample_rate = self.models.codec.sample_rate
+        self._watermark = partial(watermark, self.sample_rate)
+        self._watermark(0)  # fails here rather than in the middle of a sentence
+
+    def voice(self, source: VoiceLike, text: str | None = None, consent: str | None = None) -> Voice:
+        """A voice from a recording of 1 to 30 s (a path, an open file, samples), from a voice file, or from the library
+        by its name.
+
+        text: what is said in the recording, where it is known.   consent: for a recording, a statement that its speaker
+        agrees to being cloned. Raises UsageError without one, InputError for what cannot be a voice.
+        """
+        return find_voice(source, self.models.codec, text=text, consent=consent, aligner=self.models.aligner)
+
+    def chunks(
+        self,
+        sentences: list[Sentence],
+        voice: Voice,
+        options: SpeechOptions | None = None,
+        lexicon: LexiconLike | None = None,
+        after: SpokenChunk | None = None,
+        position: int = 0,
+    ) -> Generator[SpokenChunk, None, None]:
+        """Chunks of speech with where they are in the text.
+
+        after: the chunk that ended the last sentence said, to go on behind it, `position` samples into the speech.
+        """
+        prompt = voice.prompt()
+        words = _lexicon(lexicon)
+        synthesizer = Synthesizer(
+            self.models, lambda text, language: phonemize(text, language, words), self._watermark
+        )
+        start, level = 0, None
+        if after is not None:
+            start, level = after.sentence + 1, after.level
+        yield from synthesizer.stream(
+            sentences, prompt, level or self.models.level(prompt), options, start, position
+        )
+
+    def stream(
+        self,
+        text: str,
+        voice: VoiceLike,
+        voice_text: str | None = None,
+        consent: str | None = None,
+        *,
+        lexicon: LexiconLike | None = None,
+        options: SpeechOptions | None = None,
+        **settings: Any,
+    ) -> Iterator[np.ndarray]:
+        """As `myna.stream`."""
+        chosen = replace(options or SpeechOptions(), **settings)
+        sentences = sentences_of(text, chosen.language)
+        chunks = self.chunks(sentences, self.voice(voice, voice_text, consent), chosen, lexicon)
+        return _samples(chunks)
+
+    def say(
+        self,
+        text: str,
+        voice: VoiceLike,
+        voice_text: str | None = None,
+        consent: str | None = None,
+        *,
+        lexicon: LexiconLike | None = None,
+        options: SpeechOptions | None = None,
+        **settings: Any,
+    ) -> Speech:
+        """As `myna.say`."""
+        known = self.voice(voice, voice_text, consent)
+        parts = list(self.stream(text, known, lexicon=lexicon, options=options, **settings))
+        return Speech(np.concatenate([np.zeros(0, np.float32), *parts]), self.sample_rate, known.name)
+
+    def fingerprint(
+        self, sentences: list[Sentence], voice: Voice, options: SpeechOptions, lexicon: str
+    ) -> str:
+        """Stands for everything that shapes the audio: equal for equal samples."""
+        digest = hashlib.sha256(self.models.fingerprint().encode())
+        for part in (options, [(s.text, s.ends_paragraph) for s in sentences], lexicon):
+            digest.update(repr(part).encode() + b"\n")
+        prompt = voice.prompt()
+        digest.update(prompt.codes.cpu().numpy().tobytes())
+        digest.update(repr(prompt.pointer.tolist() if prompt.pointer is not None else None).encode())
+        return digest.hexdigest()
+
+
+def sentences_of(text: str, language: str = "en-us") -> list[Sentence]:
+    """The text cut into what is said in one go. Raises UsageError if there is nothing to say, or for a language that
+    is unknown."""
+    find_language(language)
+    found = split_text(text, language)
+    if not found:
+        raise UsageError("there is nothing to say: the text holds no letters or digits")
+    return found
+
+
+def load_models(device: str | torch.device = "cpu") -> Valle:
+    """The models that ship. Raises MissingModelError, one line, if one of them is not installed."""
+    for path in (SHIPPED_AR, SHIPPED_NAR):
+        if not path.is_file():
+            raise MissingModelError(
+                f"the weights of {path.stem} should be part of the package but {path} is missing; install myna again, or "
+                f"train them: myna train recipes/{path.stem}-cpu.yaml"
+            )
+    codec = load_codec("myna-24k", device)
+    spoken = weights_hash(codec)
+    aligner = load_aligner(device=device) if SHIPPED_ALIGNER.is_file() else None
+    return Valle(
+        codec, load_ar(device=device, codec_hash=spoken), load_nar(device=device, codec_hash=spoken), aligner
+    )
+
+
+_shared: dict[str, Speaker] = {}
+_lock = threading.Lock()
+
+
+def shared_speaker(device: str = "cpu") -> Speaker:
+    """One speaker with the models that ship, for all who ask."""
+    with _lock:
+        if device not in _shared:
+            _shared[device] = Speaker(device=device)
+        return _shared[device]
+
+
+def say(
+    text: str,
+    voice: VoiceLike,
+    voice_text: str | None = None,
+    consent: str | None = None,
+    *,
+    lexicon: LexiconLike | None = None,
+    options: SpeechOptions | None = None,
+    **settings: Any,
+) -> Speech:
+    """Say a text in a voice.
+
+    voice: a recording of 1 to 30 s (a path, an open file, an `Audio`), a saved voice's name or file, or a `Voice`.
+    voice_text: what is said in the recording, where it is known.   consent: for a recording, a statement that its
+    speaker agrees, which is kept with the voice.   lexicon: words and how to say them, a dict or a file.
+    settings: those of `SpeechOptions`: preset="standard", seed=0, language="en-us", speed=1.0, temperature, ...
+    Raises UsageError, InputError or MissingModelError, one line each.
+
+    >>> speech = myna.say("Hello there.", "me.wav", consent="I am the speaker and agree")
+    >>> speech.samples.shape, speech.sample_rate
+    """
+    return shared_speaker().say(
+        text, voice, voice_text, consent, lexicon=lexicon, options=options, **settings
+    )
+
+
+def stream(
+    text: str,
+    voice: VoiceLike,
+    voice_text: str | None = None,
+    consent: str | None = None,
+    *,
+    lexicon: LexiconLike | None = None,
+    options: SpeechOptions | None = None,
+    **settings: Any,
+) -> Iterator[np.ndarray]:
+    """`say` while it is made: chunks (n,) of samples at 24 kHz, which together are those of `say`. In memory that
+    does not grow with the text; closing the iterator stops the work.
+
+    >>> for chunk in myna.stream("Hello there.", "my-voice"):
+    ...     play(chunk)
+    """
+    return shared_speaker().stream(
+        text, voice, voice_text, consent, lexicon=lexicon, options=options, **settings
+    )
+
+
+def _samples(chunks: Generator[SpokenChunk, None, None]) -> Iterator[np.ndarray]:
+    with closing(chunks):
+        for chunk in chunks:
+            if len(chunk.samples):
+                yield chunk.samples
+
+
+def _lexicon(source: LexiconLike | None) -> Lexicon | None:
+    if source is None or isinstance(source, Lexicon):
+        return source
+    return Lexicon.of(source) if isinstance(source, Mapping) else Lexicon.load(source)
