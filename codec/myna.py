@@ -51,6 +51,7 @@ class MynaConfig:
     codebook_size: int = 1024
     codebook_dim: int = 16  # of factorized codebooks
     n_paths: int = 8  # of the search for the codes (EMA codebooks), 1: greedy
+    rate_weight: float = 0.0  # what the search pays for a bit of entropy-coded file, see ResidualVQ
     dead_code_share: float = 0.2  # codes used less than this share of the average are replaced while training
 
     @property
@@ -165,7 +166,9 @@ def build_decoder(config: MynaConfig) -> Chain:
 def build_quantizer(config: MynaConfig) -> ResidualVQ:
     k, v = config.n_codebooks, config.codebook_size
     if config.quantizer == "ema":
-        return ResidualVQ([EMACodebook(config.latent_dim, v) for _ in range(k)], config.n_paths)
+        return ResidualVQ(
+            [EMACodebook(config.latent_dim, v) for _ in range(k)], config.n_paths, config.rate_weight
+        )
     if config.quantizer == "factorized":
         d, share = config.codebook_dim, config.dead_code_share
         return ResidualVQ([FactorizedCodebook(config.latent_dim, v, d, share) for _ in range(k)])

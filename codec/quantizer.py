@@ -234,15 +234,23 @@ class ResidualVQ(nn.Module):
     beginnings are kept from codebook to codebook (the M-search of multistage quantizers; LeBlanc et al., "Efficient
     search and design procedures for robust multi-stage VQ", 1993). Decoding is the same, and any number of leading
     codebooks still decodes. 1: greedy, as in EnCodec and DAC.
+    rate_weight: what the search pays for a bit, as a share of the size (squared) of the last codebook's rows. The
+    bits are those of the code's frequency in training, so that what entropy coding writes gets smaller (Chou et al.,
+    "Entropy-constrained vector quantization", 1989). Only with several paths, not while training.
     """
 
-    def __init__(self, codebooks: list[EMACodebook] | list[FactorizedCodebook], n_paths: int = 1):
+    def __init__(
+        self,
+        codebooks: list[EMACodebook] | list[FactorizedCodebook],
+        n_paths: int = 1,
+        rate_weight: float = 0.0,
+    ):
         super().__init__()
         if n_paths > 1 and not isinstance(codebooks[0], EMACodebook):
             raise ValueError(
                 "a search over several paths needs EMA codebooks: factorized ones compare directions"
             )
-        self.codebooks, self.n_paths = nn.ModuleList(codebooks), n_paths
+        self.codebooks, self.n_paths, self.rate_weight = nn.ModuleList(codebooks), n_paths, rate_weight
 
     @property
     def n_codebooks(self) -> int:
@@ -274,18 +282,29 @@ class ResidualVQ(nn.Module):
         b, d, t = latents.shape
         flat = latents.transpose(1, 2).reshape(-1, d)
         # In blocks, because a frame asks for n_paths * codebook_size distances.
-        found = [self._search_block(x, n_codebooks) for x in flat.split(1024)]
+        costs = self._costs()
+        found = [self._search_block(x, costs[:n_codebooks]) for x in flat.split(1024)]
         return torch.cat(found).view(b, t, n_codebooks).transpose(1, 2)
 
-    def _search_block(self, x: Tensor, n_codebooks: int) -> Tensor:
-        """Vectors (n, d) -> codes (n, K)."""
+    def _costs(self) -> list[Tensor]:
+        """What choosing each row of each codebook costs beside the product with the residual, K of (V,)."""
+        books = cast("list[EMACodebook]", self._books)
+        costs = [book.embed.square().sum(1) for book in books]
+        if self.training or self.rate_weight == 0:
+            return costs
+        bit = self.rate_weight * costs[-1].mean()
+        share = [book.cluster_size.clamp(min=1e-3) / book.cluster_size.sum() for book in books]
+        return [cost - bit * p.log2() for cost, p in zip(costs, share, strict=True)]
+
+    def _search_block(self, x: Tensor, costs: list[Tensor]) -> Tensor:
+        """Vectors (n, d) -> codes (n, K), K as many as there are costs."""
         n, d = x.shape
         residual, error = x[:, None], x.new_zeros(n, 1)  # (n, M, d); (n, M): squared, less |x|^2 for all
         codes = x.new_zeros(n, 1, 0, dtype=torch.long)
-        for k in range(n_codebooks):
+        for k, cost in enumerate(costs):
             rows = cast("EMACodebook", self.codebooks[k]).embed
-            gain = rows.square().sum(1) - 2 * (residual.reshape(-1, d) @ rows.t()).view(n, -1, len(rows))
-            kept = 1 if k == n_codebooks - 1 else self.n_paths
+            gain = cost - 2 * (residual.reshape(-1, d) @ rows.t()).view(n, -1, len(rows))
+            kept = 1 if k == len(costs) - 1 else self.n_paths
             # The best of each path first: far fewer to sort than paths times rows.
             near, row = gain.topk(min(kept, len(rows)), dim=-1, largest=False)  # (n, M, kept)
             error, pick = (

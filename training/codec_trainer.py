@@ -328,6 +328,10 @@ class CodecTrainer(Trainer[CodecRecipe, Batch]):
         return held_out(chosen, section.crops, round(section.seconds * self.codec.sample_rate))
 
 
+# Fields of a model's configuration that say how it is used or trained, not what its weights are.
+_OF_NO_WEIGHT = ("name", "dead_code_share", "n_paths", "rate_weight")
+
+
 def _start(recipe: CodecRecipe) -> MynaCodec:
     """A new codec, or one with the weights of `init_from`."""
     codec = MynaCodec(recipe.model)
@@ -340,7 +344,7 @@ def _start(recipe: CodecRecipe) -> MynaCodec:
         raise UsageError(f"init_from {path} is not a model of this kind; give one that `myna train` wrote")
     for field in fields(recipe.model):
         mine, theirs = getattr(recipe.model, field.name), getattr(given.config, field.name)
-        if mine != theirs and field.name not in ("name", "dead_code_share"):
+        if mine != theirs and field.name not in _OF_NO_WEIGHT:
             raise UsageError(
                 f"init_from {path} has {field.name} {theirs}, the recipe's model {mine}; make them equal"
             )

@@ -186,3 +186,22 @@ def test_training_uses_what_the_search_finds():
 def test_factorized_codebooks_are_not_searched():
     with pytest.raises(ValueError, match="EMA"):
         ResidualVQ([FactorizedCodebook(DIM, SIZE, 4)], n_paths=2)
+
+
+def test_a_rate_weight_buys_frequent_codes_with_error():
+    rvq = ResidualVQ([EMACodebook(DIM, SIZE) for _ in range(4)], n_paths=4).eval()
+    use = torch.arange(1.0, SIZE + 1)
+    for book in rvq.codebooks:
+        book.cluster_size.copy_(use)
+    bits = -(use / use.sum()).log2()
+    x = torch.randn(2, DIM, 300)
+    error, rate = [], []
+    for rvq.rate_weight in (0.0, 0.1, 1.0):
+        codes = rvq.encode(x)
+        error.append(squared_error(rvq, x, codes).mean())
+        rate.append(bits[codes].mean())
+    assert error[0] < error[1] < error[2]
+    assert rate[0] > rate[1] > rate[2]
+    rvq.train()  # where codes that are rare must not become rarer
+    rvq.rate_weight = 1.0
+    torch.testing.assert_close(bits[rvq.encode(x)].mean(), rate[0])
