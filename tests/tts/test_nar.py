@@ -241,13 +241,15 @@ def test_chunks_in_training_are_drawn():
 
 
 def learn(model: NARModel, batch: SpeechBatch, steps: int) -> list[NARResult]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     results = []
     for step in range(steps):
         results.append(model(batch, torch.tensor([step % len(model.config.groups)])))
         optimizer.zero_grad()
         results[-1].loss.backward()
         optimizer.step()
+        schedule.step()
     return results
 
 
