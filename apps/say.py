@@ -140,7 +140,8 @@ class Speaking:
             resumed_at = draft.state.n_sentences
             if resumed_at:
                 self.console.note(
-                    f"going on with {target} after sentence {resumed_at} of {len(self.sentences)} (--restart begins anew)"
+                    f"going on with {target} after {resumed_at} of {len(self.sentences)} sentences "
+                    "(--restart begins anew)"
                 )
             try:
                 with self.console.progress(f"saying {target.name}") as progress:
@@ -156,7 +157,8 @@ class Speaking:
             except BaseException:
                 if draft.state.n_sentences:
                     self.console.note(
-                        f"{draft.state.n_sentences} of {len(self.sentences)} sentences are kept; the same command goes on"
+                        f"{draft.state.n_sentences} of {len(self.sentences)} sentences are kept; "
+                        "the same command goes on from there"
                     )
                 raise
             n_samples = draft.state.n_samples
@@ -345,13 +347,14 @@ def _speaking(
     console: Console,
 ) -> Speaking:
     """Everything loaded that it takes; what is wrong with the text is said before the models are looked for."""
-    from ..tts.speaker import Speaker, sentences_of
+    from ..tts.long_text import split_text
+    from ..tts.speaker import Speaker
     from ..tts.text.lexicon import Lexicon
     from ..tts.text.phonemes import language_note
 
     if note := language_note(options.language):
         console.note(note)
     words = Lexicon.load(lexicon) if lexicon else None
-    sentences = sentences_of(text, options.language)
+    sentences = split_text(text, options.language)
     speaker = Speaker(device=device)
     return Speaking(speaker, speaker.voice(voice, voice_text, consent), sentences, options, words, console)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import UsageError
 from .text.normalize import normalize
+from .text.phonemes import find_language
 from .text.sentences import split_sentences
 
 
@@ -21,9 +23,10 @@ class Sentence:
 def split_text(text: str, language: str = "en-us", max_chars: int = 200) -> list[Sentence]:
     """Text as people have it, markup and all, to sentences of at most `max_chars` characters.
 
-    Blank lines end a paragraph; lines within one run on, as in a book that was wrapped. Raises UsageError for a
-    language that is unknown.
+    Blank lines end a paragraph; lines within one run on, as in a book that was wrapped. Raises UsageError if there is
+    nothing to say, or for a language that is unknown.
     """
+    find_language(language)
     found: list[Sentence] = []
     end = 0
     for paragraph in normalize(text, language).splitlines():
@@ -31,4 +34,6 @@ def split_text(text: str, language: str = "en-us", max_chars: int = 200) -> list
         for i, sentence in enumerate(sentences):
             end += len(sentence)
             found.append(Sentence(sentence, i == len(sentences) - 1, end))
+    if not found:
+        raise UsageError("there is nothing to say: the text holds no letters or digits")
     return found

@@ -20,7 +20,7 @@ import torch
 from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
-from ..errors import MissingModelError, UsageError
+from ..errors import MissingModelError
 from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
 from .long_text import Sentence, split_text
@@ -29,7 +29,7 @@ from .registry import SHIPPED_AR, SHIPPED_NAR, load_ar, load_nar
 from .synthesis import SpokenChunk, Synthesizer, Watermark
 from .tags import synthetic_tags
 from .text.lexicon import Lexicon
-from .text.phonemes import find_language, phonemize
+from .text.phonemes import phonemize
 from .valle import Valle
 from .voice import Voice, find_voice
 from .watermark import WatermarkStream
@@ -126,7 +126,7 @@ class Speaker:
     ) -> Iterator[np.ndarray]:
         """As `myna.stream`."""
         chosen = replace(options or SpeechOptions(), **settings)
-        sentences = sentences_of(text, chosen.language)
+        sentences = split_text(text, chosen.language)
         chunks = self.chunks(sentences, self.voice(voice, voice_text, consent), chosen, lexicon)
         return _samples(chunks)
 
@@ -159,23 +159,13 @@ class Speaker:
         return digest.hexdigest()
 
 
-def sentences_of(text: str, language: str = "en-us") -> list[Sentence]:
-    """The text cut into what is said in one go. Raises UsageError if there is nothing to say, or for a language that
-    is unknown."""
-    find_language(language)
-    found = split_text(text, language)
-    if not found:
-        raise UsageError("there is nothing to say: the text holds no letters or digits")
-    return found
-
-
 def load_models(device: str | torch.device = "cpu") -> Valle:
     """The models that ship. Raises MissingModelError, one line, if one of them is not installed."""
     for path in (SHIPPED_AR, SHIPPED_NAR):
         if not path.is_file():
             raise MissingModelError(
-                f"the weights of {path.stem} should be part of the package but {path} is missing; install myna again, or "
-                f"train them: myna train recipes/{path.stem}-cpu.yaml"
+                f"the weights of {path.stem} should be part of the package but {path} is missing; install myna again, "
+                f"or train them: myna train recipes/{path.stem}-cpu.yaml"
             )
     codec = load_codec("myna-24k", device)
     spoken = weights_hash(codec)
