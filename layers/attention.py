@@ -26,17 +26,18 @@ class Rotary(nn.Module):
         self.register_buffer("frequencies", base**-exponent, persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (B, 1, T, D) for positions (B, T) in frames."""
+        """What `rotate` takes, twice (B, 1, T, D), for positions (B, T) in frames: cosines, and sines with the sign
+        of the channel that they are for."""
         phase = positions[:, None, :, None].float() * self.frequencies.float()
-        phase = torch.cat([phase, phase], dim=-1)
-        return phase.cos().to(dtype), phase.sin().to(dtype)
+        cos, sin = phase.cos(), phase.sin()
+        return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn x (B, H, T, D), channel i together with channel i + D/2, by what `Rotary` gave."""
     cos, sin = turn
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.addcmul(x * cos, torch.cat([second, first], dim=-1), sin)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
@@ -85,7 +86,7 @@ class Attention(nn.Module):
     def project(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, W) -> turned queries (B, H, T, D), turned keys and values (B, G, T, D)."""
         b, t, _ = x.shape
-        qkv = self.qkv(x).view(b, t, -1, self.head_dim).transpose(1, 2)
+        qkv = self.qkv(x).view(b, t, self.n_heads + 2 * self.n_kv_heads, self.head_dim).transpose(1, 2)
         turned = rotate(qkv[:, : self.n_heads + self.n_kv_heads], turn)
         return turned[:, : self.n_heads], turned[:, self.n_heads :], qkv[:, self.n_heads + self.n_kv_heads :]
 
@@ -130,5 +131,4 @@ class Attention(nn.Module):
         return self._merge(y)
 
     def _merge(self, y: Tensor) -> Tensor:
-        b, _, t, _ = y.shape
-        return self.out(y.transpose(1, 2).reshape(b, t, -1))
+        return self.out(y.transpose(1, 2).flatten(2))

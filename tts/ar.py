@@ -139,7 +139,8 @@ class ARModel(nn.Module):
             )
         )
         self.code_head = CodeHead(rows[0], config.width, config.extra)
-        self.register_buffer("neighbours", nearest_rows(rows[0]), persistent=False)
+        self.register_buffer("neighbours", nearest_rows(self.code_head.rows), persistent=False)
+        self.register_load_state_dict_post_hook(_find_neighbours)
 
     # ---- training
 
@@ -268,6 +269,11 @@ class ARModel(nn.Module):
         if self.config.alignment == "pointer":
             return codes
         return torch.cat([codes, self.end_head(hidden)], dim=-1)
+
+
+def _find_neighbours(model: ARModel, _: object) -> None:
+    """After weights have been loaded: with them came the codec's vectors."""
+    model.neighbours = nearest_rows(model.code_head.rows)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ class ARGenerator:
             chosen = torch.tensor([code], device=hidden.device)
             moves = durations(pointer, age, model.advance_head(hidden[:1], chosen)[0])
             yield code, pointer
-            before = table[code]
+            before = table[code].expand(self._n_rows, -1)
             pointer, age = (pointer + moves, 0) if moves else (pointer, age + 1)
 
     def _plain(self) -> Iterator[tuple[int, int]]:
@@ -182,7 +182,7 @@ class ARGenerator:
             if code == end:
                 return
             yield code, -1
-            before = table[code]
+            before = table[code].expand(self._n_rows, -1)
 
     def _step(self, x: Tensor) -> Tensor:
         self._reach += 1
@@ -249,7 +249,9 @@ def _spoken_in(prompt: Prompt | None) -> tuple[Tensor, Tensor]:
         return none, torch.full((prompt.codes.shape[1],), -1)
     first, last = int(prompt.pointer.min()), int(prompt.pointer.max())
     if first < 0 or last >= len(prompt.phones):
-        raise InputError(f"the voice's transcript has {len(prompt.phones)} phones, its pointer is at {first} to {last}")
+        raise InputError(
+            f"the voice's transcript has {len(prompt.phones)} phones, its pointer is at {first} to {last}"
+        )
     return prompt.phones.tokens[:, first : last + 1], prompt.pointer - first
 
 

@@ -11,8 +11,10 @@ import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.transformer import Block, RMSNorm
 from .code_embedding import CodeEmbedding, CodeHead, CodeSumEmbedding
 
 _ENGINES = ("fbgemm", "x86", "qnnpack")  # the first that this build of torch has
@@ -64,6 +66,13 @@ class CodeSums(nn.Module):
         return CodeSumEmbedding.sum(self.table, codes)
 
 
+class UnitNorm(nn.Module):
+    """x over its length: an RMSNorm whose gain has moved into the matrix that follows."""
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return F.normalize(x, dim=-1)
+
+
 @torch.no_grad()
 def prepare(model: nn.Module, int8: bool = True) -> nn.Module:
     """A copy of a model (or of a part) for generation, in evaluation mode: the code embeddings and heads as plain
@@ -87,9 +96,21 @@ def _prepared(module: nn.Module, engine: str | None) -> nn.Module:
     if isinstance(module, nn.Linear):
         bias = None if module.bias is None else module.bias.detach()
         return _linear(module.weight.detach(), bias, engine)
+    if isinstance(module, Block):
+        _fold_norm(module, "norm1", module.attention.qkv)
+        _fold_norm(module, "norm2", module.feed_forward.gate_up)
     for name, child in module.named_children():
         setattr(module, name, _prepared(child, engine))
     return module
+
+
+def _fold_norm(block: Block, name: str, into: nn.Linear) -> None:
+    """Three operations of torch instead of twelve."""
+    norm: RMSNorm = getattr(block, name)
+    if norm.adapt is None:
+        gain = norm.weight * norm.weight.numel() ** 0.5
+        into.weight = nn.Parameter(into.weight * gain, requires_grad=False)
+        setattr(block, name, UnitNorm())
 
 
 def _linear(weight: Tensor, bias: Tensor | None, engine: str | None) -> nn.Module:

@@ -25,7 +25,9 @@ class SamplingOptions:
     top_k: int = 0  # only the k likeliest codes, 0: all
     top_p: float = 0.9  # only the likeliest codes that together have this probability, 1: all
     repetition_window: int = 10  # frames in which a code is looked for again, 0: never
-    repetition_threshold: float = 0.5  # a code with more than this share of them is drawn anew, from all codes
+    repetition_threshold: float = (
+        0.5  # a code with more than this share of them is drawn anew, from all codes
+    )
     text_guidance: float = 1.0  # above 1 exaggerates what the text changes; 1: as the model has learned it
     voice_guidance: float = 1.0  # the same for the voice of the prompt
     duration_temperature: float = 0.7  # 1: durations as varied as the model believes, 0: always the median
@@ -43,7 +45,12 @@ class SamplingOptions:
             ("repetition_threshold", self.repetition_threshold, self.repetition_threshold >= 0, "0 or more"),
             ("text_guidance", self.text_guidance, self.text_guidance >= 0, "0 or more, 1 being none"),
             ("voice_guidance", self.voice_guidance, self.voice_guidance >= 0, "0 or more, 1 being none"),
-            ("duration_temperature", self.duration_temperature, 0 <= self.duration_temperature <= 1, "0 to 1"),
+            (
+                "duration_temperature",
+                self.duration_temperature,
+                0 <= self.duration_temperature <= 1,
+                "0 to 1",
+            ),
             ("speed", self.speed, 0.25 <= self.speed <= 4, "0.25 to 4"),
             ("max_sound_frames", self.max_sound_frames, self.max_sound_frames >= 1, "1 or more"),
             ("max_pause_frames", self.max_pause_frames, self.max_pause_frames >= 1, "1 or more"),

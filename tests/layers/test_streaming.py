@@ -19,6 +19,7 @@ from myna.layers.convnext import ConvNeXtBlock
 from myna.layers.lstm import LSTM
 from myna.layers.norm import Trim
 from myna.layers.spectral import Frames, OverlapAdd
+from myna.layers.transformer import Transformer, TransformerConfig
 from torch import Tensor, nn
 
 SEANET = SEANetConfig(dimension=4, n_filters=2, ratios=(3, 2), n_lstm=1, dilation_base=3, n_residual_layers=2)
@@ -45,6 +46,7 @@ LAYERS: dict[str, tuple[int, Callable[[], Streamable]]] = {
     "dac-encoder": (1, lambda: dac_encoder(DAC)),
     "dac-decoder": (4, lambda: dac_decoder(DAC)),
     "myna-encoder": (1, lambda: build_encoder(MYNA)),
+    "transformer": (8, lambda: Transformer(TransformerConfig(8, 2, 2, 1, 12, context=9))),
     "myna-decoder": (4, lambda: build_decoder(MYNA)),
 }
 for _kernel, _stride, _dilation in [
