@@ -31,7 +31,7 @@ from ..layers.streaming import State, tree_map
 from ..layers.transformer import Transformer, TransformerConfig
 from .batch import Prompt, SpeechBatch
 from .code_embedding import CodeHead, CodeSumEmbedding, corrupt, nearest_rows
-from .pointer import phone_ages, phones_at
+from .pointer import phone_ages, phones_at, spoken_in
 from .text.phones import N_SYMBOLS, Phones
 from .text_encoder import TextEncoder, TextEncoderConfig
 
@@ -286,9 +286,9 @@ class NARModel(nn.Module):
     @torch.inference_mode()
     def encode_phones(self, phones: Tensor, prompt: Prompt | None = None) -> Tensor:
         """Phones to be said (3, P), after a prompt -> (1, P, W)."""
-        own, cut_off = self._prompt_phones(prompt)
-        both = torch.cat([own, cut_off, phones.to(own.device)], dim=1)
-        return self._encode(both, own.shape[1])[:, both.shape[1] - phones.shape[1] :]
+        own, _ = spoken_in(prompt)
+        n, both = own.shape[1], torch.cat([own.to(phones.device), phones], dim=1)
+        return self._encode(both, n)[:, n:]
 
     def _encode(self, phones: Tensor, n_own: int) -> Tensor:
         if phones.shape[1] == 0:
@@ -319,9 +319,9 @@ class NARModel(nn.Module):
         everywhere = torch.ones(1, n, device=device)
         condition = self._condition(groups, embedded, everywhere)
         if prompt is not None and n:
-            own, _ = self._prompt_phones(prompt)
-            at = torch.full((1, n), -1) if prompt.pointer is None else prompt.pointer[None]
-            spoken, *_ = self._spoken(self._encode(own, own.shape[1]), at.to(device), nowhere, no_age)
+            own, at = spoken_in(prompt)
+            encoded = self._encode(own.to(device), own.shape[1])
+            spoken, *_ = self._spoken(encoded, at[None].to(device), nowhere, no_age)
             x = embedded + spoken + self.segment.weight[0]
             _, state = self.transformer.step(
                 x.expand(g, -1, -1).transpose(1, 2), state, full=True, condition=condition, reach=n
@@ -340,15 +340,6 @@ class NARModel(nn.Module):
 
         forked = tuple((copied(keys), copied(values)) for keys, values in caches)
         return n, (position.clone(), forked), *tree_map(lambda t: t.clone(), tuple(rest))
-
-    def _prompt_phones(self, prompt: Prompt | None) -> tuple[Tensor, Tensor]:
-        """The phones spoken in a prompt, and those after them that its end cuts off: (3, P'), (3, P'')."""
-        device = self.no_phone.device
-        if prompt is None or prompt.phones is None or prompt.pointer is None or not len(prompt.pointer):
-            none = torch.zeros(3, 0, dtype=torch.long, device=device)
-            return none, none
-        n, tokens = int(prompt.pointer.max()) + 1, prompt.phones.tokens.to(device)
-        return tokens[:, :n], tokens[:, n:]
 
     @torch.inference_mode()
     def step(

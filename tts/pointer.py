@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import InputError
+from .batch import Prompt
+
 
 def phones_at(encoded: Tensor, pointer: Tensor, unknown: Tensor) -> Tensor:
     """The encoding of the phone spoken in each frame: encoded (B, P, W), pointer (B, T) -> (B, T, W).
@@ -36,3 +39,22 @@ def phone_ages(pointer: Tensor, before: Tensor | None = None, age: Tensor | None
     moved = torch.cat([first, pointer[:, 1:] != pointer[:, :-1]], dim=1)
     since = torch.where(moved, frames, carried[:, None]).cummax(dim=1).values
     return frames - since
+
+
+def spoken_in(prompt: Prompt | None) -> tuple[Tensor, Tensor]:
+    """The phones that are spoken in a prompt (3, P'), and the pointer (T,) into them, -1 without a transcript.
+
+    Phones of its transcript before and after those do not count. Raises InputError for a pointer beyond them.
+    """
+    none = torch.zeros(3, 0, dtype=torch.long)
+    if prompt is None:
+        return none, none[0]
+    if prompt.phones is None or prompt.pointer is None or not len(prompt.pointer):
+        return none, torch.full((prompt.codes.shape[1],), -1)
+    first, last = int(prompt.pointer.min()), int(prompt.pointer.max())
+    if first < 0 or last >= len(prompt.phones):
+        raise InputError(
+            f"the voice's transcript has {len(prompt.phones)} phones, but its pointer is at {first} to {last}; make "
+            "the voice again with `myna voices add`"
+        )
+    return prompt.phones.tokens[:, first : last + 1], prompt.pointer - first

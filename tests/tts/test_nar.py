@@ -68,7 +68,7 @@ def draw_prompt(t: int = 11, text: bool = True) -> Prompt:
     codes = torch.randint(V, (K, t))
     if not text:
         return Prompt(codes)
-    return Prompt(codes, Phones(draw_phones()), torch.arange(t) * (P - 1) // t)  # the last phone is cut off
+    return Prompt(codes, Phones(draw_phones()), torch.arange(t) * P // t)
 
 
 def as_batch(
@@ -326,6 +326,20 @@ def test_prepared_for_generation_it_says_the_same(model: NARModel, int8: bool):
     parts = [stream.push(a, b) for a, b in zip(first.split(7), pointer.split(7), strict=True)]
     whole = fast.generate(first, pointer, phones, prompt)
     assert torch.equal(torch.cat([*parts, stream.flush()], dim=1), whole)
+
+
+def test_phones_that_a_prompt_does_not_speak_do_not_count(model: NARModel):
+    torch.manual_seed(15)
+    prompt, t, phones = draw_prompt(), 12, draw_phones()
+    assert prompt.phones is not None
+    assert prompt.pointer is not None
+    around = Phones(torch.cat([draw_phones(2), prompt.phones.tokens, draw_phones(3)], dim=1))
+    longer = Prompt(prompt.codes, around, prompt.pointer + 2)
+    first, pointer = torch.randint(V, (t,)), draw_pointer(t)
+    same = model.generate(first, pointer, phones, longer)
+    assert torch.equal(same, model.generate(first, pointer, phones, prompt))
+    with pytest.raises(InputError, match="10 phones"):
+        model.init_state(Prompt(prompt.codes, around, prompt.pointer + 6))
 
 
 def test_seeds_and_guidance(model: NARModel):
