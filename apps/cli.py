@@ -12,8 +12,9 @@ import typer
 
 from .. import __version__
 from ..errors import MynaError
-from . import compress, decompress, evaluate, info, models, say, train
+from . import compress, decompress, evaluate, info, models, say, train, voices
 from .console import PIPE_CLOSED, complain, silence_stdout
+from .demo import command as demo
 
 OUT_OF_MEMORY = "out of memory; close other programs, use a smaller model or another --device"
 INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells count
@@ -48,6 +49,8 @@ app.command("decompress")(decompress.command)
 app.command("info")(info.command)
 app.command("say")(say.command)
 app.add_typer(models.app, name="models")
+app.add_typer(voices.app, name="voices")
+app.command("demo")(demo.command)
 app.command("train")(train.train)
 app.add_typer(evaluate.app, name="evaluate")
 

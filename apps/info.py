@@ -11,16 +11,26 @@ from ..data.files import input_errors
 from .console import Console, size
 from .options import COMPRESSED
 
+LISTEN_TO, STRETCHES = (
+    72.0,
+    6,
+)  # seconds of a long recording that are searched for the watermark, in so many places
+
 
 def command(
     file: str = typer.Argument(..., metavar="FILE", help="A .myna, .ecdc or .dac file, or a recording."),
+    listen: bool = typer.Option(
+        True,
+        "--watermark/--no-watermark",
+        help="Listen to a recording for the mark on speech that myna made.",
+    ),
     json: bool = typer.Option(False, "--json", help="Print the facts as JSON."),
 ) -> None:
-    """Say what is inside a file, without decoding it."""
+    """Say what is inside a file, without decoding it; of a recording also whether myna said it."""
     with input_errors(file):
         opened = open(file, "rb")  # noqa: SIM115 (closed by the next line)
     with opened:
-        facts = compressed_facts(file, opened) if _is_compressed(file, opened) else audio_facts(file)
+        facts = compressed_facts(file, opened) if _is_compressed(file, opened) else audio_facts(file, listen)
     width = max(len(key) for key in facts)
     lines = [
         f"{key.replace('_', ' '):<{width}}  {_show(key, value)}"
@@ -60,8 +70,8 @@ def compressed_facts(name: str, opened: BinaryIO) -> dict[str, Any]:
     }
 
 
-def audio_facts(name: str) -> dict[str, Any]:
-    """What a recording's header states. Raises InputError."""
+def audio_facts(name: str, listen: bool = True) -> dict[str, Any]:
+    """What a recording's header states and, if asked to `listen`, whether it is speech of ours. Raises InputError."""
     from ..data.audio import AudioReader
 
     n_bytes = Path(name).stat().st_size
@@ -78,7 +88,56 @@ def audio_facts(name: str) -> dict[str, Any]:
         "n_samples": info.n_frames,
         "bytes": n_bytes,
         "bitrate": 8 * n_bytes / duration if duration else None,
+        **(synthetic_facts(name, duration) if listen else {}),
     }
+
+
+def synthetic_facts(name: str, duration: float | None) -> dict[str, Any]:
+    """Whether a recording says that it is synthetic, in its tags and by the watermark in its sound.
+
+    duration: in seconds, where it is known; of a long recording only stretches are heard.
+    """
+    from ..data.audio import AudioReader
+    from ..tts.tags import is_synthetic
+    from ..tts.watermark import WatermarkDetector
+
+    tags = read_tags(name)
+    n_skipped = (
+        0.0 if duration is None or duration <= LISTEN_TO else duration / STRETCHES - LISTEN_TO / STRETCHES
+    )
+    with AudioReader(name) as reader:
+        detector = WatermarkDetector(reader.info.sample_rate)
+        heard = passed = 0.0
+        for block in reader.blocks(seconds=1.0):
+            seconds = block.shape[1] / reader.info.sample_rate
+            if n_skipped and heard >= LISTEN_TO / STRETCHES:
+                detector.skip(block.shape[1])
+                passed += seconds
+                if passed >= n_skipped:
+                    heard = passed = 0.0
+                continue
+            detector.push(block.mean(axis=0))
+            heard += seconds
+    mark = detector.result()
+    return {
+        "comment": tags.get("comment") or None,
+        "synthetic_tag": is_synthetic(tags),
+        "watermark": mark.found,
+        "watermark_confidence": round(mark.confidence, 3),
+        "watermark_prominence": round(mark.prominence, 2),
+        "watermark_seconds": round(mark.seconds, 2),
+    }
+
+
+def read_tags(name: str) -> dict[str, str]:
+    """The tags of a recording that has some, text by name."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(name) as sound:
+            return sound.copy_metadata()
+    except (soundfile.SoundFileError, TypeError, OSError):
+        return {}
 
 
 def _is_compressed(name: str, opened: BinaryIO) -> bool:
@@ -97,4 +156,8 @@ def _show(key: str, value: Any) -> str:
         return f"{value / 1000:.2f} kbps"
     if key.endswith("sample_rate"):
         return f"{value} Hz"
+    if key == "watermark":
+        return "found: myna said this" if value else "not found"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g} Hz" if key == "frame_rate" else str(value)

@@ -24,6 +24,7 @@ BELOW = {
     "evaluation": {"tts", "codec", "discriminators", "asr", "layers", "kernels", "data", "training"},
     "weights": set(),
     "recipes": set(),
+    "voices": set(),
 }
 BELOW["apps"] = set(BELOW)
 EVERYWHERE = {"errors", ""}  # "" is the package itself: its version

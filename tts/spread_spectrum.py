@@ -1,0 +1,124 @@
+"""A mark that outlives codecs: the level of twelve bands moves by +-2 dB, up or down every 30 ms, in a known pattern.
+
+Perth's mark is finer than what a codec of 4 kbps keeps of a spectrum; levels of broad bands are what such a codec
+keeps best. The pattern repeats every 2.4 s. The detector folds the recording's band levels to that period and looks
+for the pattern at every offset with a matched filter, which knows how speech itself moves (spread-spectrum
+watermarking as in Kirovski and Malvar, 2003). What it gives is how far the best offset stands out of all others, in
+standard deviations: about 4 at most where there is no mark, 13 with one, 7 after myna-24k (clips of four seconds).
+
+Shapes: N samples, Q bands, C chips of 30 ms, T frames of 10 ms, P frames a period.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RATE = 16_000  # Hz, of what the detector is given
+BANDS, CHIPS = 12, 80
+CHIP_SECONDS = 0.03
+DEPTH_DB = 2.0
+LOW_HZ, HIGH_HZ = 150.0, 6500.0
+_HOP_SECONDS, _WINDOW_SECONDS = 0.01, 0.032
+_FRAMES_PER_CHIP = 3
+PERIOD = CHIPS * _FRAMES_PER_CHIP  # frames
+_RANGE_DB = 55.0  # quieter than this below the loudest is not listened to
+# How speech itself moves, clean and coded: its power by cosine over the bands (rows of the DCT) and, at these
+# frequencies, by modulation; fitted to two hundred recordings as a product of the two.
+_BY_COSINE = (28.8, 11.6, 6.07, 4.25, 3.4, 2.85, 2.53, 2.25, 2.14, 2.08, 1.9, 1.65)
+_MODULATION_HZ = (0.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 50.0)
+_BY_MODULATION = (94.6, 53.1, 24.6, 6.93, 3.07, 1.7, 0.71, 0.36, 0.18)
+# What a codec with 50 frames a second lets through.
+_KEPT_HZ = 31.0
+
+
+@lru_cache(maxsize=1)
+def pattern() -> Tensor:
+    """(Q, C) of +1 and -1."""
+    digest = hashlib.shake_128(b"myna watermark 1").digest(BANDS * CHIPS // 8)
+    return torch.from_numpy(
+        np.unpackbits(np.frombuffer(digest, np.uint8)).reshape(BANDS, CHIPS) * 2.0 - 1
+    ).float()
+
+
+def band_edges() -> np.ndarray:
+    """(Q + 1,) Hz, even on the mel scale."""
+    mel = np.linspace(np.log1p(LOW_HZ / 700), np.log1p(HIGH_HZ / 700), BANDS + 1)
+    return 700 * np.expm1(mel)
+
+
+def gains_db(frequencies: Tensor) -> Tensor:
+    """What each chip adds at frequencies (F,) in Hz, even and rising: (C, F) dB, smooth from band to band."""
+    edges = torch.from_numpy(band_edges()).float()
+    band = torch.bucketize(frequencies, edges) - 1
+    inside = (band >= 0) & (band < BANDS)
+    steps = pattern()[band.clamp(0, BANDS - 1)].T * inside * DEPTH_DB
+    width = max(1, round(25 / float(frequencies[1] - frequencies[0])))  # over 50 Hz
+    kernel = torch.hann_window(2 * width + 3, periodic=False)[1:-1]
+    kernel = kernel / kernel.sum()
+    return F.conv1d(F.pad(steps[:, None], (width, width), mode="replicate"), kernel[None, None])[:, 0]
+
+
+def band_levels(samples: Tensor) -> Tensor:
+    """samples (N,) at 16 kHz -> (Q, T) dB, silence raised to a floor."""
+    n = round(_WINDOW_SECONDS * RATE)
+    hop = round(_HOP_SECONDS * RATE)
+    window = torch.hann_window(n)
+    stft = torch.stft(samples, n, hop, n, window, center=True, pad_mode="constant", return_complex=True)
+    power = stft.abs().square()
+    frequencies = torch.arange(power.shape[0]) * RATE / n
+    band = torch.bucketize(frequencies, torch.from_numpy(band_edges()).float()) - 1
+    levels = torch.stack([power[band == q].mean(0) for q in range(BANDS)])
+    levels = 10 * (levels + 1e-9).log10()
+    return levels.clamp(min=float(levels.max()) - _RANGE_DB)
+
+
+def fold(levels: Tensor, start: int = 0) -> Tensor:
+    """(Q, T) -> (Q, P): all periods added up. start: the frame of the recording that `levels` begins with."""
+    n = levels.shape[1]
+    levels = (levels - levels.mean(1, keepdim=True)) * torch.hann_window(n) ** 0.25
+    levels = F.pad(levels, (start % PERIOD, -(n + start) % PERIOD))
+    return levels.unflatten(1, (-1, PERIOD)).sum(1)
+
+
+def prominence(folded: Tensor) -> float:
+    """How far the pattern's best offset stands out of all others, in standard deviations."""
+    spectrum = torch.fft.rfft(_cosines() @ folded)
+    found = torch.fft.irfft((spectrum * _matched_filter()).sum(0), PERIOD)
+    middle = found.median()
+    spread = 1.4826 * (found - middle).abs().median()
+    return float((found.max() - middle) / spread) if float(spread) > 0 else 0.0
+
+
+@torch.inference_mode()
+def detect(samples: np.ndarray) -> float:
+    """The prominence of the mark in samples (N,) at 16 kHz; 0 for silence and less than half a second."""
+    if len(samples) < RATE // 2 or not np.any(samples):
+        return 0.0
+    return prominence(fold(band_levels(torch.from_numpy(np.ascontiguousarray(samples, np.float32)))))
+
+
+def _cosines() -> Tensor:
+    """The orthonormal DCT over the bands, (Q, Q)."""
+    k, n = torch.arange(BANDS)[:, None], torch.arange(BANDS)[None]
+    matrix = torch.cos(torch.pi * k * (n + 0.5) / BANDS) * (2 / BANDS) ** 0.5
+    matrix[0] /= 2**0.5
+    return matrix
+
+
+@lru_cache(maxsize=1)
+def _matched_filter() -> Tensor:
+    """(Q, P / 2 + 1): the conjugate spectrum of the pattern over the power of speech, where codecs let it through."""
+    template = pattern().repeat_interleave(_FRAMES_PER_CHIP, 1)
+    template = F.avg_pool1d(F.pad(template[:, None], (1, 1), mode="circular"), 3, 1)[:, 0]
+    template = torch.fft.rfft(_cosines() @ (template - template.mean(1, keepdim=True)))
+    modulation = np.arange(PERIOD // 2 + 1) / (PERIOD * _HOP_SECONDS)
+    power = np.exp(np.interp(modulation, _MODULATION_HZ, np.log(_BY_MODULATION)))
+    power = torch.from_numpy(np.outer(_BY_COSINE, power)).float()
+    kept = torch.linspace(1.0, 0.5, BANDS)[:, None] * torch.from_numpy((modulation < _KEPT_HZ) * 1.0).float()
+    return template.conj() * kept / power

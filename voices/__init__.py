@@ -1,0 +1,1 @@
+"""Recordings of the voices that ship; `voices.json` says what they are and what they say."""
