@@ -87,8 +87,9 @@ class Attention(nn.Module):
         """x (B, T, W) -> turned queries (B, H, T, D), turned keys and values (B, G, T, D)."""
         b, t, _ = x.shape
         qkv = self.qkv(x).view(b, t, self.n_heads + 2 * self.n_kv_heads, self.head_dim).transpose(1, 2)
-        turned = rotate(qkv[:, : self.n_heads + self.n_kv_heads], turn)
-        return turned[:, : self.n_heads], turned[:, self.n_heads :], qkv[:, self.n_heads + self.n_kv_heads :]
+        qk, v = qkv.split([self.n_heads + self.n_kv_heads, self.n_kv_heads], dim=1)
+        q, k = rotate(qk, turn).split([self.n_heads, self.n_kv_heads], dim=1)
+        return q, k, v
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         """x (B, T, W) -> (B, T, W). mask: as in `attend`; None: causal."""
@@ -119,15 +120,15 @@ class Attention(nn.Module):
         y = q
         if with_past:
             past = mask.shape[-1] - k.shape[2]
-            seen = (torch.cat([old[:, :, :past], new], dim=2) for old, new in ((keys, k), (values, v)))
-            y = attend(q, *seen, mask)
-        n = slot.shape[1]
+            all_keys = torch.cat([keys.narrow(2, 0, past), k], dim=2)
+            y = attend(q, all_keys, torch.cat([values.narrow(2, 0, past), v], dim=2), mask)
+        n, t = slot.shape[1], k.shape[2]
         index = slot[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
-        keys.scatter_(2, index, k[:, :, k.shape[2] - n :].to(keys.dtype))
-        values.scatter_(2, index, v[:, :, v.shape[2] - n :].to(values.dtype))
+        keys.scatter_(2, index, (k if n == t else k[:, :, t - n :]).to(keys.dtype))
+        values.scatter_(2, index, (v if n == t else v[:, :, t - n :]).to(values.dtype))
         if not with_past:
             reach = mask.shape[-1]
-            y = attend(q, keys[:, :, :reach], values[:, :, :reach], mask)
+            y = attend(q, keys.narrow(2, 0, reach), values.narrow(2, 0, reach), mask)
         return self._merge(y)
 
     def _merge(self, y: Tensor) -> Tensor:

@@ -184,10 +184,10 @@ class Transformer(Streamable):
             raise ValueError(f"a block of {t} frames does not fit in the context of {slots}")
         at = position[:, None] + torch.arange(t, device=x.device)  # (B, T)
         following = position + (t if lengths is None else lengths)
-        ring = torch.arange(slots, device=x.device)
         with_past = t > 1 and not full
+        read = bound - t if with_past and bound < slots else bound
+        ring = torch.arange(read, device=x.device)
         if with_past:
-            ring = ring if bound == slots else ring[: bound - t]
             # The slot s holds the frame of the greatest position below `position` that is s modulo S.
             last = position[:, None] - 1
             held = last - (last - ring) % slots  # (B, S); negative: empty
@@ -195,7 +195,6 @@ class Transformer(Streamable):
             age = at[:, None, :, None] - seen
             allowed = (age >= 0) & (age < slots) & (seen >= 0)
         else:
-            ring = ring[:bound]
             last = at[:, -1:]
             allowed = (last - (last - ring) % slots >= 0)[:, None, None]  # (B, 1, 1, S)
         turn = self.rotary(at, x.dtype)
