@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ..tts.aligner import MIN_SCORE, AlignerConfig
+from ..tts.aligner import AlignerConfig
 from .recipe import Section, strict
 from .trainer_recipe import TrainerRecipe, ValidationSection
 
@@ -52,7 +52,6 @@ class AlignerRecipe(TrainerRecipe):
     # approximate ones, and learns from that, too.
     realign_at: tuple[int, ...] = ()
     realign_hours: float = Field(default=1.0, gt=0)  # of each source, at most
-    min_score: float = Field(default=MIN_SCORE - 1, le=0)  # alignments below are not learned from
 
     @model_validator(mode="after")
     def _in_order(self) -> AlignerRecipe:

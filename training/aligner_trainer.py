@@ -9,7 +9,6 @@ Shapes: B batch, M mel bands, T codec frames, P phones.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from ..data.augment import change_speed
 from ..data.corpus import Corpus, open_corpus
 from ..errors import InputError
-from ..tts.aligner import Aligner, MelSpectrogram, fits, is_pause, load_aligner, save_aligner
+from ..tts.aligner import Aligner, Alignment, MelSpectrogram, fits, is_pause, load_aligner, save_aligner
 from ..tts.text.phones import SYMBOLS
 from . import distributed
 from .aligner_recipe import AlignerAugment, AlignerHeldOut, AlignerRecipe
@@ -59,7 +58,7 @@ class AlignerBatch:
     labels: Tensor
 
 
-class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch]):
+class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch | None]):
     """One run. Its state is the network, and when each phone of each utterance begins by its own alignments."""
 
     name = "aligner"
@@ -78,8 +77,8 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch]):
         )
         self._own(self.aligner, optimizer)
         self.mel = MelSpectrogram(recipe.model)  # of its own: batches are made on the CPU, by a thread
+        self.rate = recipe.model.sample_rate / recipe.model.frame_size  # frames a second
         self._starts: dict[str, Tensor] = {}  # by own alignment: key -> (P,) s
-        self._round, self._changed = 0, threading.Condition()
         self._resume()
 
         data = recipe.data
@@ -98,7 +97,7 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch]):
         if data.held_out is not None:
             chosen = read_utterances(data.corpus, corpus.select(data.held_out.splits), data.language)
             self.held_out = _first_of_each_source(chosen, data.held_out.utterances)
-        self._take_up(self._starts)
+        self._take_up(self._starts, self.step)
         self._begin(f"{len(self.utterances)} utterances, {self.corpus.hours:.2f} h")
 
     @property
@@ -114,8 +113,8 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch]):
     def _round_at(self, step: int) -> int:
         return sum(step >= at for at in self.recipe.realign_at)
 
-    def _take_up(self, starts: dict[str, Tensor]) -> None:
-        """Choose what to learn from, given the alignments of this round; wake the thread that makes batches."""
+    def _take_up(self, starts: dict[str, Tensor], step: int) -> None:
+        """Choose what to learn from, from `step` on, given the alignments of its round."""
         pool = []
         for utterance in self.utterances:
             own = starts.get(utterance.item.key)
@@ -124,14 +123,13 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch]):
                 pool.append((utterance, utterance.times[:, 0]))
             elif own is not None:
                 pool.append((utterance, own))
-        with self._changed:
-            self._starts, self._pool, self._round = starts, pool, self._round_at(self.step)
-            self._changed.notify_all()
+        self._starts, self._pool = starts, (self._round_at(step), pool)
 
-    def batch(self, step: int) -> AlignerBatch:
-        with self._changed:  # batches are made ahead, but not before the alignments that they need
-            self._changed.wait_for(lambda: self._round >= self._round_at(step))
-            pool = self._pool
+    def batch(self, step: int) -> AlignerBatch | None:
+        """None for a step whose alignments are not made yet: batches are asked for ahead."""
+        round_at, pool = self._pool
+        if round_at != self._round_at(step):
+            return None
         rng = np.random.default_rng([self.recipe.seed, step, self.world.rank])
         features, labels, seconds = [], [], 0.0
         while seconds < self.recipe.data.seconds:
@@ -139,7 +137,7 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch]):
             x, y = self._example(utterance, starts, rng)
             features.append(x)
             labels.append(y)
-            seconds += len(y) * self.mel.frame_size / self.recipe.model.sample_rate
+            seconds += len(y) / self.rate
         n_frames = torch.tensor([len(y) for y in labels])
         t = int(n_frames.max())
         return AlignerBatch(
@@ -159,14 +157,15 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch]):
             wav = change_speed(wav, speed)
         power = augment_power(self.mel.power(torch.from_numpy(wav)), augment, rng, self.recipe.model.f_max)
         features = self.mel.normalized(power)
-        rate = self.recipe.model.sample_rate / self.mel.frame_size
-        middle = (torch.arange(features.shape[-1]) + 0.5) / rate * speed
+        middle = (torch.arange(features.shape[-1]) + 0.5) / self.rate * speed
         phone = (torch.searchsorted(starts.contiguous(), middle, right=True) - 1).clamp(min=0)
         return features, self.aligner.symbol_classes(utterance.phones).cpu()[phone]
 
     # A step
 
-    def train_step(self, batch: AlignerBatch) -> dict[str, Tensor]:
+    def train_step(self, batch: AlignerBatch | None) -> dict[str, Tensor]:
+        batch = batch or self.batch(self.step)
+        assert batch is not None
         recipe, device = self.recipe, self.world.device
         seed_torch(recipe.seed, self.step, self.world.rank)
         self.aligner.train()
@@ -195,16 +194,14 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch]):
             self.aligner.eval()
             aligned = align_utterances(self.aligner, self.corpus, chosen)
         kept = {
-            utterance.item.key: found[0]
+            utterance.item.key: found.starts(len(utterance.phones)) / self.rate
             for utterance, found in zip(chosen, aligned, strict=True)
-            if found is not None and found[1] >= self.recipe.min_score
+            if found is not None and found.plausible
         }
         self.log.say(
             f"step {self.step + 1}: aligned {len(chosen)} utterances, {len(chosen) - len(kept)} of them do not fit"
         )
-        self.step += 1  # the round of the steps to come
-        self._take_up(kept)
-        self.step -= 1
+        self._take_up(kept, self.step + 1)
 
     # Around the steps
 
@@ -217,15 +214,15 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch]):
         for utterance, found in zip(self.held_out, aligned, strict=True):
             if found is None:
                 continue
-            by_source.setdefault(utterance.item.source, []).append(found[1])
+            by_source.setdefault(utterance.item.source, []).append(found.score)
             if utterance.times is not None:
-                off = boundary_errors(utterance, found[0])
+                off = boundary_errors(utterance, found.starts(len(utterance.phones)) / self.rate)
                 errors.append(off)
                 if utterance.exact:
                     exact_errors.append(off)
-        for name, found in (("boundary_ms", errors), ("exact_boundary_ms", exact_errors)):
-            if found:
-                values[name] = float(torch.cat(found).mean()) * 1000
+        for name, offs in (("boundary_ms", errors), ("exact_boundary_ms", exact_errors)):
+            if offs:
+                values[name] = float(torch.cat(offs).mean()) * 1000
         if errors:
             values["within_50_ms"] = float((torch.cat(errors) <= 0.05).float().mean())
         return values | {f"score_{source}": float(np.mean(s)) for source, s in by_source.items()}
@@ -270,11 +267,10 @@ def augment_power(power: Tensor, options: AlignerAugment, rng: np.random.Generat
 
 def align_utterances(
     aligner: Aligner, corpus: Corpus, utterances: Sequence[Utterance], batch: int = 16
-) -> list[tuple[Tensor, float] | None]:
-    """When each phone begins, (P,) s, and the score of each utterance; None where the text does not fit in."""
-    rate = aligner.config.sample_rate / aligner.config.frame_size
+) -> list[Alignment | None]:
+    """The alignment of each utterance; None where the text does not fit in."""
     device = next(aligner.parameters()).device
-    found: list[tuple[Tensor, float] | None] = [None] * len(utterances)
+    found: list[Alignment | None] = [None] * len(utterances)
     order = sorted(range(len(utterances)), key=lambda i: utterances[i].item.length)
     for first in range(0, len(order), batch):
         chosen = order[first : first + batch]
@@ -291,7 +287,7 @@ def align_utterances(
             [lp for _, lp in pairs], [utterances[i].phones for i, _ in pairs]
         )
         for (i, _), alignment in zip(pairs, alignments, strict=True):
-            found[i] = alignment.starts(len(utterances[i].phones)) / rate, alignment.score
+            found[i] = alignment
     return found
 
 

@@ -140,6 +140,8 @@ class SpeechSet(AlignedSet):
 
     def __init__(self, path: str | Path):
         super().__init__(path)
+        if "codebook_size" not in self.metadata:
+            raise InputError(f"{path} has no codes; add them with `python -m myna.training.{self.made_by}`")
         code_set = CodeSet.load(path)
         self.codec, self.codec_hash = code_set.codec, code_set.codec_hash
         self.codebook_size, self.n_codebooks = code_set.codebook_size, int(code_set.codes.shape[0])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data.corpus import Corpus, Item
 from ..errors import InputError
+from ..tts.text.normalize import normalize
 from ..tts.text.phonemes import phonemize
 from ..tts.text.phones import Phones
 
@@ -43,12 +44,22 @@ def read_utterances(
     has a text.
     """
     described = _descriptions(Path(folder))
+    capitals = {  # sources that write everything in them: left so, words would be spelled out
+        source
+        for source in corpus.sources
+        if all(
+            str(described[item.key].get("text") or "A").isupper()
+            for item in corpus.items
+            if item.source == source and item.key in described
+        )
+    }
     found = []
     for done, item in enumerate(corpus.items):
         meta = described.get(item.key, {})
         if meta.get("text") and str(meta.get("language", language)).startswith(language):
-            utterance = _utterance(item, meta)
-            if utterance.phones.n_sounds:
+            text = str(meta["text"])
+            utterance = _utterance(item, text.lower() if item.source in capitals else text, meta)
+            if utterance is not None:
                 found.append(utterance)
         if progress:
             progress(done + 1, len(corpus.items))
@@ -57,16 +68,17 @@ def read_utterances(
     return found
 
 
-def _utterance(item: Item, meta: dict[str, Any]) -> Utterance:
-    text = str(meta["text"])
-    if text.isupper():  # else every word would be spelled out
-        text = text.lower()
+def _utterance(item: Item, text: str, meta: dict[str, Any]) -> Utterance | None:
+    """None where the text holds nothing that can be said."""
     if meta.get("phones"):
         phones, times = Phones.from_timed(meta["phones"])
         return Utterance(item, text, phones, times, meta.get("phone_times") == "exact")
-    ipa = meta.get("phonemes")  # what was said, by the voice that said it
-    phones = Phones.from_ipa(ipa) if ipa else phonemize(text, _language(meta))
-    return Utterance(item, text, phones, None, False)
+    try:
+        ipa, language = meta.get("phonemes"), _language(meta)  # what was said, by the voice that said it
+        phones = Phones.from_ipa(ipa) if ipa else phonemize(normalize(text, language), language)
+    except InputError:
+        return None
+    return Utterance(item, text, phones, None, False) if phones.n_sounds else None
 
 
 def _language(meta: dict[str, Any]) -> str:

@@ -35,9 +35,10 @@ SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "myna-aligner.saf
 MAX_ADVANCE = 3  # phones, from one frame to the next
 SKIP_COST = 15.0  # of a phone without a frame; spaces are free
 FLOOR = -10.0  # of log-probabilities: one strange phone must not outweigh all others
-# Alignments that score less are of another text (README of the model: 99 % of true pairs score more, and 99 % of
-# false ones less).
+# Below both of these, an alignment is of another text. The score alone would refuse children and strong accents,
+# whose every phone is improbable; the margin compares with a wrong text in the same voice.
 MIN_SCORE = -3.0
+MIN_MARGIN = 1.3
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,17 @@ class Alignment:
     """pointer (T,): index of the phone that each frame says, from 0 to P - 1.
 
     score: mean log-probability, over the phones or over the frames with speech, whichever is less.
+    margin: by how much the same sounds in reverse order score less.
     """
 
     pointer: Tensor
     score: float
+    margin: float
+
+    @property
+    def plausible(self) -> bool:
+        """Whether the phones can be what is said."""
+        return self.score >= MIN_SCORE or self.margin >= MIN_MARGIN
 
     def starts(self, n_phones: int) -> Tensor:
         """(P,) first frame of each phone; of one without frames, that of the next."""
@@ -182,15 +190,30 @@ class Aligner(nn.Module):
 
     def align_log_probs(self, log_probs: Sequence[Tensor], phones: Sequence[Phones]) -> list[Alignment]:
         """As `align`, from what `log_probs` gave: (T, C) of each."""
+        forward = self._search(log_probs, phones)
+        backward = self._search(log_probs, [_reversed(p) for p in phones])
+        return [
+            Alignment(pointer, score, score - other)
+            for (pointer, score), (_, other) in zip(forward, backward, strict=True)
+        ]
+
+    def _search(self, log_probs: Sequence[Tensor], phones: Sequence[Phones]) -> list[tuple[Tensor, float]]:
+        """The best pointer of each, and its score."""
         classes = [self.symbol_classes(p) for p in phones]
-        space = self.known[SYMBOLS.index(" ")]  # pyright: ignore[reportIndexIssue]
-        optional = [self.known[p.tokens[0]] == space for p in phones]  # pyright: ignore[reportIndexIssue]
+        optional = [p.tokens[0] == SYMBOLS.index(" ") for p in phones]
         emitted = [lp[:, c] for lp, c in zip(log_probs, classes, strict=True)]
         pointers = viterbi(emitted, optional)
-        return [
-            Alignment(pointer, _score(lp, e, c, pointer, self.pause))
+        scores = [
+            _score(lp, e, c, pointer, self.pause)
             for lp, e, c, pointer in zip(log_probs, emitted, classes, pointers, strict=True)
         ]
+        return list(zip(pointers, scores, strict=True))
+
+
+def _reversed(phones: Phones) -> Phones:
+    """The same sounds in reverse order, between the same silences."""
+    first, middle, last = phones.tokens[:, :1], phones.tokens[:, 1:-1], phones.tokens[:, -1:]
+    return Phones(torch.cat([first, middle.flip(1), last], dim=1)) if len(phones) > 1 else phones
 
 
 def is_pause(symbol: str) -> bool:
@@ -203,17 +226,17 @@ def fits(n_frames: int, phones: Phones) -> bool:
     return len(phones) - 1 <= MAX_ADVANCE * (n_frames - 1)
 
 
-def align(aligner: Aligner, wav: Tensor, phones: Phones, min_score: float = MIN_SCORE) -> Alignment:
+def align(aligner: Aligner, wav: Tensor, phones: Phones) -> Alignment:
     """Which phone each frame of a recording says.
 
-    wav (N,) mono at 24 kHz. Raises InputError when the text is plainly not what is said: a score below `min_score`,
-    or more phones than the frames can hold.
+    wav (N,) mono at 24 kHz. Raises InputError when the text is plainly not what is said: an alignment that is not
+    `plausible`, or more phones than the frames can hold.
     """
     found = aligner.align([wav], [phones])[0]
-    if found.score < min_score:
+    if not found.plausible:
         raise InputError(
             f"the transcript does not match the recording (alignment score {found.score:.1f}, expected "
-            f"{min_score:.1f} or more); give exactly what is said in it, or no transcript"
+            f"{MIN_SCORE:.1f} or more); give exactly what is said in it, or no transcript"
         )
     return found
 
