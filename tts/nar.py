@@ -308,9 +308,8 @@ class NARModel(nn.Module):
         device = self.no_phone.device
         groups = torch.arange(g, device=device)
         state = self.transformer.init_state(g, like=self.no_phone.detach())
-        nowhere = torch.full(
-            (1,), -2, device=device
-        )  # as in training, a phone does not last from prompt to target
+        # As in training, no phone lasts from the prompt into the target.
+        nowhere = torch.full((1,), -2, device=device)
         no_age = torch.zeros_like(nowhere)
         codes = torch.zeros(self.config.n_codebooks, 0, dtype=torch.long) if prompt is None else prompt.codes
         self._check_prompt(codes)
@@ -401,10 +400,11 @@ class NARModel(nn.Module):
 
     def _check_prompt(self, codes: Tensor) -> None:
         k, n = codes.shape
-        if k != self.config.n_codebooks:
+        if k != self.config.n_codebooks or (n and int(codes.max()) >= self.config.codebook_size):
             raise InputError(
-                f"the voice has {k} codebooks, {self.config.name} needs {self.config.n_codebooks}; make the voice "
-                "again with `myna voices add`"
+                f"the voice's codes ({k} codebooks) are not of the codec that {self.config.name} fills "
+                f"({self.config.n_codebooks} of {self.config.codebook_size}); make the voice again with `myna voices "
+                "add`"
             )
         if 2 * n > self.config.context:
             raise InputError(

@@ -371,6 +371,8 @@ def test_mistakes_are_named(model: NARModel):
     phones, first = draw_phones(), torch.zeros(3, dtype=torch.long)
     with pytest.raises(InputError, match="codebooks"):
         model.init_state(Prompt(torch.zeros(K + 1, 5, dtype=torch.long)))
+    with pytest.raises(InputError, match="of 16"):
+        model.init_state(Prompt(torch.full((K, 5), V)))
     with pytest.raises(InputError, match="64 at most"):
         model.init_state(Prompt(torch.zeros(K, 65, dtype=torch.long)))
     with pytest.raises(InputError, match="no phones"):
