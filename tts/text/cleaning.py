@@ -82,7 +82,7 @@ def clean(text: str) -> str:
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[1]) + " ", text)
     text = _characters(unicodedata.normalize("NFC", text.translate(_SIGNS)))
     text = re.sub(r"\.(?:[ \t]?\.){2,}", "…", text)
-    text = re.sub(r"([!?])[!?]*\1", r"\1", text)
+    text = re.sub(r"[!?]{2,}", lambda m: "?" * ("?" in m[0]) + "!" * ("!" in m[0]), text)
     text = re.sub(r"(?<=[^\W\d_])\s*--+\s*|\s+--?\s+(?=[^\W\d_])|\s*—\s*|(?<=[^\W\d_])\s+–\s*", " — ", text)
     paragraphs = (" ".join(part.split()) for part in _BLANK_LINES.split(text))
     return "\n".join(part for part in map(_tidy, paragraphs) if part)
@@ -128,7 +128,7 @@ def _tidy(paragraph: str) -> str:
     """One paragraph with the spaces of its punctuation put right and a stop at its end."""
     paragraph = re.sub(r"([,;:]) ?(?=[,;:.!?…])", "", paragraph)
     paragraph = re.sub(r" +(?=[,;:!?…](?!\w)|\.(?![\w.]))", "", paragraph)
-    paragraph = re.sub(r"^[\s,;:—]+|(?<=[.!?…])\s*[,;]", "", paragraph)
+    paragraph = re.sub(r"^[\s,;:—]+|(?<=[!?…])\s*[,;]", "", paragraph)
     if not any(char.isalnum() for char in paragraph):
         return ""
     return paragraph if paragraph.rstrip("\"')]* ").endswith(_TERMINAL) else paragraph + "."

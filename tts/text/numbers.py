@@ -18,10 +18,11 @@ _Say = Callable[[re.Match[str]], str]
 
 # A whole number or decimal; a comma only between groups of three.
 _N = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<![\d\w])\.\d+)"
-_NEG = r"(?<![\w.])[-+]?"
+_NEG = r"(?<![\w.])(?<!\w-)[-+]?"
 _LONGEST = 18  # digits: from here on a number is read digit by digit
 
 
+@lru_cache(maxsize=4096)
 def cardinal(n: int) -> str:
     """123 -> one hundred twenty-three."""
     words = num2words(abs(n)).replace(",", "").replace(" and ", " ")
@@ -41,7 +42,7 @@ def digits(text: str) -> str:
 def year(n: int) -> str:
     """1984 -> nineteen eighty-four; 1905 -> nineteen oh five; 2005 -> two thousand five."""
     century, rest = divmod(n, 100)
-    if not 1000 < n < 10000 or century % 10 == 0 and rest < 10:
+    if not 1000 < n < 10000 or (century % 10 == 0 and rest < 10):
         return cardinal(n)
     if rest == 0:
         return f"{cardinal(century)} hundred"
@@ -169,8 +170,12 @@ _SCALE = r"(?:\s?(thousand|million|billion|trillion|k|mn?|bn?|tn?)\b)?"
 
 
 def _money(m: re.Match[str]) -> str:
-    sign, country, symbol, amount, last, scale = m.groups()
-    return _sum(f"{sign or ''}{amount}", symbol, scale, last, _COUNTRIES[country or ""])
+    sign, country, symbol, amount, last, scale, noun = m.groups()
+    words = _sum(f"{sign or ''}{amount}", symbol, scale, last, _COUNTRIES[(country or "").upper()])
+    one, many = _CURRENCIES[symbol][:2]
+    return (
+        f"{words.removesuffix(many) + one if words.endswith(many) else words} " if noun else words
+    )  # a ten dollar bill
 
 
 def _money_after(m: re.Match[str]) -> str:
@@ -302,7 +307,11 @@ def _decade(m: re.Match[str]) -> str:
         words = cardinal(int(text)) if text[1] == "0" else f"{cardinal(int(text[:2]))} hundred"
     else:
         words = cardinal(int(text))
-    return (words[:-1] + "ies") if words.endswith("y") else words + "s"
+    return _plural(words)
+
+
+def _plural(words: str) -> str:
+    return words[:-1] + "ies" if words.endswith("y") else words + ("es" if words.endswith("x") else "s")
 
 
 def _power_of(m: re.Match[str]) -> str:
@@ -337,13 +346,14 @@ def _operation(m: re.Match[str]) -> str:
         "≈": "is about",
     }
     names |= {"≠": "is not equal to", "±": "plus or minus", "x": "by", "−": "minus", "~": "is about"}
-    return f" {names[m[1]]} "
+    return f" {names[m[1] or m[2]]} "
 
 
 def _alphanumeric(m: re.Match[str]) -> str:
     """Numbers in a code: MP3, A4, COVID-19, B52, 3D."""
     spaced = re.sub(r"(?<=[^\W\d_])-?(?=\d)|(?<=\d)-?(?=[^\W\d_])", " ", m[0])
-    return re.sub(r"\d+", lambda n: number(n[0]) if len(n[0]) <= 4 else digits(n[0]), spaced)
+    said = re.sub(r"\d+", lambda n: number(n[0]) if len(n[0]) <= 4 else digits(n[0]), spaced)
+    return _plural(said[:-2]) if re.search(r"\d'?s$", m[0]) else said
 
 
 def _rules(day_first: bool) -> list[tuple[str, _Say, int]]:
@@ -351,23 +361,30 @@ def _rules(day_first: bool) -> list[tuple[str, _Say, int]]:
     half = r"([AaPp])\.?\s?[Mm]\b(?:\.(?!\s*$|\s+[A-Z\"]))?"
     year4 = r"(1[0-9]\d\d|20\d\d)"
     return [
+        (rf"\d{{{_LONGEST + 1},}}", lambda m: digits(m[0]), 0),
         (r"(?<![\d.-])(\d{4})-(\d\d)-(\d\d)(?=T\d|(?![\w-]))", _iso_date, 0),
         (r"(?<=[a-z])T(?=\d\d:\d\d)", lambda m: " at ", 0),
         (rf"(?<![\w/.-])(\d{{1,2}})([/.])(\d{{1,2}})\2((?:1[5-9]|20)\d\d|\d\d){end}", _numeric_date(day_first), 0),
-        (rf"\b({MONTH})\s(\d{{1,2}})(?:st|nd|rd|th)?\b(?:\s?-\s?(\d{{1,2}})\b)?(?:,?\s{year4}\b)?(?![:%])", _month_day, 0),
+        (
+            rf"\b({MONTH})\s(\d{{1,2}})(?:st|nd|rd|th)?\b(?:\s?-\s?(\d{{1,2}})\b)?(?:,?\s{year4}\b)?(?![:%])",
+            _month_day,
+            0,
+        ),
         (rf"(\b[Tt]he\s)?\b(\d{{1,2}})(?:st|nd|rd|th)?(?:\sof)?\s({MONTH})\b\.?(?:,?\s{year4}\b)?", _day_month, 0),
         (rf"\b({MONTH}),?\s{year4}\b", _month_year, 0),
         # Times: with minutes, then a bare hour with a.m. or p.m.
         (rf"(?<![\d:.,])(\d{{1,2}}):(\d\d)(?::(\d\d))?(?![\d:])(?:\s?{half})?", _clock, 0),
         (rf"(?<![\d:.,])(\d{{1,2}})\s?{half}", _hour, 0),
         (r"(?<![\w:.])(\d+):(\d+)(?![\w:])", lambda m: f"{number(m[1])} to {number(m[2])}", 0),
+        (r"(?<=\b[A-Z]{2}\s)\d{5}(?:-\d{4})?(?![\w-])", lambda m: digits(m[0]), 0),  # a ZIP code
         # Telephone numbers before anything that would take their groups for something else.
         (r"(?<![\w.,-])(?:\+\d{1,3}[\s.-]?)?(?:\(\d{2,5}\)\s?|\b\d{3}[-.\s])\d{3}[-.\s]\d{4}(?![\w-])", _phone, 0),
         (r"(?<![\w.,-])1-\d{3}-\d{3}-\d{4}(?![\w-])|(?<![\w.,-])\d{3}-\d{4}(?![\w-])", _phone, 0),
         (r"(?<![\w.,-])\+\d{1,3}(?:[\s.-]?\(?\d{1,5}\)?){2,6}(?![\w-])", _phone, 0),
         # Money
         (
-            rf"([-+])?(?:\b(US|AU?|CA?|NZ|HK|S))?([$€£¥₹₽₩₿])\s?({_N})(?:(?:-|\s-\s)[$€£¥]?({_N}))?{_SCALE}",
+            rf"([-+])?(?:\b(US|AU?|CA?|NZ|HK|S))?([$€£¥₹₽₩₿])\s?({_N})(?:(?:-|\s-\s)[$€£¥]?({_N}))?{_SCALE}"
+            r"(\s(?=(?:bill|note|coin|fee|fine|prize|ticket|gift|check|cheque|loan|tip)s?\b))?",
             _money,
             re.IGNORECASE,
         ),
@@ -377,6 +394,7 @@ def _rules(day_first: bool) -> list[tuple[str, _Say, int]]:
         # Decades, fractions, sizes
         (r"(?<!\w)'?(\d\d(?:\d0|0)?)'?s\b", lambda m: _decade(m) if m[1][-1] == "0" else m[0], 0),
         (rf"({_N})\^(-?\d+)", _power_of, 0),
+        (r"(?<=\d)()([-/])(?=\d+\s?=)", _operation, 0),
         (r"\b24/7\b", lambda m: "twenty-four seven", 0),
         (r"\b9/11\b", lambda m: "nine eleven", 0),
         (r"(?<![\w/.])(?:(\d+)[\s-])?(\d{1,3})/(\d{1,4})(?![\w/]|\.\d)", _fraction, 0),
@@ -390,17 +408,23 @@ def _rules(day_first: bool) -> list[tuple[str, _Say, int]]:
             0,
         ),
         (r"\b([^\W\d_])\^(-?\d+)", _power_of, 0),
-        (rf"(?<=\d)\s?([+*×÷=<>≤≥≈≠±]|\s[-/x]\s)\s?(?=[-\d(])", lambda m: _operation(re.match(r"\s*(\S)()", m[1]) or m), 0),
+        (r"(?<=\d)\s?([+*×÷=<>≤≥≈≠±])\s?(?=[-+]?[\d(])|(?<=\d)\s([-/x])\s(?=\d)", _operation, 0),
         (r"(?<![\w.])\d+(?:\.\d+){2,}(?![\w.]*\d)", _dotted, 0),
         # Ordinals, ranges, codes, what is left
         (r"\b(\d{1,3}(?:,\d{3})+|\d+)(?:st|nd|rd|th)\b", lambda m: ordinal(int(m[1].replace(",", ""))), re.IGNORECASE),
         (rf"(?<![\w-])({_N})\s?[-–]\s?({_N})(?![\w-])", lambda m: f"{_plain(m[1])} to {_plain(m[2])}", 0),
         (r"(?<!\w)(?:[^\W\d_]{1,6}-?\d{1,4}[^\W\d_]{0,3}|\d{1,4}[A-Z][^\W\d_]{0,2})(?![\w-])", _alphanumeric, 0),
         (r"(?<![\w.])\.(?=\d)", lambda m: "point ", 0),
-        (rf"(?:(?<=[\s(\"])|^)[-+](?=\d)", lambda m: "minus " if m[0] == "-" else "plus ", 0),
-        (rf"(?<!\d)({_N})", lambda m: f" {_plain(m[1])} ", 0),
-        (r"\d+", lambda m: f" {number(m[0])} ", 0),
+        (r"(?:(?<=[\s(\"])|^)[-+](?=\d)", lambda m: "minus " if m[0] == "-" else "plus ", 0),
+        (rf"(?<!\d)({_N})", lambda m: _spaced(m, _plain(m[1])), 0),
+        (r"\d+", lambda m: _spaced(m, number(m[0])), 0),
     ]  # fmt: skip
+
+
+def _spaced(m: re.Match[str], words: str) -> str:
+    """Apart from letters that touched the number."""
+    before, after = m.string[m.start() - 1 : m.start()], m.string[m.end() : m.end() + 1]
+    return " " * before.isalnum() + words + " " * after.isalnum()
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,7 @@ from .english import ABBREVIATIONS, MAY_END, STARTERS
 _CLOSERS = "\"'”’)\\]»"
 _BOUNDARY = re.compile(
     rf"\n+|[。！？｡]+[{_CLOSERS}」』]*"  # Chinese and Japanese need no space
-    rf"|[.!?…]+[{_CLOSERS}]*(?=\s|$)"
+    rf"|(?<![.!?…])[.!?…]+[{_CLOSERS}]*(?=\s|$)"
     r"|(?<=[^\W\d_]{2})[.!?](?=[A-Z][a-z])|(?<=[^\W\d_])[!?]+(?=[^\W\d_])"  # a space was forgotten
 )
 _LAST_WORD = re.compile(r"[^\s\"“'(\[]+$")
@@ -54,11 +54,13 @@ def _ends_sentence(text: str, boundary: re.Match[str]) -> bool:
         return begins or word == "I"
     if re.fullmatch(r"(?:[^\W\d_]\.)+[^\W\d_]", word):  # U.S, e.g
         return begins and word.lower() not in ("e.g", "i.e")
+    if word.lower() in MAY_END:
+        return begins
     if word.lower() not in ABBREVIATIONS:
         return True
     if word.lower() == "no":  # "No. 5", but "He said no."
         return not after[:1].isdigit()
-    return word.lower() in MAY_END and begins
+    return False
 
 
 def _shorten(sentence: str, max_chars: int) -> list[str]:
