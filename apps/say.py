@@ -249,7 +249,10 @@ def describe(report: SayReport) -> str:
 def command(
     text: str | None = typer.Argument(None, metavar="[TEXT]", help="What to say; - reads standard input."),
     voice: str | None = typer.Option(
-        None, "--voice", "-v", help="A recording of about 3 s, a saved voice's name, or a voice file."
+        None,
+        "--voice",
+        "-v",
+        help="A recording of about 3 s, a saved voice's name, or a voice file.  [default: one of the package]",
     ),
     output: str | None = typer.Option(
         None,
@@ -311,10 +314,6 @@ def command(
     if target is not None and target != PIPE:
         check_writable_format(Path(target).suffix, allowed=WRITABLE)
         check_output(target, force)
-    if voice is None:
-        raise UsageError(
-            "whose voice? give --voice: a recording of about 3 seconds, a saved voice (`myna voices list`), or its file"
-        )
     if (text is None) == (text_file is None):
         raise UsageError('give what to say: myna say "Hello there.", or --text-file, one of the two')
     said = read_text(text_file or PIPE) if text_file or text == PIPE else str(text)
@@ -338,7 +337,7 @@ def command(
 
 def _speaking(
     text: str,
-    voice: str,
+    voice: str | None,
     voice_text: str | None,
     consent: str | None,
     options: SpeechOptions,
@@ -351,10 +350,14 @@ def _speaking(
     from ..tts.speaker import Speaker
     from ..tts.text.lexicon import Lexicon
     from ..tts.text.phonemes import language_note
+    from ..tts.voice_library import shipped_voices
 
     if note := language_note(options.language):
         console.note(note)
     words = Lexicon.load(lexicon) if lexicon else None
     sentences = split_text(text, options.language)
     speaker = Speaker(device=device)
-    return Speaking(speaker, speaker.voice(voice, voice_text, consent), sentences, options, words, console)
+    known = speaker.voice(voice or next(iter(shipped_voices())), voice_text, consent)
+    for line in known.notes:
+        console.note(f"{known.name}: {line}")
+    return Speaking(speaker, known, sentences, options, words, console)
