@@ -350,12 +350,16 @@ def _speaking(
     from ..tts.speaker import Speaker
     from ..tts.text.lexicon import Lexicon
     from ..tts.text.phonemes import language_note
+    from ..tts.voice import SUFFIX
     from ..tts.voice_library import shipped_voices
+    from .voices import ask_consent
 
     if note := language_note(options.language):
         console.note(note)
     words = Lexicon.load(lexicon) if lexicon else None
     sentences = split_text(text, options.language)
+    if voice and Path(voice).is_file() and Path(voice).suffix != SUFFIX:
+        consent = ask_consent(voice, consent)
     speaker = Speaker(device=device)
     known = speaker.voice(voice or next(iter(shipped_voices())), voice_text, consent)
     for line in known.notes:

@@ -77,6 +77,7 @@ class Speaker:
         self.models = load_models(device) if models is None else models
         self.sample_rate = self.models.codec.sample_rate
         self._watermark = partial(watermark, self.sample_rate)
+        self._making = threading.Lock()
         self._watermark(0)  # fails here rather than in the middle of a sentence
 
     def voice(self, source: VoiceLike, text: str | None = None, consent: str | None = None) -> Voice:
@@ -86,7 +87,10 @@ class Speaker:
         text: what is said in the recording, where it is known.   consent: for a recording, a statement that its speaker
         agrees to being cloned. Raises UsageError without one, InputError for what cannot be a voice.
         """
-        return find_voice(source, self.models.codec, text=text, consent=consent, aligner=self.models.aligner)
+        with self._making:  # the search for codes is set for a moment on a codec that all share
+            return find_voice(
+                source, self.models.codec, text=text, consent=consent, aligner=self.models.aligner
+            )
 
     def chunks(
         self,

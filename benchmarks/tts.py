@@ -1,0 +1,151 @@
+"""How fast `myna say` speaks: until the first sound, and seconds of work for a second of speech.
+
+    python benchmarks/tts.py [--shipped] [--repeats 5] [--preset standard] [--cfg-text 1.0] [--cfg-voice 1.0]
+
+Without --shipped the models have the default dimensions and random weights: what they say is noise, what it costs is
+the same. Two numbers of each: the wall clock, which other work on the machine lengthens, and the processor's time,
+which it hardly does. A stage is measured alone on one thread; the whole runs in two threads, the AR ahead of the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from myna.codec.registry import load_codec
+from myna.tts.ar import ARModel
+from myna.tts.batch import Prompt
+from myna.tts.long_text import split_text
+from myna.tts.nar import NARModel
+from myna.tts.presets import PRESETS, SpeechOptions
+from myna.tts.speaker import load_models
+from myna.tts.synthesis import Synthesizer
+from myna.tts.text.phonemes import phonemize
+from myna.tts.valle import Valle
+from myna.tts.watermark import WatermarkStream
+
+TEXT = "The rain had stopped at last, and over the wet fields the first birds were beginning to sing again."
+
+
+def random_models() -> Valle:
+    torch.manual_seed(0)
+    codec = load_codec("myna-24k")
+    rows = codec.quantizer.rows()  # pyright: ignore
+    return Valle(codec, ARModel(rows=rows).eval(), NARModel(rows=rows).eval())
+
+
+def timed(run: Callable[[], object]) -> tuple[float, float]:
+    """Wall-clock and processor seconds of a call."""
+    wall, processor = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def row(name: str, times: list[tuple[float, float]], per: float, unit: str) -> None:
+    wall, processor = (statistics.median(column) * per for column in zip(*times, strict=True))
+    print(f"{name:42} {wall:9.2f} {processor:9.2f}  {unit}", flush=True)
+
+
+def stages(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int) -> None:
+    """Every stage alone, on one thread."""
+    torch.set_num_threads(1)
+    sampling, rate = options.resolved().sampling, models.codec.sample_rate
+    phones = phonemize(TEXT)
+    frames: list[tuple[int, int]] = []
+    starts, loops, readies, firsts, rests, decoders, marks = ([] for _ in range(7))
+    for _ in range(repeats):
+        with torch.inference_mode():
+            running = iter(())
+
+            def begin() -> None:
+                nonlocal running
+                running = models.first_codes(phones, prompt, sampling)
+                frames[:] = [next(running)]
+
+            starts.append(timed(begin))
+            loops.append(timed(lambda: frames.extend(running)))  # noqa: B023
+            codes, pointer = torch.tensor(frames).T
+            filler = None
+
+            def ready() -> None:
+                nonlocal filler
+                filler = models.filler(phones, prompt)
+
+            readies.append(timed(ready))
+            assert filler is not None
+            n, full = models.chunks[0], []
+            firsts.append(timed(lambda: full.append(filler.push(codes[:n], pointer[:n]))))  # noqa: B023
+            rests.append(
+                timed(lambda: full.extend([filler.push(codes[n:], pointer[n:]), filler.flush()]))  # noqa: B023
+            )
+            decoder, wav = models.codec.decoder_stream(), []
+            decoders.append(timed(lambda: wav.extend(decoder.push(part[None]) for part in full)))  # noqa: B023
+            samples = torch.cat(wav, dim=-1)[0, 0].numpy()
+            mark = WatermarkStream(rate)
+            marks.append(timed(lambda: [mark.push(part) for part in np.array_split(samples, 10)]))  # noqa: B023
+    seconds = len(frames) * models.codec.frame_size / rate
+    print(f"one thread, {seconds:.1f} s of speech, prompt of {prompt.codes.shape[1] / 50:g} s")
+    print(f"{'stage':42} {'wall':>9} {'processor':>9}")
+    row("phonemes", [timed(lambda: phonemize(TEXT)) for _ in range(repeats)], 1e3, "ms")
+    row("AR: text, prompt, first frame", starts, 1e3, "ms")
+    row("AR: a frame", loops, 1e3 / max(1, len(frames) - 1), "ms")
+    row("NAR: text (the voice is read once)", readies, 1e3, "ms")
+    row(f"NAR: the first {models.chunks[0]} frames", firsts, 1e3, "ms")
+    row("AR", loops, 1 / seconds, "of real time")
+    row("NAR", rests, 1 / max(seconds - models.chunks[0] / 50, 0.1), "of real time")
+    row("codec's decoder", decoders, 1 / seconds, "of real time")
+    row("watermark", marks, 1 / seconds, "of real time")
+
+
+def whole(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int, threads: int) -> None:
+    """A short text, streamed; sentences as a reader would take them."""
+    torch.set_num_threads(threads)
+    sentences = split_text(f"{TEXT} {TEXT}")
+    synthesizer = Synthesizer(models, phonemize, lambda position: WatermarkStream(24_000, position))
+    firsts, factors = [], []
+    for repeat in range(repeats + 1):
+        wall, processor = time.perf_counter(), time.process_time()
+        first, n = None, 0
+        for chunk in synthesizer.stream(sentences, prompt, models.level(prompt), options):
+            n += len(chunk.samples)
+            if first is None and n:
+                first = time.perf_counter() - wall, time.process_time() - processor
+        seconds = n / models.codec.sample_rate
+        if repeat and first:  # the first run warms up
+            firsts.append(first)
+            factors.append(
+                ((time.perf_counter() - wall) / seconds, (time.process_time() - processor) / seconds)
+            )
+    row("whole: first sound, models loaded", firsts, 1e3, "ms (bar 250)")
+    row("whole: real-time factor", factors, 1, "(bar 0.5)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--shipped", action="store_true", help="the weights that ship, instead of random ones"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2, help="of torch, outside the stages' own")
+    parser.add_argument("--preset", default="standard", choices=list(PRESETS))
+    parser.add_argument("--cfg-text", type=float)
+    parser.add_argument("--cfg-voice", type=float)
+    arguments = parser.parse_args()
+    options = SpeechOptions(arguments.preset, cfg_text=arguments.cfg_text, cfg_voice=arguments.cfg_voice)
+    models = load_models() if arguments.shipped else random_models()
+    generator = torch.Generator().manual_seed(1)
+    prompt = Prompt(torch.randint(0, 1024, (models.codec.n_codebooks, 150), generator=generator))
+    models.hear(prompt)
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    print(f"{cores} core(s), load {load:.1f} before this run; preset {arguments.preset}")
+    stages(models, prompt, options, arguments.repeats)
+    whole(models, prompt, options, arguments.repeats, arguments.threads)
+
+
+if __name__ == "__main__":
+    main()
