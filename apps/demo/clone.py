@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import UsageError
 from .engine import Engine
 from .feedback import guarded
-from .parts import CONSENT, consent_box, drawn, picture, recording_input, sample_voices
+from .parts import CONSENT, ask_again, consent_box, drawn, picture, recording_input, sample_voices
 from .pictures import draw
 from .samples import TEXTS
 from .speech import LONGEST_TEXT, SpeechPanel, check_text
@@ -147,6 +147,5 @@ def build(engine: Engine, workspace: Workspace, concurrency: dict[str, Any]) -> 
     choice.change(
         lambda chosen: gr.update(visible=chosen == RECORDING), [choice], [given], api_visibility="private"
     )
-    # Consent is for one recording: whoever takes it out is asked again for the next.
-    recording.clear(lambda: (False, ""), None, [consent, said], api_visibility="private")
+    ask_again(recording, consent, said)
     return choice

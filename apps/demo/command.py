@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import typer
 
-from ...errors import UsageError
+from ...errors import MynaError, UsageError
 from ..console import Console
 
 
@@ -36,5 +37,9 @@ def command(
         Console().result({}, served.share_url or served.url)
         if not quiet:
             Console().note("the page is up; Ctrl-C ends it")
-        engine.warm_up()
-        threading.Event().wait()
+        try:
+            engine.warm_up()
+        except MynaError as error:  # the other tabs work all the same
+            Console().note(str(error))
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()

@@ -199,11 +199,12 @@ def build(workspace: Workspace, concurrency: dict[str, Any]) -> None:
         api_name="compress",
         **concurrency,
     )
-    bitrate.release(
+    bitrate.change(
         guarded(change),
         [state, bitrate],
         shown,
         show_progress_on=[facts],
+        trigger_mode="always_last",  # while the slider moves, only where it comes to rest counts
         api_visibility="private",
         **concurrency,
     )

@@ -23,13 +23,19 @@ class Speaking:
 
 @dataclass(frozen=True)
 class VoiceFacts:
-    """A voice of the library, as a visitor sees it.   seconds: length of its prompt.   created: ISO date."""
+    """A voice of the library, as a visitor sees it.
+
+    seconds: length of its prompt.   created: ISO date.   ours: it ships with the package and cannot be removed.
+    problem: why it cannot be used, where it cannot.
+    """
 
     name: str
     seconds: float
     source: str
     created: str
     consent: str
+    ours: bool = False
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Engine(Protocol):
         ...
 
     def prompt(self, voice: Any) -> np.ndarray:
-        """The seconds (N,) of the recording that the voice kept, as the models hear them."""
+        """The seconds (N,) of the recording that the voice kept, as the models hear them, watermarked."""
         ...
 
     def speak(self, text: str, voice: Any, speaking: Speaking) -> Iterator[Spoken]:
@@ -76,7 +82,7 @@ class Engine(Protocol):
         ...
 
     def voices(self) -> list[VoiceFacts]:
-        """What the library holds, by name."""
+        """What the library holds, the visitors' own first."""
         ...
 
     def load_voice(self, name: str) -> Any: ...

@@ -62,4 +62,6 @@ def _line(error: BaseException) -> str:
     """The message as HTML, which the message box takes: names of files are the visitor's own."""
     line = " ".join(str(error).split()) or type(error).__name__
     line = UPLOADED.sub("", line)
-    return html.escape(line[0].upper() + line[1:])
+    if line.split()[0].isalpha():  # a word, not the name of a file
+        line = line[0].upper() + line[1:]
+    return html.escape(line)

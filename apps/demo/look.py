@@ -36,6 +36,8 @@ CSS = """
 #myna-footer { opacity: 0.65; font-size: 0.85rem; text-align: center; padding: 14px 8px 4px; }
 .myna-picture { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 8px 6px 2px; }
 .myna-picture img { width: 100%; height: auto; object-fit: contain; display: block; }
+/* The message box says what is wrong; a veil over what was asked for would only be in the way. */
+[data-testid="status-tracker"]:has(.error) { display: none !important; }
 .myna-picture .icon-button-wrapper { display: none; }
 .myna-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(112px, 1fr)); gap: 10px; }
 .myna-tiles div { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 10px 12px; }

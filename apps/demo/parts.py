@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from .samples import VOICES
+from .samples import sample_recordings
 
 CONSENT = "This voice is mine, or its owner agreed that I make it speak."
 
@@ -29,11 +29,12 @@ def sample_voices(name: str, inputs: Sequence[Any]) -> None:
     """Voices to click; inputs: the recording and, if it is asked for, the box for what is said in it."""
     import gradio as gr
 
+    voices = sample_recordings()
     gr.Examples(
-        [[str(voice.path), voice.said][: len(inputs)] for voice in VOICES],
+        [[str(voice.path), voice.said][: len(inputs)] for voice in voices],
         list(inputs),
-        example_labels=[voice.label for voice in VOICES],
-        label="Or a voice that is here already",
+        example_labels=[voice.label for voice in voices],
+        label="Or one of these",
         elem_id=f"{name}-samples",
         api_visibility="private",
     )
@@ -85,6 +86,24 @@ def html_line(name: str, content: str) -> Any:
     import gradio as gr
 
     return gr.HTML(content, elem_id=name, container=False, padding=False)
+
+
+def ask_again(recording: Any, consent: Any, said: Any) -> None:
+    """Consent and transcript are of one recording: when it is taken out, both are asked for anew.
+
+    Gradio also says "clear" when a visitor without a recording turns from microphone to upload; that is nothing.
+    """
+    import gradio as gr
+
+    last = gr.State(None)
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    recording.change(lambda path, last: path or last, [recording, last], [last], **quiet)
+    recording.clear(
+        lambda last: [gr.skip()] * 3 if last is None else [None, False, ""],
+        [last],
+        [last, consent, said],
+        **quiet,
+    )
 
 
 def tiles(numbers: Sequence[tuple[str, str]]) -> str:

@@ -5,20 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent / "examples"
-
 
 @dataclass(frozen=True)
 class SampleVoice:
     """A recording that ships.   label: what the button says.   said: its transcript."""
 
-    file: str
+    path: Path
     label: str
     said: str
-
-    @property
-    def path(self) -> Path:
-        return FOLDER / self.file
 
 
 @dataclass(frozen=True)
@@ -27,17 +21,12 @@ class SampleText:
     line: str
 
 
-VOICES = (
-    SampleVoice("nova.flac", "Nova", "Is Olivia coming to the party, or is Rosa still in Madrid?"),
-    SampleVoice("liam.flac", "Liam", "What time does the museum in Dublin open on Saturday?"),
-    SampleVoice("lily.flac", "Lily", "Don't forget to return the window and sell the camera."),
-    SampleVoice("daniel.flac", "Daniel", "According to Lawson, the chosen route seemed to be the best."),
-    SampleVoice(
-        "linda.flac",
-        "Linda, a real reader",
-        "The position of the page on the paper should be considered if the book is to have a satisfactory look.",
-    ),
-)
+def sample_recordings() -> list[SampleVoice]:
+    """The recordings of the package's voices."""
+    from ...tts.voice_library import shipped_voices
+
+    return [SampleVoice(voice.path, voice.name.title(), voice.text) for voice in shipped_voices().values()]
+
 
 TEXTS = (
     SampleText(

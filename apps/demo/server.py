@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ def serving(
     port: None for a free one from 7860 on. Raises UsageError if Gradio is missing, the port is taken or the
     host is not this machine's.
     """
+    _check_address(host, port)
     with Workspace() as workspace, _environment(workspace):
         try:
             import gradio
@@ -66,11 +68,8 @@ def serving(
                 css=CSS,
                 max_file_size=200 * gradio.FileSize.MB,
             )
-        except OSError as error:
-            at = f"{host}:{port}" if port else host
-            raise UsageError(
-                f"cannot serve at {at} ({_reason(error)}); give another --port or --host"
-            ) from None
+        except OSError as error:  # taken meanwhile, or all of the hundred that Gradio tries
+            raise _unusable(host, port, "no port is free") from error
         try:
             yield Served(url, share_url, page)
         finally:
@@ -118,6 +117,17 @@ def _ffmpeg_folder(workspace: Workspace) -> Path:
     return folder
 
 
-def _reason(error: OSError) -> str:
-    # Gradio says of a port that is taken only "Cannot find empty port in range".
-    return "the port is taken" if "empty port" in str(error) else (error.strerror or str(error)).lower()
+def _check_address(host: str, port: int | None) -> None:
+    """Raises UsageError: asked here, since Gradio's server would print a traceback from its thread."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise _unusable(host, port, (error.strerror or str(error)).lower()) from None
+
+
+def _unusable(host: str, port: int | None, reason: str) -> UsageError:
+    at = f"{host}:{port}" if port else host
+    return UsageError(f"cannot serve at {at} ({reason}); give another --port or --host")

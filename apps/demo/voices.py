@@ -10,7 +10,7 @@ from ...errors import UsageError
 from .clone import speaking_inputs, voice_choices, voice_from
 from .engine import Engine, VoiceFacts
 from .feedback import guarded
-from .parts import consent_box, html_line, player, recording_input, sample_voices
+from .parts import ask_again, consent_box, html_line, note, player, recording_input, sample_voices
 from .samples import TEXTS
 from .speech import LONGEST_TEXT, SpeechPanel, check_text
 from .workspace import Workspace
@@ -26,6 +26,10 @@ def facts(voice: VoiceFacts) -> str:
         ("on", voice.created),
         ("consent", voice.consent),
     ]
+    if voice.problem:
+        rows = [("problem", voice.problem)]
+    elif voice.ours:
+        rows[2] = ("kept by", "the package")
     cells = "".join(f"<dt>{what}</dt><dd>{html.escape(value or '?')}</dd>" for what, value in rows)
     return f'<dl class="myna-voice">{cells}</dl>'
 
@@ -42,9 +46,14 @@ def build(
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=300):
             listed = gr.Radio([], label="Voices", elem_id="voices-list")
-            about = html_line("voices-facts", EMPTY)
-            with gr.Column(visible=False) as chosen:
-                prompt = player("What it was made from", "voices-prompt")
+            about = html_line("voices-facts", note(EMPTY))
+            prompt = player("What it was made from", "voices-prompt", visible=False)
+            remove = gr.Button("Remove", size="sm", visible=False, elem_id="voices-remove")
+            with gr.Row(visible=False) as asking:
+                question = gr.Markdown("")
+                sure = gr.Button("Remove it", variant="stop", min_width=110, elem_id="voices-sure")
+                keep = gr.Button("Keep it", min_width=90, elem_id="voices-keep")
+            with gr.Column(visible=False) as usable:
                 text = gr.Textbox(
                     TEXTS[0].line,
                     label="Try it with",
@@ -58,11 +67,6 @@ def build(
                         "Try", variant="primary", scale=3, min_width=140, elem_id="voices-try"
                     )
                     stop = gr.Button("Stop", scale=1, min_width=80, elem_id="voices-stop")
-                    remove = gr.Button("Remove", scale=1, min_width=90, elem_id="voices-remove")
-                with gr.Row(visible=False) as asking:
-                    question = gr.Markdown("")
-                    sure = gr.Button("Remove it", variant="stop", min_width=110, elem_id="voices-sure")
-                    keep = gr.Button("Keep it", min_width=90, elem_id="voices-keep")
                 panel = SpeechPanel("voices", engine, workspace)
         with gr.Column(scale=5, min_width=300):
             gr.Markdown("### Add a voice")
@@ -79,18 +83,23 @@ def build(
             said.render()
             consent = consent_box("voices")
             add = gr.Button("Add", variant="primary", elem_id="voices-add")
+            added = html_line("voices-added", note(""))
 
     def choose(picked: str | None) -> list[Any]:
         """Values for `shown`."""
-        found = next((voice for voice in engine.voices() if voice.name == picked), None)
+        hidden = gr.update(visible=False)
+        voices = engine.voices()
+        found = next((voice for voice in voices if voice.name == picked), None)
         if found is None:
-            none = EMPTY if not engine.voices() else "Choose a voice."
-            return [none, gr.update(visible=False), None, gr.update(visible=False)]
-        samples = engine.prompt(engine.load_voice(found.name))
+            return [note("Choose a voice." if voices else EMPTY), hidden, hidden, hidden, hidden]
+        removing = gr.update(visible=not found.ours)
+        if found.problem:
+            return [facts(found), hidden, hidden, removing, hidden]
+        voice = engine.load_voice(found.name)
         path = workspace.new(f"{found.name}-prompt.wav")
-        # Through the codec, so that it is marked like everything else that these models make.
-        engine.write(path, samples, engine.load_voice(found.name))
-        return [facts(found), gr.update(visible=True), str(path), gr.update(visible=False)]
+        engine.write(path, engine.prompt(voice), voice)
+        heard = gr.Audio(value=str(path), visible=True)
+        return [facts(found), gr.update(visible=True), heard, removing, hidden]
 
     def refresh(picked: str | None, cloning: str | None) -> list[Any]:
         """Values for `lists`: the library may have changed on the command line or in another window."""
@@ -111,8 +120,7 @@ def build(
                 f"there is a voice named {wanted} already; give another name, or remove that one first"
             )
         engine.save_voice(voice_from(engine, path, said, consent, wanted))
-        gr.Info(f"{html.escape(wanted)} is in the library.", duration=4)
-        return [*refresh(wanted, cloning), "", None, "", False]
+        return [*refresh(wanted, cloning), "", None, "", False, note(f"{wanted} is in the library.")]
 
     def remove_voice(picked: str | None, cloning: str | None) -> list[Any]:
         if picked:
@@ -125,19 +133,20 @@ def build(
             raise UsageError("no voice is chosen; choose one of the list")
         yield from panel.run(text, engine.load_voice(picked), picked, preset, seed)
 
-    shown = [about, chosen, prompt, asking]
+    shown = [about, usable, prompt, remove, asking]
     lists = [listed, clone_choice]
     quiet = {"api_visibility": "private"}
     listed.change(guarded(choose), [listed], shown, show_progress="hidden", **quiet)
     add.click(
         guarded(add_voice),
         [name, recording, said, consent, clone_choice],
-        [*lists, name, recording, said, consent],
+        [*lists, name, recording, said, consent, added],
+        show_progress_on=[added],
         **quiet,
         **concurrency,
     )
     remove.click(
-        lambda picked: [gr.update(visible=True), f"Remove **{picked}** for good?"],
+        lambda picked: [gr.update(visible=True), f"Remove {picked} for good?"],
         [listed],
         [asking, question],
         **quiet,
@@ -153,5 +162,5 @@ def build(
         **concurrency,
     )
     stop.click(panel.stopped, None, [panel.status], cancels=[event], queue=False, **quiet)
-    recording.clear(lambda: (False, ""), None, [consent, said], **quiet)
+    ask_again(recording, consent, said)
     return guarded(refresh), lists

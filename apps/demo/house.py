@@ -1,0 +1,120 @@
+"""The page's engine: the models, the voices and the watermark of this package."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...tts.presets import PRESETS, SpeechOptions
+from .engine import MadeVoice, Speaking, Spoken, VoiceFacts
+
+if TYPE_CHECKING:
+    from ...tts.speaker import Speaker
+    from ...tts.voice import Voice
+
+_KEPT = 16  # voices of the library whose state in the models is kept
+
+
+class HouseEngine:
+    """See `engine.Engine`. The models are loaded when they are first needed, or by `warm_up`."""
+
+    sample_rate = 24_000
+
+    def __init__(self) -> None:
+        self.presets: Mapping[str, str] = {name: preset.description for name, preset in PRESETS.items()}
+        self._making = threading.Lock()
+        self._loaded: dict[str, Voice] = {}
+
+    @property
+    def speaker(self) -> Speaker:
+        """Raises MissingModelError while the models are not installed."""
+        from ...tts.speaker import shared_speaker
+
+        return shared_speaker()
+
+    def warm_up(self) -> None:
+        """Load the models, so that the first visitor need not wait. Raises MissingModelError."""
+        from .compress import house_codec
+
+        house_codec()
+        _ = self.speaker
+
+    def make_voice(self, recording: Path, name: str, consent: str, said: str | None) -> MadeVoice:
+        from ...tts.voice import make_voice
+
+        models = self.speaker.models
+        with self._making:  # the search for codes is set for a moment on a codec that all share
+            voice = make_voice(recording, models.codec, consent, name, said, aligner=models.aligner)
+        return MadeVoice(voice, voice.notes)
+
+    def prompt(self, voice: Voice) -> np.ndarray:
+        from ...tts.voice import decode_prompt
+        from ...tts.watermark import watermark
+
+        return watermark(decode_prompt(self.speaker.models.codec, voice).numpy(), self.sample_rate)
+
+    def speak(self, text: str, voice: Voice, speaking: Speaking) -> Iterator[Spoken]:
+        from ...tts.long_text import split_text
+
+        options = SpeechOptions(speaking.preset, speaking.seed)
+        yield from self.speaker.chunks(split_text(text, options.language), voice, options)
+
+    def write(self, path: Path, samples: np.ndarray, voice: Voice) -> None:
+        from ...tts.speaker import Speech
+
+        Speech(samples, self.sample_rate, voice.name).save(path)
+
+    def voices(self) -> list[VoiceFacts]:
+        from ...tts.voice_library import kept_voices, shipped_voices
+
+        listed = []
+        for kept in kept_voices():
+            if kept.voice is None:
+                listed.append(VoiceFacts(kept.name, 0.0, "", "", "", problem=kept.problem))
+            else:
+                voice = kept.voice
+                created = voice.created.replace("T", " ")[:16]
+                listed.append(VoiceFacts(kept.name, voice.seconds, voice.source, created, voice.consent))
+        own = {facts.name for facts in listed}
+        for name, ours in shipped_voices().items():
+            if name not in own:
+                listed.append(VoiceFacts(name, _seconds(ours.path), ours.source, "", ours.consent, ours=True))
+        return listed
+
+    def load_voice(self, name: str) -> Voice:
+        from ...tts.voice import check_codec
+        from ...tts.voice_library import known_voice
+
+        models = self.speaker.models
+        with self._making:  # one of the package is made the first time
+            voice = known_voice(name, models.codec, models.aligner)
+            check_codec(voice, models.codec)
+            known = self._loaded.get(name)
+            # The object that the models have heard before, unless another was put in its place.
+            if known is not None and known.created == voice.created and known.codes.equal(voice.codes):
+                return known
+            if len(self._loaded) >= _KEPT:
+                self._loaded.pop(next(iter(self._loaded)))
+            self._loaded[name] = voice
+        return voice
+
+    def save_voice(self, voice: Voice) -> None:
+        from ...tts.voice_library import add_voice
+
+        add_voice(voice)
+
+    def remove_voice(self, name: str) -> None:
+        from ...tts.voice_library import remove_voice
+
+        remove_voice(name)
+
+
+def _seconds(path: Path) -> float:
+    from ...data.audio import AudioReader
+
+    with AudioReader(path) as reader:
+        return (reader.info.n_frames or 0) / reader.info.sample_rate
