@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from safetensors.torch import load_file, save_file
-
 from myna.codec.checkpoint import save_checkpoint, weights_hash
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.codec.registry import load_codec
@@ -21,10 +19,13 @@ from myna.training.aligner_trainer import align_utterances, boundary_errors
 from myna.training.code_set import CodeSet
 from myna.training.extract_speech import Extractor
 from myna.training.extract_speech import main as extract_main
+from myna.training.join_speech import main as join_main
 from myna.training.speech_set import AlignedSet, SpeechSet
 from myna.training.train import train
 from myna.training.utterances import read_utterances
 from myna.tts.aligner import load_aligner
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 RATE = 16_000
 SOUNDS = {"a": 300, "i": 900, "u": 1900, "s": 4000}  # Hz
@@ -33,7 +34,7 @@ TINY = [
     "model.width=24",
     "model.dilations=[1,2]",
     "model.dropout=0",
-    "data.seconds=6",
+    "data.seconds=4",
     "data.augment.band_share=0",
     "realign_at=[40]",
     "schedule.warmup_steps=5",
@@ -178,7 +179,7 @@ def test_only_what_has_a_text_is_read(corpus):
     utterances = read_utterances(corpus, decoded)
     assert {u.item.source for u in utterances} == {"timed", "told"}
     assert all((u.times is not None) == (u.item.source == "timed") == u.exact for u in utterances)
-    with pytest.raises(InputError, match="no recording in .* has a text in language 'fr'"):
+    with pytest.raises(InputError, match=r"no recording in .* has a text in language 'fr'"):
         read_utterances(corpus, decoded, "fr")
 
 
@@ -243,9 +244,31 @@ def test_a_speech_set_is_a_code_set_and_an_aligned_set(made, codec_file):
     assert torch.equal(speech[-1].codes, speech[35].codes)
 
 
-def test_damage_is_one_line(made, tmp_path):
-    from safetensors import safe_open
+def test_sets_join(made, trained, corpus, codec_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MYNA_CACHE", str(made[0].parent / "cache"))
+    slow, more, all_ = (tmp_path / f"{name}.safetensors" for name in ("slow", "more", "all"))
+    weights = str(trained / "last.safetensors")
+    assert (
+        align_main([str(corpus), str(slow), "--aligner", weights, "--speed", "0.88", "--source", "timed"])
+        == 0
+    )
+    assert extract_main([str(codec_file), str(corpus), str(slow), str(more)]) == 0
+    assert join_main([str(all_), str(made[1]), str(more), str(made[1])]) == 0
+    joined, first, second = SpeechSet(all_), SpeechSet(made[1]), SpeechSet(more)
+    assert joined.items == first.items + second.items
+    assert {item.speed for item in joined.items} == {0.88, 1.0, 1.13}
+    for i in (0, 35, 36, 50):
+        theirs = first[i] if i < 36 else second[i - 36]
+        assert torch.equal(joined[i].codes, theirs.codes)
+        assert torch.equal(joined[i].pointer, theirs.pointer)
+    tensors = load_file(more)
+    with safe_open(str(more), framework="pt") as file:
+        save_file(tensors, more, metadata={**file.metadata(), "codec_hash": "0" * 16})
+    assert join_main([str(all_), str(made[1]), str(more), "--force"]) == 2
+    assert "different codecs" in capsys.readouterr().err
 
+
+def test_damage_is_one_line(made, tmp_path):
     tensors = load_file(made[1])
     with safe_open(str(made[1]), framework="pt") as file:
         metadata = file.metadata()

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import soundfile as sf
 import torch
-
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import InputError, MissingModelError
 from myna.tts.aligner import (
@@ -157,7 +156,9 @@ def test_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "said", "other"), [("lj.flac", LJ, SPEECHOCEAN), ("speechocean.flac", SPEECHOCEAN, LJ)]
+    ("file", "said", "other"),
+    [("lj.flac", LJ, SPEECHOCEAN), ("speechocean.flac", SPEECHOCEAN, LJ)],
+    ids=["lj", "speechocean"],
 )
 def test_shipped_weights_know_what_is_said(file, said, other):
     aligner, wav = load_aligner(), shipped_case(file)
