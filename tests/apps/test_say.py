@@ -21,6 +21,7 @@ from myna.data.audio import read_audio
 from myna.tts import speaker, voice_library
 from myna.tts.aligner import Aligner, AlignerConfig
 from myna.tts.ar import ARConfig, ARModel
+from myna.tts.long_text import split_text
 from myna.tts.nar import NARConfig, NARModel
 from myna.tts.tags import is_synthetic
 from myna.tts.text.phones import Phones
@@ -271,6 +272,17 @@ def test_another_text_or_seed_begins_anew(voice, myna, monkeypatch):
         draft.commit(2, None)
     done = myna("say", "-t", "book.txt", "-v", voice, "--json")
     assert json.loads(done.out)["resumed_at"] == 0
+
+
+def test_a_long_text_takes_no_more_memory_than_a_short_one(voice, models):
+    own = speaker.Speaker()
+    page = os.sysconf("SC_PAGE_SIZE")
+    seen: list[float] = []
+    for chunk in own.chunks(split_text("One. " * 60), own.voice(voice)):
+        if chunk.ends_sentence:
+            seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * page / 1e6)
+    assert len(seen) == 60
+    assert max(seen[20:]) - seen[20] < 10  # MB; the states of one sentence are more than 1
 
 
 # ---- what is refused
