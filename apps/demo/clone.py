@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import UsageError
 from .engine import Engine
 from .feedback import guarded
-from .parts import CONSENT, ask_again, consent_box, drawn, picture, recording_input, sample_voices
+from .parts import CONSENT, ask_again, consent_box, drawn, note, picture, recording_input, sample_voices
 from .pictures import draw
 from .samples import TEXTS
 from .speech import LONGEST_TEXT, SpeechPanel, check_text
@@ -123,17 +123,19 @@ def build(engine: Engine, workspace: Workspace, concurrency: dict[str, Any]) -> 
     ) -> Iterator[list[Any]]:
         check_text(text)
         skip = gr.skip()
+        yield [skip, skip, skip, note("Listening to the voice"), skip, skip]
         if chosen == RECORDING:
-            key = (path, said)
-            fresh = cached is None or cached[0] != key or not consent
-            voice = voice_from(engine, path, said, consent, "demo") if fresh else cached[1]
-            cached = (key, voice)
+            if cached is None or cached[0] != (path, said) or not consent:
+                cached = ((path, said), voice_from(engine, path, said, consent, "demo"))
+            voice = cached[1]
             title = f"{Path(path or '').stem}-cloned"
         else:
             voice, title = engine.load_voice(chosen), chosen
-        heard = drawn(draw(engine.prompt(voice), engine.sample_rate, "The voice, as it was heard"))
-        for number, values in enumerate(panel.run(text, voice, title, preset, seed)):
-            yield [cached if number == 0 else skip, heard if number == 0 else skip, *values]
+        for values in panel.run(text, voice, title, preset, seed):
+            yield [cached, skip, *values]
+        # Last, since the first sound should not wait for a picture.
+        image = draw(engine.prompt(voice), engine.sample_rate, "The voice, as it was heard")
+        yield [skip, drawn(image), *[skip] * len(panel.outputs)]
 
     event = button.click(
         guarded(say),

@@ -58,21 +58,21 @@ CSS = """
 
 
 def theme() -> Any:
-    import gradio as gr
+    from gradio import themes
 
-    return gr.themes.Base(
-        primary_hue=gr.themes.colors.amber,
-        secondary_hue=gr.themes.colors.amber,
-        neutral_hue=gr.themes.colors.stone,
-        radius_size=gr.themes.sizes.radius_lg,
+    return themes.Base(
+        primary_hue=themes.colors.amber,
+        secondary_hue=themes.colors.amber,
+        neutral_hue=themes.colors.stone,
+        radius_size=themes.sizes.radius_lg,
         # Fonts that Gradio's package carries, in the weights that it carries: nothing is fetched.
         font=(
-            gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)),
+            themes.LocalFont("IBM Plex Sans", weights=(400, 700)),
             "ui-sans-serif",
             "system-ui",
             "sans-serif",
         ),
-        font_mono=(gr.themes.LocalFont("IBM Plex Mono", weights=(400, 600)), "ui-monospace", "monospace"),
+        font_mono=(themes.LocalFont("IBM Plex Mono", weights=(400, 600)), "ui-monospace", "monospace"),
     ).set(
         button_primary_background_fill="#f4b400",
         button_primary_background_fill_hover="#ffc82e",

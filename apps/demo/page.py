@@ -10,7 +10,7 @@ from .look import FOOTER, HEADER
 from .workspace import Workspace
 
 # Two at a time: one visitor does not wait for another's chapter, and two cores are not shared by twenty.
-CONCURRENCY = {"concurrency_limit": 2, "concurrency_id": "models"}
+CONCURRENCY: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "models"}
 
 
 def build_page(engine: Engine, workspace: Workspace) -> Any:

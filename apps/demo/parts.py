@@ -96,7 +96,7 @@ def ask_again(recording: Any, consent: Any, said: Any) -> None:
     import gradio as gr
 
     last = gr.State(None)
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     recording.change(lambda path, last: path or last, [recording, last], [last], **quiet)
     recording.clear(
         lambda last: [gr.skip()] * 3 if last is None else [None, False, ""],

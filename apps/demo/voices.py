@@ -135,7 +135,7 @@ def build(
 
     shown = [about, usable, prompt, remove, asking]
     lists = [listed, clone_choice]
-    quiet = {"api_visibility": "private"}
+    quiet: dict[str, Any] = {"api_visibility": "private"}
     listed.change(guarded(choose), [listed], shown, show_progress="hidden", **quiet)
     add.click(
         guarded(add_voice),
