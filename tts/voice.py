@@ -147,7 +147,9 @@ def encode_prompt(codec: Codec, wav: Tensor) -> Tensor:
 def decode_prompt(codec: Codec, voice: Voice) -> Tensor:
     """The prompt (N,) as the models hear it. Raises as `check_codec`."""
     check_codec(voice, codec)
-    n = voice.codes.shape[1] * codec.frame_size
+    n = max(
+        1, voice.codes.shape[1] * codec.frame_size - codec.delay
+    )  # the last frame waits for one that never comes
     with torch.inference_mode():
         device = next(codec.parameters()).device
         return codec.decode(Codes(voice.codes[None].to(device), n))[0, 0].cpu()
