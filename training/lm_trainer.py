@@ -229,7 +229,7 @@ class NARTrainer(LMTrainer[NARRecipe]):
         odds = torch.tensor(weights, device=batch.codes.device)
         group = torch.multinomial(odds, len(batch.codes), replacement=True)
         result = self.trained(batch, group)
-        names = self._group_names("loss")
+        names = self._group_names()
         seen = {
             n: loss for n, loss, frames in zip(names, result.losses, result.n_frames, strict=True) if frames
         }
@@ -238,19 +238,18 @@ class NARTrainer(LMTrainer[NARRecipe]):
     def judge(self, batch: SpeechBatch) -> dict[str, float]:
         """The loss is that of all codebooks, each of which counts alike."""
         groups, values = self.recipe.model.groups, {"loss": 0.0}
-        losses, accuracies = self._group_names("loss"), self._group_names("accuracy")
+        losses = self._group_names()
         for g, books in enumerate(groups):
             result = self.model(batch, torch.full((len(batch.codes),), g, device=batch.codes.device))
             values["loss"] += float(result.losses[g]) * len(books) / sum(map(len, groups))
             values[losses[g]] = float(result.losses[g])
-            values[accuracies[g]] = float(result.accuracy[g])
+            values |= {f"accuracy_{k + 1}": float(result.codebook_accuracy[k - 1]) for k in books}
         return values
 
-    def _group_names(self, what: str) -> list[str]:
+    def _group_names(self) -> list[str]:
         """ "loss_2", "loss_3_4": codebooks counted from 1."""
-        return [
-            "_".join([what, *(str(k + 1) for k in sorted({g[0], g[-1]}))]) for g in self.recipe.model.groups
-        ]
+        ends = [sorted({group[0] + 1, group[-1] + 1}) for group in self.recipe.model.groups]
+        return ["_".join(["loss", *map(str, end)]) for end in ends]
 
 
 def _tensors(result: ARResult) -> dict[str, Tensor]:

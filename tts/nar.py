@@ -80,13 +80,15 @@ class NARResult:
     """loss: nats a code, the mean over target frames of the mean over the codebooks of the frame's group.
 
     Of each group, (G,): losses in nats a code; accuracy, how often the code is the likeliest; n_frames, the target's
-    frames they are taken over. Groups without a frame have zeros.
+    frames they are taken over. codebook_accuracy (K - 1,): that of each codebook from the second. Groups without a
+    frame have zeros.
     """
 
     loss: Tensor
     losses: Tensor
     accuracy: Tensor
     n_frames: Tensor
+    codebook_accuracy: Tensor
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,7 @@ class NARModel(nn.Module):
     def _losses(self, hidden: Tensor, codes: Tensor, group: Tensor, target: Tensor) -> NARResult:
         zero = torch.zeros((), device=hidden.device)
         total, losses, accuracy, n_frames = zero, [], [], []
+        by_codebook = torch.zeros(self.config.n_codebooks - 1, device=hidden.device)
         for g, books in enumerate(self.config.groups):
             here = target & (group == g)[:, None]
             h, true = hidden[here], codes.transpose(1, 2)[here]  # (n, W), (n, K)
@@ -256,9 +259,12 @@ class NARModel(nn.Module):
             loss = F.cross_entropy(logits, wanted)
             total = total + loss * n
             losses.append(loss.detach())
-            accuracy.append((logits.detach().argmax(dim=-1) == wanted).float().mean())
+            right = (logits.detach().argmax(dim=-1) == wanted).float()
+            accuracy.append(right.mean())
+            by_codebook[books[0] - 1 : books[-1]] = right.view(len(books), n).mean(dim=1)
         counts = torch.tensor(n_frames, device=hidden.device)
-        return NARResult(total / max(1, sum(n_frames)), torch.stack(losses), torch.stack(accuracy), counts)
+        parts = (torch.stack(losses), torch.stack(accuracy), counts, by_codebook)
+        return NARResult(total / max(1, sum(n_frames)), *parts)
 
     def _head(self, codebook: int) -> CodeHead:
         return cast(CodeHead, self.heads[codebook - 1])

@@ -75,7 +75,7 @@ def test_held_out_loss_falls_and_the_best_is_kept(kind, lm_tiny, tmp_path):
         assert {"advance_loss", "joe-dev/top10_accuracy", "synth-dev/code_loss"} <= set(last)
     else:
         assert last["accuracy_2"] > 0.3 > 3 / 16
-        assert {"loss_2", "loss_3_4", "accuracy_3_4", "synth-dev/accuracy_2"} <= set(last)
+        assert {"loss_2", "loss_3_4", "accuracy_3", "accuracy_4", "synth-dev/accuracy_2"} <= set(last)
     assert last["loss"] == pytest.approx((last["joe-dev/loss"] + last["synth-dev/loss"]) / 2)
     model = load(kind, run / "best.safetensors")
     assert not model.training

@@ -141,6 +141,7 @@ def test_training_and_generation_agree(model: NARModel, text: bool):
         with torch.no_grad():
             result = model(batch, torch.tensor([g]))
         assert result.accuracy[g] == 1
+        assert (result.codebook_accuracy[[k - 1 for k in books]] == 1).all()
         assert result.n_frames[g] == t
 
 
