@@ -48,6 +48,10 @@ class Console:
         """A bar over bytes."""
         return self._bar(what, lambda n_bytes: size(int(n_bytes)))
 
+    def count(self, what: str) -> contextlib.AbstractContextManager[Transfer | None]:
+        """A bar over things that are counted."""
+        return self._bar(what, lambda n: f"{n:.0f}")
+
     @contextlib.contextmanager
     def _bar(self, what: str, show: Callable[[float], str]) -> Iterator[Progress | None]:
         if self.quiet or self.json or not sys.stderr.isatty():

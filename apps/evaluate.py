@@ -1,4 +1,4 @@
-"""`myna evaluate`: quality, bitrate and speed, measured side by side with what else there is."""
+"""`myna evaluate`: codecs and cloned speech, measured side by side with what else there is."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..errors import UsageError
 from .console import Console
 from .options import parse_bitrate
 
-app = typer.Typer(help="Measure quality, bitrate and speed.", no_args_is_help=True)
+app = typer.Typer(help="Measure quality, intelligibility, likeness and speed.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Measure quality, bitrate and speed."""
+    """Measure quality, intelligibility, likeness and speed."""
 
 
 @app.command("codec")
@@ -70,6 +70,103 @@ def codec(
     console = Console(quiet=quiet, json=json)
     with console.progress("evaluating") as progress:
         report = evaluate_codec(model, data, options, out, force, progress)
+    if json:
+        print(report.to_json(), end="")
+    elif markdown:
+        print(report.to_markdown(), end="")
+    elif not quiet:
+        print(report.to_table(), end="")
+
+
+@app.command("tts")
+def tts(
+    data: list[str] = typer.Argument(
+        None, metavar="[VOICES]...", help="Held-out recordings: .tar shards, folders, files or patterns."
+    ),
+    voices: list[str] = typer.Option([], "--voices", "-v", help="The same, as an option; may be repeated."),
+    texts: Path = typer.Option(
+        None, "--texts", help="Say these, a line each, instead of the speakers' texts."
+    ),
+    limit: int = typer.Option(None, help="Texts a voice.  [default: 12]"),
+    max_voices: int = typer.Option(None, help="Voices of a source.  [default: all; 4 with --quick]"),
+    source: str = typer.Option(None, help="Only recordings of this source (shards)."),
+    split: str = typer.Option(None, help="Only recordings of this split (shards)."),
+    quick: bool = typer.Option(False, "--quick", help="A few voices, words and likeness only."),
+    hard: bool = typer.Option(
+        None, "--hard/--no-hard", help="Say the hard sentences too.  [default: unless --quick]"
+    ),
+    metric: list[str] = typer.Option(
+        [], help="wer, similarity, dnsmos.  [default: all; dnsmos not with --quick]"
+    ),
+    prompt_text: str = typer.Option(
+        "without", help="Are the models given the prompt's text: without, with, or both."
+    ),
+    codec: str = typer.Option("myna-24k", help="A name or a checkpoint."),
+    ar: Path = typer.Option(None, help="A checkpoint in place of the AR that ships."),
+    nar: Path = typer.Option(None, help="A checkpoint in place of the NAR that ships."),
+    preset: str = typer.Option("standard", help="standard, fast or best."),
+    seed: int = typer.Option(0, help="Of the speech, and of the choice of prompts and texts."),
+    candidates: int = typer.Option(None, help="Times a sentence is said, the clearest kept."),
+    temperature: float = typer.Option(None, help="Of the sampled codes."),
+    top_k: int = typer.Option(None, help="Sample among so many codes."),
+    top_p: float = typer.Option(None, help="Sample among the likeliest of this probability."),
+    cfg_text: float = typer.Option(None, help="Guidance by the text; 1 is none."),
+    cfg_voice: float = typer.Option(None, help="Guidance by the voice; 1 is none."),
+    out: Path = typer.Option(
+        None, "--out", "-o", help="A folder for report.md, report.json and the pictures."
+    ),
+    audio: bool = typer.Option(False, "--audio", help="Keep what was said, in OUT/audio."),
+    threads: int = typer.Option(None, help="Of the models."),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..."),
+    markdown: bool = typer.Option(False, "--markdown", help="Print the tables as Markdown."),
+    json: bool = typer.Option(False, "--json", help="Print the report as JSON, clip by clip."),
+    force: bool = typer.Option(False, "--force", "-f", help="Overwrite the files of an earlier report."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no table."),
+) -> None:
+    """Compare cloned speech with real recordings: words, voice, quality, speed."""
+    data = [*(data or []), *voices]
+    if not data:
+        raise UsageError("no voices to clone: give recordings, a folder, a pattern or .tar shards")
+    if markdown and json:
+        raise UsageError("--markdown and --json cannot both go to standard output; --out DIR writes both")
+    if threads is not None:
+        if threads < 1:
+            raise UsageError(f"at least one thread is needed, got --threads {threads}")
+        import torch
+
+        torch.set_num_threads(threads)
+    from ..evaluation.tts_report import SpeechEvaluation, evaluate_tts
+    from ..tts.presets import SpeechOptions
+
+    measures = tuple(metric) or (("wer", "similarity") if quick else ("wer", "similarity", "dnsmos"))
+    options = SpeechEvaluation(
+        texts=texts,
+        limit=12 if limit is None else limit,
+        max_speakers=4 if quick and max_voices is None else max_voices,
+        source=source,
+        split=split,
+        measures=measures,
+        hard=not quick if hard is None else hard,
+        prompt_text=prompt_text,
+        codec=codec,
+        ar=ar,
+        nar=nar,
+        device=device,
+        audio=audio,
+        speech=SpeechOptions(
+            preset=preset,
+            seed=seed,
+            candidates=candidates,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            cfg_text=cfg_text,
+            cfg_voice=cfg_voice,
+        ),
+    )
+    console = Console(quiet=quiet, json=json)
+    with console.count("evaluating") as progress:
+        report = evaluate_tts(data, options, out, force, progress)
     if json:
         print(report.to_json(), end="")
     elif markdown:

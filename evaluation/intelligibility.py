@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,8 +20,13 @@ def word_error_rate(text: str, wav: np.ndarray, sample_rate: int) -> float:
 
 
 def word_errors(reference: str, hypothesis: str) -> int:
-    """Insertions, deletions and substitutions of words: the edit distance."""
-    said, heard = words(reference), words(hypothesis)
+    """Insertions, deletions and substitutions of words."""
+    return edit_distance(words(reference), words(hypothesis))
+
+
+def edit_distance(said: Sequence[str], heard: Sequence[str]) -> int:
+    """Insertions, deletions and substitutions that turn one into the other (Levenshtein 1966); of words, or of the
+    characters of two strings."""
     row = list(range(len(heard) + 1))
     for i, word in enumerate(said, 1):
         diagonal, row[0] = row[0], i
@@ -31,6 +38,27 @@ def word_errors(reference: str, hypothesis: str) -> int:
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation; apostrophes inside words stay."""
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower().replace("’", "'"))
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """What two texts are brought to before they are compared.   name: for the report."""
+
+    name: str
+    apply: Callable[[str], str]
+
+
+@lru_cache(maxsize=1)
+def normalizer() -> Normalizer:
+    """Whisper's own for English (Radford et al. 2022, appendix C: digits for numbers, contractions and abbreviations
+    written out), which transformers carries; without it, lower-case words."""
+    try:
+        from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+    except ImportError:
+        return Normalizer("lower-case words", lambda text: " ".join(words(text)))
+    whole = EnglishTextNormalizer({})  # British and American spellings stay apart
+    # What is left of a row of dots or a lone apostrophe is no word.
+    return Normalizer("Whisper's normaliser", lambda text: " ".join(words(whole(text))))
 
 
 def transcribe(wav: np.ndarray, sample_rate: int) -> str:

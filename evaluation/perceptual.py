@@ -56,15 +56,19 @@ def dnsmos(estimate: np.ndarray, sample_rate: int) -> float:
 
 def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
     """Cosine between Resemblyzer's speaker embeddings (Wan et al. 2018, GE2E), -1 to 1; higher is better."""
+    one, other = (voice_embedding(wav, sample_rate) for wav in (reference, estimate))
+    return float("nan") if one is None or other is None else float(one @ other)
+
+
+def voice_embedding(wav: np.ndarray, sample_rate: int) -> np.ndarray | None:
+    """Resemblyzer's speaker embedding (256,) of length one; None where there is no speech."""
     from resemblyzer import preprocess_wav
 
-    voices = []
-    for wav in (reference, estimate):
-        speech = preprocess_wav(at_rate(wav, sample_rate, WIDEBAND), source_sr=WIDEBAND)
-        if len(speech) == 0:  # it cuts pauses, and nothing else was there
-            return float("nan")
-        voices.append(_voice_encoder().embed_utterance(speech))
-    return float(voices[0] @ voices[1])
+    if not wav.any():
+        return None
+    speech = preprocess_wav(at_rate(wav, sample_rate, WIDEBAND), source_sr=WIDEBAND)
+    # It cuts pauses, and perhaps nothing else was there.
+    return _voice_encoder().embed_utterance(speech) if len(speech) else None
 
 
 def at_rate(wav: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:

@@ -17,7 +17,7 @@ RANGE_DB = 80.0  # below the loudest point, all is black
 
 def rate_quality(report: Report) -> bytes:
     """A panel a measure: quality over the kbps of the real files, a line a system; the ceiling dotted."""
-    figure, axes = _figure(max(1, len(_curves(report))), 4.6, 3.8)
+    figure, axes = new_figure(max(1, len(_curves(report))), 4.6, 3.8)
     systems = list(dict.fromkeys(row.system for row in report.rows if row.system != "uncompressed"))
     for axis, name in zip(axes, _curves(report), strict=False):
         for system in systems:
@@ -30,13 +30,13 @@ def rate_quality(report: Report) -> bytes:
         axis.set(xlabel="kbps in the file", ylabel=METRICS[name].title, title=METRICS[name].title)
         axis.grid(alpha=0.3)
     axes[0].legend()
-    return _png(figure)
+    return to_png(figure)
 
 
 def spectrograms(panels: Sequence[tuple[str, np.ndarray]], sample_rate: int) -> bytes:
     """A panel a waveform (N,): time against frequency in dB below the loudest point of the first."""
-    figure, axes = _figure(len(panels), 5.0, 3.0, columns=2)
-    spectra = [_power(wav) for _, wav in panels]
+    figure, axes = new_figure(len(panels), 5.0, 3.0, columns=2)
+    spectra = [power_spectrum(wav) for _, wav in panels]
     top = 10 * np.log10(max(float(spectra[0].max()), 1e-10))
     for axis, (title, wav), power in zip(axes, panels, spectra, strict=False):
         axis.imshow(
@@ -51,21 +51,21 @@ def spectrograms(panels: Sequence[tuple[str, np.ndarray]], sample_rate: int) -> 
         axis.set(title=title, xlabel="s", ylabel="kHz")
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    return _png(figure)
+    return to_png(figure)
 
 
 def _curves(report: Report) -> list[str]:
     return [name for name in CURVES if name in report.metrics]
 
 
-def _power(wav: np.ndarray, window: int = 1024, hop: int = 256) -> np.ndarray:
+def power_spectrum(wav: np.ndarray, window: int = 1024, hop: int = 256) -> np.ndarray:
     """(N,) to (window / 2 + 1, frames)."""
     padded = np.pad(wav, (window // 2, window))
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
     return np.abs(np.fft.rfft(frames * np.hanning(window), axis=1).T) ** 2
 
 
-def _figure(n: int, width: float, height: float, columns: int = 3) -> tuple[Any, list[Any]]:
+def new_figure(n: int, width: float, height: float, columns: int = 3) -> tuple[Any, list[Any]]:
     """A figure that opens no window, and its axes in reading order, at least n."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -77,7 +77,7 @@ def _figure(n: int, width: float, height: float, columns: int = 3) -> tuple[Any,
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _png(figure: Any) -> bytes:
+def to_png(figure: Any) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
     return file.getvalue()

@@ -64,12 +64,12 @@ class Report:
 
     def to_json(self) -> str:
         """One document; what could not be judged is null."""
-        return json.dumps(_finite(asdict(self)), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(finite(asdict(self)), indent=2, ensure_ascii=False) + "\n"
 
     def to_markdown(self) -> str:
         """The tables of a README."""
-        lines = [_line(self._header()), _line(["---"] + ["---:"] * (len(self._header()) - 1))]
-        lines += [_line(self._cells(row)) for row in self.rows]
+        lines = [markdown_line(self._header()), markdown_line(["---"] + ["---:"] * (len(self._header()) - 1))]
+        lines += [markdown_line(self._cells(row)) for row in self.rows]
         lines += ["", self.summary()]
         for name, use in self.use.items():
             lines += ["", f"Codebooks of {name} ({use.n_frames} frames):", "", *_use_table(use)]
@@ -140,14 +140,14 @@ class Report:
 def _use_table(use: CodebookUse) -> list[str]:
     books = [str(k + 1) for k in range(len(use.used))]
     return [
-        _line(["codebook", *books]),
-        _line(["---"] + ["---:"] * len(books)),
-        _line(["used", *(f"{100 * u:.0f} %" for u in use.used)]),
-        _line(["perplexity", *(f"{p:.0f}" for p in use.perplexity)]),
+        markdown_line(["codebook", *books]),
+        markdown_line(["---"] + ["---:"] * len(books)),
+        markdown_line(["used", *(f"{100 * u:.0f} %" for u in use.used)]),
+        markdown_line(["perplexity", *(f"{p:.0f}" for p in use.perplexity)]),
     ]
 
 
-def _line(cells: list[str]) -> str:
+def markdown_line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
@@ -155,10 +155,10 @@ def _number(value: float, decimals: int) -> str:
     return "n/a" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
-def _finite(tree: Any) -> Any:
+def finite(tree: Any) -> Any:
     """JSON knows neither nan nor infinity."""
     if isinstance(tree, dict):
-        return {key: _finite(value) for key, value in tree.items()}
+        return {key: finite(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [_finite(value) for value in tree]
+        return [finite(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -27,7 +27,7 @@ from .text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
 
 _PAUSES = frozenset(SYMBOLS.index(symbol) for symbol in (SPACE, *PUNCTUATION))
 _SPACE = SYMBOLS.index(SPACE)
-_PLAIN_FRAMES = 16, 100  # without a pointer: frames a phone and besides, at most
+PLAIN_FRAMES = 16, 100  # without a pointer: frames a phone and besides, at most
 
 
 class ARGenerator:
@@ -176,7 +176,7 @@ class ARGenerator:
         table = _table(model)
         sample = CodeSampler(self.options, uniforms(self.options.seed), end)
         before = self._before
-        for _ in range(_PLAIN_FRAMES[0] * self.n_phones + _PLAIN_FRAMES[1]):
+        for _ in range(PLAIN_FRAMES[0] * self.n_phones + PLAIN_FRAMES[1]):
             hidden = self._step(before + model.segment.weight[1])
             code = sample(self._guided(model.logits(hidden)))
             if code == end:

@@ -33,6 +33,7 @@ class SpeechOptions:
     preset: str = "standard"  # a key of PRESETS
     seed: int = 0  # the same seed, text, voice and models give the same audio
     language: str = "en-us"  # as espeak-ng names it; the shipped weights know English
+    candidates: int | None = None  # times every sentence is said, the clearest kept
     temperature: float | None = None  # of the sampled codes: 0 takes the likeliest, 1 samples as trained
     top_k: int | None = None  # sample among the k likeliest codes only; 0: all
     top_p: float | None = None  # and among the likeliest that make up this probability
@@ -47,6 +48,8 @@ class SpeechOptions:
             raise UsageError(f"no preset named {self.preset!r}: choose one of {', '.join(PRESETS)}")
         if not 0 <= self.seed < 1 << 63:
             raise UsageError(f"seed {self.seed} is out of range; give a whole number from 0 to 2^63 - 1")
+        if self.candidates is not None and not 1 <= self.candidates <= 64:
+            raise UsageError(f"candidates {self.candidates} is out of range; give 1 to 64")
         _check("temperature", self.temperature, 0, 2)
         _check("top-k", self.top_k, 0, 1 << 20)
         _check("top-p", self.top_p, 0.01, 1)
@@ -65,7 +68,7 @@ class SpeechOptions:
             "voice_guidance": self.cfg_voice,
         }
         sampling = replace(preset.sampling, **{name: v for name, v in own.items() if v is not None})
-        return replace(preset, sampling=sampling)
+        return replace(preset, n_candidates=self.candidates or preset.n_candidates, sampling=sampling)
 
 
 def _check(name: str, value: float | None, low: float, high: float) -> None:
