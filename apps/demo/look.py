@@ -46,6 +46,8 @@ CSS = """
 .myna-note { min-height: 1.7em; display: flex; flex-direction: column; gap: 6px; }
 .myna-note span { opacity: 0.8; font-variant-numeric: tabular-nums; }
 .myna-note progress { width: 100%; height: 6px; accent-color: #f4b400; }
+.myna-line, .myna-line > div { padding: 0 !important; }
+.dark audio { color-scheme: dark; }
 .myna-voice { display: grid; grid-template-columns: max-content 1fr; gap: 4px 14px; margin: 0; }
 .myna-voice dt { opacity: 0.65; }
 .myna-voice dd { margin: 0; overflow-wrap: anywhere; }

@@ -85,7 +85,7 @@ def html_line(name: str, content: str) -> Any:
     """HTML in line with the components around it."""
     import gradio as gr
 
-    return gr.HTML(content, elem_id=name, container=False, padding=False)
+    return gr.HTML(content, elem_id=name, elem_classes=["myna-line"], container=False, padding=False)
 
 
 def ask_again(recording: Any, consent: Any, said: Any) -> None:

@@ -140,7 +140,7 @@ def test_clone_from_the_microphone_and_hear_it_before_it_ends(visit, tones, tmp_
     assert audio.samples.shape == (1, 150 * 960)
     assert pitch(result) == pytest.approx(heard.hertz, abs=1)
     for picture in ("#clone-prompt img", "#clone-drawing img"):  # waveform and spectrogram
-        assert page.eval_on_selector(picture, "image => image.naturalWidth") > 400
+        page.wait_for_function(f"document.querySelector('{picture}')?.naturalWidth > 400")
     assert "6.0 s" in page.inner_text("#clone-status")
     # The player has been given all of it.
     page.wait_for_function("document.querySelector('#clone-live audio').duration > 5.9")
