@@ -53,7 +53,8 @@ _PLAIN = [
     (r"\bPh\.?D\b\.?", "P H D"),
     (r"\betc\b(?!\.)", "et cetera"),
     (r"\baka\b", "A K A"),
-    (r"\b[Oo]\.?K\b\.?", "okay"),
+    (r"(?<=\b[A-Z])\.(?=\d)", " "),
+    (r"\b(?:O\.K\.(?!\s*$)|O\.?K\b|ok\b)", "okay"),
 ]
 _DAYS = {"Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday"}
 _DAYS |= {"Thur": "Thursday", "Thurs": "Thursday", "Fri": "Friday", "Sat": "Saturday", "Sun": "Sunday"}
@@ -86,6 +87,9 @@ _SAID_OTHERWISE |= {
     "NAACP": "N double A C P",
     "AAA": "triple A",
     "OK": "okay",
+    "DR": "Doctor",
+    "MR": "Mister",
+    "MRS": "Missus",
     "SQLITE": "S Q light",
 }
 # Short words that people put in capitals to stress them; others of up to three letters are spelled.
@@ -93,7 +97,7 @@ _STRESSED = words(
     """A I AM AN AS AT BE BY DO GO HE IF IN IS ME MY NO OF OH ON OR SO TO UP WE HI HA AH ADD AGE AGO ALL AND ANY
     ARE ART ASK BAD BAG BED BIG BOY BUT BUY CAN CAR CAT CUT DAD DAY DID DIE DOG DRY EAR EAT END EYE FAR FEW FLY FOR
     FUN GET GOD GOT GUN HAD HAS HER HEY HIM HIS HIT HOT HOW HUH ITS JOB JOY KEY KID LAW LET LIE LOT LOW MAD MAN MAY
-    MEN MOM MR MRS NEW NOT NOW ODD OFF OLD ONE OUR OUT OWN PAY PUT RED RUN SAD SAW SAY SEA SEE SET SHE SIR SIT SIX
+    MEN MOM NEW NOT NOW ODD OFF OLD ONE OUR OUT OWN PAY PUT RED RUN SAD SAW SAY SEA SEE SET SHE SIR SIT SIX
     SKY SON SUN TEA TEN THE TOO TOP TRY TWO USE WAR WAS WAY WET WHO WHY WIN WON WOW YES YET YOU"""
 )
 _VOWELS = "AEIOUY"
@@ -126,8 +130,9 @@ Joan Theodore Michael Baldwin Bohemond"""
 _NUMBERED = """Chapter Part Act Scene Volume Vol Book Section War Phase Type Class Level Stage Article Appendix
 Figure Table Title Episode Season Season Bowl Fantasy Unit Grade Category Round Division Group Mark Rocky Model
 Apollo Gemini Saturn Quest Schedule Canto Psalm Lesson Block Zone Area Region Tier Sonata Symphony Opus"""
-# "George I think so": the pronoun, not the first of his name.
+# "George I think so", "Robert I Bouck": the pronoun or an initial, not the first of his name.
 _NOT_PRONOUN = (
+    rf"(?![IVX]\s+(?!(?:{'|'.join(sorted(STARTERS))})\b)[A-Z][a-z])"
     r"(?!I(?:'|\s+(?:am|have|think|know|will|want|need|love|like|see|say|can|do|don't|must"
     r"|should|may|might|believe|guess|hope|mean|feel|just|never|also|really)\b))"
 )
@@ -151,7 +156,7 @@ def _abbreviation_rules():
         return f"{m[1]} {_STREETS[m[2]]}" + (ends(m) if m[3] else "")
 
     def title(m: re.Match[str]) -> str:
-        return _TITLES[m[1]] + " " * (not m.string[m.end()].isspace())
+        return _TITLES[m[1].capitalize()] + " " * (not m.string[m.end()].isspace())
 
     def before_noon(m: re.Match[str]) -> str:
         return m[1].upper() + " M" + (ends(m) if m[0][-1] == "." else "")
@@ -181,11 +186,12 @@ def _abbreviation_rules():
     street_name = r"[A-Z][a-z]+|\d+(?:st|nd|rd|th)|[A-Z]"
     alternation = lambda names: "|".join(sorted(map(re.escape, names), key=len, reverse=True))  # noqa: E731
     days = alternation(_DAYS)
+    titles = alternation([*_TITLES, *map(str.upper, _TITLES)])
     months = {month[:3]: month for month in MONTHS}
     return [
         (re.compile(rf"\b({street_name})\s(St|Dr)\b(?:(\.)|(?!\.))(?!\s+{not_starter}[A-Z][a-z])"), street),
         (re.compile(rf"\b({street_name})\s({alternation(set(_STREETS) - {'St', 'Dr'})})\b(\.)?"), street),
-        (re.compile(rf"\b({alternation(_TITLES)})\b(?:\.\s?(?=[A-Z])|\.(?=\sand\s)|(?=\s+[A-Z]))"), title),
+        (re.compile(rf"\b({titles})\b(?:\.\s?(?=[A-Z])|\.(?=\sand\s)|(?=\s+[A-Z]))"), title),
         (re.compile(rf"\b({alternation(_RANKS)})\.(?=\s+{not_starter}[A-Z][\w'])"), lambda m: _RANKS[m[1]]),
         (re.compile(rf"\b({alternation(_COUNTED)})\.\s*(?=\d|[IVXLC]+\b)", re.I), counted),
         (re.compile(r"\b(Nos?|pp?)\s(?=\d)"), counted),
@@ -195,7 +201,7 @@ def _abbreviation_rules():
         (re.compile(rf"(?<![\w.])({alternation(_ANYWHERE)})\.(?!\w)", re.I), anywhere),
         (re.compile(r"(?<![\w.])([ap])\.\s?m\b\.?", re.I), before_noon),
         *((re.compile(pattern), replacement) for pattern, replacement in _PLAIN),
-        (re.compile(r"(?<![\w.'])(?:[^\W\d_]\.){2,}(?:[^\W\d_]\b\.?)?"), initials),
+        (re.compile(r"(?<![\w.'])(?:(?:[^\W\d_]\.){2,}(?:[^\W\d_]\b\.?)?|(?:[A-Z]{1,2}\.){2,})"), initials),
         (re.compile(rf"(?:\b(\w+)\s)?(?<![\w.'])((?:[A-HJ-Z]\.\s?)+)(?={not_starter}[A-Z][\w'])"), before_name),
     ]  # fmt: skip
 

@@ -27,7 +27,9 @@ _URL = re.compile(
     rf"|(?<![\w@.])((?:www\.)?{_DOMAIN}(?::\d+)?(?![\w-]|\.\w){_PATH})",
     re.IGNORECASE,
 )
-_FILE = re.compile(rf"(?<![\w.])([\w-]+)((?:\.[\w-]+)*\.(?:{'|'.join(_FILE_ENDINGS.split())}))\b(?!\.\w)")
+_FILE = re.compile(
+    rf"(?<![\w.-])[\w-]{{1,80}}(?:\.[\w-]{{1,40}}){{0,8}}\.(?:{'|'.join(_FILE_ENDINGS.split())})\b(?!\.\w)"
+)
 _HANDLE = re.compile(r"(?<![\w@])@(\w{1,50})")
 _HASHTAG = re.compile(r"(?<![\w&#])#([^\W\d]\w{0,80})")
 

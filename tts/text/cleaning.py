@@ -69,7 +69,7 @@ _TERMINAL = (".", "!", "?", "…", ":", ";", ",", "—")
 
 def clean(text: str) -> str:
     """Plain text in one line a paragraph, each ending in punctuation."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _spaces(text.replace("\r\n", "\n").replace("\r", "\n"))
     if "<" in text:
         for pattern, replacement in _MARKUP:
             text = pattern.sub(replacement, text)
@@ -80,12 +80,17 @@ def clean(text: str) -> str:
     text = _EMOTICON.sub(" ", text)
     text = _RAISED.sub(lambda m: "^" + m[1].translate(_RAISED_DIGITS), text)
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[1]) + " ", text)
-    text = _characters(unicodedata.normalize("NFC", text.translate(_SIGNS)))
+    text = _spaces(_characters(unicodedata.normalize("NFC", text.translate(_SIGNS))))
     text = re.sub(r"\.(?:[ \t]?\.){2,}", "…", text)
     text = re.sub(r"[!?]{2,}", lambda m: "?" * ("?" in m[0]) + "!" * ("!" in m[0]), text)
     text = re.sub(r"(?<=[^\W\d_])\s*--+\s*|\s+--?\s+(?=[^\W\d_])|\s*—\s*|(?<=[^\W\d_])\s+–\s*", " — ", text)
     paragraphs = (" ".join(part.split()) for part in _BLANK_LINES.split(text))
     return "\n".join(part for part in map(_tidy, paragraphs) if part)
+
+
+def _spaces(text: str) -> str:
+    """Runs of spaces to one, runs of empty lines to one."""
+    return re.sub(r"\n(?: ?\n)+", "\n\n", re.sub(r"[ \t\f\v]+", " ", text))
 
 
 def _characters(text: str) -> str:

@@ -19,6 +19,8 @@ MAY_END = words(
     """jr sr inc ltd co corp bros dept est al ave blvd rd ln ct pl sq hwy pkwy sec min max ext a.m p.m u.s u.k u.n
     d.c ph.d b.a m.a b.sc m.sc"""
 )
+# Units that people abbreviate with a stop: "12 in. tall".
+UNITS = words("in ft yd mi oz lb lbs gal hr hrs min mins sec secs")
 # Words that, with a capital after a full stop, nearly always begin a sentence.
 STARTERS = words(
     """The A An He She It They We You I This That These Those There In On At But And Or So If When While After

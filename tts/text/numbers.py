@@ -246,6 +246,8 @@ def _measure(m: re.Match[str]) -> str:
     abbreviated = stop == ". "
     if (unit in _TOUCHING and gap and not (abbreviated or power or per)) or (unit == "K" and not gap):
         return m[0]
+    if unit == '"' and m.string.count('"', 0, m.start()) % 2:  # it closes a quotation
+        return m[0]
     one, many = _names(unit)
     if power:
         raised = _RAISED[power[-1]]
@@ -361,6 +363,7 @@ def _rules(day_first: bool) -> list[tuple[str, _Say, int]]:
     half = r"([AaPp])\.?\s?[Mm]\b(?:\.(?!\s*$|\s+[A-Z\"]))?"
     year4 = r"(1[0-9]\d\d|20\d\d)"
     return [
+        (r"#\s?(?=\d)", lambda m: "number ", 0),
         (rf"\d{{{_LONGEST + 1},}}", lambda m: digits(m[0]), 0),
         (r"(?<![\d.-])(\d{4})-(\d\d)-(\d\d)(?=T\d|(?![\w-]))", _iso_date, 0),
         (r"(?<=[a-z])T(?=\d\d:\d\d)", lambda m: " at ", 0),
@@ -370,7 +373,7 @@ def _rules(day_first: bool) -> list[tuple[str, _Say, int]]:
             _month_day,
             0,
         ),
-        (rf"(\b[Tt]he\s)?\b(\d{{1,2}})(?:st|nd|rd|th)?(?:\sof)?\s({MONTH})\b\.?(?:,?\s{year4}\b)?", _day_month, 0),
+        (rf"(\b[Tt]he\s)?\b(\d{{1,2}})(?:st|nd|rd|th)?(?:\sof)?\s({MONTH})(?![a-z])(?:,?\s{year4}\b)?", _day_month, 0),
         (rf"\b({MONTH}),?\s{year4}\b", _month_year, 0),
         # Times: with minutes, then a bare hour with a.m. or p.m.
         (rf"(?<![\d:.,])(\d{{1,2}}):(\d\d)(?::(\d\d))?(?![\d:])(?:\s?{half})?", _clock, 0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .english import ABBREVIATIONS, MAY_END, STARTERS
+from .english import ABBREVIATIONS, MAY_END, STARTERS, UNITS
 
 _CLOSERS = "\"'”’)\\]»"
 _BOUNDARY = re.compile(
@@ -54,6 +54,8 @@ def _ends_sentence(text: str, boundary: re.Match[str]) -> bool:
         return begins or word == "I"
     if re.fullmatch(r"(?:[^\W\d_]\.)+[^\W\d_]", word):  # U.S, e.g
         return begins and word.lower() not in ("e.g", "i.e")
+    if word in UNITS and after[:1].islower():
+        return False
     if word.lower() in MAY_END:
         return begins
     if word.lower() not in ABBREVIATIONS:
