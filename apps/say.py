@@ -308,9 +308,17 @@ def command(
     target = PIPE if stream else output
     if target is None and not play:
         target = str(Path(text_file).with_suffix(".wav")) if text_file and text_file != PIPE else "speech.wav"
-    options = SpeechOptions(
-        preset, seed, language, temperature, top_k, top_p, cfg_text, cfg_voice, speed
-    )  # refused before anything is loaded
+    options = SpeechOptions(  # refused before anything is loaded
+        preset=preset,
+        seed=seed,
+        language=language,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        cfg_text=cfg_text,
+        cfg_voice=cfg_voice,
+        speed=speed,
+    )
     if target is not None and target != PIPE:
         check_writable_format(Path(target).suffix, allowed=WRITABLE)
         check_output(target, force)
@@ -361,7 +369,7 @@ def _speaking(
     if voice and Path(voice).is_file() and Path(voice).suffix != SUFFIX:
         consent = ask_consent(voice, consent)
     speaker = Speaker(device=device)
-    known = speaker.voice(voice or next(iter(shipped_voices())), voice_text, consent)
+    known = speaker.voice(voice or next(iter(shipped_voices())), voice_text, consent, options.language)
     for line in known.notes:
         console.note(f"{known.name}: {line}")
     return Speaking(speaker, known, sentences, options, words, console)

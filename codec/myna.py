@@ -51,7 +51,7 @@ class MynaConfig:
     codebook_size: int = 1024
     codebook_dim: int = 16  # of factorized codebooks
     n_paths: int = 8  # of the search for the codes (EMA codebooks), 1: greedy
-    rate_weight: float = 0.0  # what the search pays for a bit of entropy-coded file, see ResidualVQ
+    rate_weight: float = 0.04  # what the search pays for a bit of entropy-coded file, see ResidualVQ
     dead_code_share: float = 0.2  # codes used less than this share of the average are replaced while training
 
     @property

@@ -124,6 +124,9 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch | None]):
             elif own is not None:
                 pool.append((utterance, own))
         self._starts, self._pool = starts, (self._round_at(step), pool)
+        prior = log_prior(self.aligner, pool, self.corpus.sample_rate)
+        self.aligner.log_prior.copy_(prior)
+        self.ema.shadow["log_prior"].copy_(prior)  # at once: it is no average over steps
 
     def batch(self, step: int) -> AlignerBatch | None:
         """None for a step whose alignments are not made yet: batches are asked for ahead."""
@@ -236,6 +239,16 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch | None]):
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         self._starts = {key: starts.cpu() for key, starts in state["starts"].items()}
+
+
+def log_prior(aligner: Aligner, timed: Sequence[tuple[Utterance, Tensor]], sample_rate: int) -> Tensor:
+    """(C,) logarithm of the share of each class in the frames of utterances whose phones begin at (P,) s."""
+    seconds = torch.zeros(len(aligner.config.symbols))
+    for utterance, starts in timed:
+        end = starts.new_tensor([utterance.item.length / sample_rate])
+        lengths = torch.cat([starts, end]).diff().clamp(min=0).float()
+        seconds.index_add_(0, aligner.symbol_classes(utterance.phones).cpu(), lengths)
+    return (seconds / seconds.sum()).clamp(min=1e-4).log()
 
 
 def augment_power(power: Tensor, options: AlignerAugment, rng: np.random.Generator, f_max: float) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from .. import __version__
 from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
@@ -80,17 +81,24 @@ class Speaker:
         self._making = threading.Lock()
         self._watermark(0)  # fails here rather than in the middle of a sentence
 
-    def voice(self, source: VoiceLike, text: str | None = None, consent: str | None = None) -> Voice:
+    def voice(
+        self,
+        source: VoiceLike,
+        text: str | None = None,
+        consent: str | None = None,
+        language: str = "en-us",
+    ) -> Voice:
         """A voice from a recording of 1 to 30 s (a path, an open file, samples), from a voice file, or from the library
         by its name.
 
-        text: what is said in the recording, where it is known.   consent: for a recording, a statement that its speaker
-        agrees to being cloned. Raises UsageError without one, InputError for what cannot be a voice.
+        text: what is said in the recording, where it is known, in `language`.   consent: for a recording, a statement
+        that its speaker agrees to being cloned. Raises UsageError without one, InputError for what cannot be a voice.
         """
+        codec, aligner = self.models.codec, self.models.aligner
         with self._making:  # the search for codes is set for a moment on a codec that all share
-            return find_voice(
-                source, self.models.codec, text=text, consent=consent, aligner=self.models.aligner
-            )
+            found = find_voice(source, codec, text, consent, aligner, language)
+        self.models.hear(found.prompt())  # now rather than before the first word
+        return found
 
     def chunks(
         self,
@@ -131,7 +139,8 @@ class Speaker:
         """As `myna.stream`."""
         chosen = replace(options or SpeechOptions(), **settings)
         sentences = split_text(text, chosen.language)
-        chunks = self.chunks(sentences, self.voice(voice, voice_text, consent), chosen, lexicon)
+        known = self.voice(voice, voice_text, consent, chosen.language)
+        chunks = self.chunks(sentences, known, chosen, lexicon)
         return _samples(chunks)
 
     def say(
@@ -146,15 +155,16 @@ class Speaker:
         **settings: Any,
     ) -> Speech:
         """As `myna.say`."""
-        known = self.voice(voice, voice_text, consent)
-        parts = list(self.stream(text, known, lexicon=lexicon, options=options, **settings))
+        chosen = replace(options or SpeechOptions(), **settings)
+        known = self.voice(voice, voice_text, consent, chosen.language)
+        parts = list(self.stream(text, known, lexicon=lexicon, options=chosen))
         return Speech(np.concatenate([np.zeros(0, np.float32), *parts]), self.sample_rate, known.name)
 
     def fingerprint(
         self, sentences: list[Sentence], voice: Voice, options: SpeechOptions, lexicon: str
     ) -> str:
         """Stands for everything that shapes the audio: equal for equal samples."""
-        digest = hashlib.sha256(self.models.fingerprint().encode())
+        digest = hashlib.sha256(f"{__version__} {self.models.fingerprint()}".encode())
         for part in (options, [(s.text, s.ends_paragraph) for s in sentences], lexicon):
             digest.update(repr(part).encode() + b"\n")
         prompt = voice.prompt()
@@ -173,7 +183,7 @@ def load_models(device: str | torch.device = "cpu") -> Valle:
             )
     codec = load_codec("myna-24k", device)
     spoken = weights_hash(codec)
-    aligner = load_aligner(device=device) if SHIPPED_ALIGNER.is_file() else None
+    aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
     return Valle(
         codec, load_ar(device=device, codec_hash=spoken), load_nar(device=device, codec_hash=spoken), aligner
     )

@@ -139,7 +139,7 @@ class Synthesizer:
         options = options or SpeechOptions()
         codes = ahead(self._codes(sentences, prompt, options, start), _FRAMES_AHEAD, "ar")
         chunks = ahead(
-            self._speech(codes, sentences, prompt, level, options, position), _CHUNKS_AHEAD, "decoder"
+            self._speech(codes, sentences, prompt, level, options, start, position), _CHUNKS_AHEAD, "decoder"
         )
         with closing(chunks):
             yield from (chunk for chunk in chunks if len(chunk.samples) or chunk.ends_sentence)
@@ -209,13 +209,14 @@ class Synthesizer:
         prompt: Prompt | None,
         level: LevelState,
         options: SpeechOptions,
+        start: int,
         position: int,
     ) -> Generator[SpokenChunk, None, None]:
         """Everything after the AR. A chunk without samples says only that the work goes on (and finds out whether it
         still should)."""
         n_candidates, rate = options.resolved().n_candidates, self.models.codec.sample_rate
         length = max(1, sentences[-1].end) if sentences else 1
-        before = 0.0  # share of the text up to this sentence
+        before = sentences[start - 1].end / length if start else 0.0  # share of the text up to this sentence
         decoder, parts, best, nothing = None, [], None, np.zeros(0, np.float32)
         shaper = _Shaper(rate, level, options.speed, self.watermark(position))
         with closing(chunks):

@@ -12,7 +12,10 @@ from ..console import Console
 
 
 def command(
-    host: str = typer.Option("127.0.0.1", help="Address to serve at; 0.0.0.0 for the whole network."),
+    host: str = typer.Option(
+        "127.0.0.1",
+        help="Address to serve at; 0.0.0.0 for the whole network, where everybody may then use, add and remove voices.",
+    ),
     port: int | None = typer.Option(None, help="Port to serve at.  [default: the first free one from 7860]"),
     share: bool = typer.Option(
         False,

@@ -5,7 +5,7 @@ Shapes: N samples of mono audio at `sample_rate`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,8 +73,8 @@ class Engine(Protocol):
         """The seconds (N,) of the recording that the voice kept, as the models hear them, watermarked."""
         ...
 
-    def speak(self, text: str, voice: Any, speaking: Speaking) -> Iterator[Spoken]:
-        """The text in the voice, chunk by chunk while it is made; closing the iterator stops the work."""
+    def speak(self, text: str, voice: Any, speaking: Speaking) -> Generator[Spoken, None, None]:
+        """The text in the voice, chunk by chunk while it is made; closing the generator stops the work."""
         ...
 
     def write(self, path: Path, samples: np.ndarray, voice: Any) -> None:

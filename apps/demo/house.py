@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ class HouseEngine:
 
         return watermark(decode_prompt(self.speaker.models.codec, voice).numpy(), self.sample_rate)
 
-    def speak(self, text: str, voice: Voice, speaking: Speaking) -> Iterator[Spoken]:
+    def speak(self, text: str, voice: Voice, speaking: Speaking) -> Generator[Spoken, None, None]:
         from ...tts.long_text import split_text
 
         options = SpeechOptions(speaking.preset, speaking.seed)

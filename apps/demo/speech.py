@@ -7,6 +7,7 @@ import secrets
 import time
 import wave
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -61,20 +62,22 @@ class SpeechPanel:
         yield [gr.skip(), note("Thinking"), hidden, hidden]
         chunks = self.engine.speak(check_text(text), voice, Speaking(preset, number))
         waiting: list[np.ndarray] = []
-        for chunk in chunks:
-            waiting.append(chunk.samples)
-            n = sum(map(len, waiting))
-            if n < (LATER_SECONDS if made else FIRST_SECONDS) * rate:
-                if first is None and time.perf_counter() > told + 0.5:
-                    told = time.perf_counter()
-                    yield [gr.skip(), note("Thinking", chunk.done), gr.skip(), gr.skip()]
-                continue
-            made += waiting
-            heard += n / rate
-            first = first or time.perf_counter() - began
-            line = f"Speaking: {heard:.1f} s so far, the first after {first:.2f} s"
-            yield [_wav(np.concatenate(waiting), rate), note(line, chunk.done), gr.skip(), gr.skip()]
-            waiting = []
+        with closing(chunks):
+            for chunk in chunks:
+                waiting.append(chunk.samples)
+                n = sum(map(len, waiting))
+                # Each message as long as all before it: what plays outlasts the making of the next at twice real time.
+                if n < min(LATER_SECONDS, max(FIRST_SECONDS, heard)) * rate:
+                    if first is None and time.perf_counter() > told + 0.5:
+                        told = time.perf_counter()
+                        yield [gr.skip(), note("Thinking", chunk.done), gr.skip(), gr.skip()]
+                    continue
+                made += waiting
+                heard += n / rate
+                first = first or time.perf_counter() - began
+                line = f"Speaking: {heard:.1f} s so far, the first after {first:.2f} s"
+                yield [_wav(np.concatenate(waiting), rate), note(line, chunk.done), gr.skip(), gr.skip()]
+                waiting = []
         samples = np.concatenate([*made, *waiting, np.zeros(0, np.float32)])
         if not len(samples):
             raise UsageError("nothing was said; give a text with words in it")

@@ -15,7 +15,7 @@ from .samples import TEXTS
 from .speech import LONGEST_TEXT, SpeechPanel, check_text
 from .workspace import Workspace
 
-EMPTY = "No voices yet: add one on the right, then it is here and on the Clone tab."
+EMPTY = "No voices yet: add one, then it is here and on the Clone tab."
 
 
 def facts(voice: VoiceFacts) -> str:

@@ -1,6 +1,7 @@
 """The aligner: its search against brute force, batches against single recordings, the weights that ship."""
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,21 @@ def test_too_many_phones_is_one_line():
     with pytest.raises(InputError, match=r"too many for 0\.40 s.*no transcript") as error:
         align(tiny(), torch.zeros(19 * 480), phones)
     assert "\n" not in str(error.value)
+
+
+def test_unsure_frames_go_to_what_is_rare():
+    """Half pause, half vowel: the vowel, of which there is less, says more."""
+    aligner, phones = tiny(), Phones.from_ipa("a")
+    vowel, pause = int(aligner.symbol_classes(phones)[1]), aligner.pause
+    probs = torch.full((9, len(aligner.config.symbols)), 1e-4)
+    probs[:, pause] = 0.99
+    probs[2:7, pause], probs[2:7, vowel] = 0.52, 0.48
+    found = []
+    for share in (0.5, 0.02):
+        aligner.log_prior[vowel], aligner.log_prior[pause] = math.log(share), math.log(1 - share)
+        pointer = aligner.align_log_probs([probs.log()], [phones])[0].pointer
+        found.append(int((pointer == 1).sum()))
+    assert found == [1, 5]
 
 
 def test_starts_of_phones():

@@ -174,6 +174,7 @@ def test_a_text_goes_on_after_any_sentence():
         head = [chunk for chunk in whole if chunk.sentence < stop]
         tail = speak(TEXT, start=stop, level=head[-1].level, position=len(samples(head)), seed=3)
         np.testing.assert_array_equal(samples([*head, *tail]), samples(whole))
+        assert [chunk.done for chunk in tail] == [chunk.done for chunk in whole[len(head) :]]
 
 
 def test_sound_leaves_while_the_ar_still_runs():
