@@ -56,7 +56,7 @@ def stages(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int) 
     torch.set_num_threads(1)
     sampling, rate = options.resolved().sampling, models.codec.sample_rate
     phones = phonemize(TEXT)
-    frames: list[tuple[int, int]] = []
+    frames: list[tuple[tuple[int, ...], int]] = []
     starts, loops, readies, firsts, rests, decoders, marks = ([] for _ in range(7))
     for _ in range(repeats):
         with torch.inference_mode():
@@ -69,7 +69,8 @@ def stages(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int) 
 
             starts.append(timed(begin))
             loops.append(timed(lambda: frames.extend(running)))  # noqa: B023
-            codes, pointer = torch.tensor(frames).T
+            codes = torch.tensor([codes for codes, _ in frames]).T
+            pointer = torch.tensor([at for _, at in frames])
             filler = None
 
             def ready() -> None:
@@ -79,9 +80,9 @@ def stages(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int) 
             readies.append(timed(ready))
             assert filler is not None
             n, full = models.chunks[0], []
-            firsts.append(timed(lambda: full.append(filler.push(codes[:n], pointer[:n]))))  # noqa: B023
+            firsts.append(timed(lambda: full.append(filler.push(codes[:, :n], pointer[:n]))))  # noqa: B023
             rests.append(
-                timed(lambda: full.extend([filler.push(codes[n:], pointer[n:]), filler.flush()]))  # noqa: B023
+                timed(lambda: full.extend([filler.push(codes[:, n:], pointer[n:]), filler.flush()]))  # noqa: B023
             )
             decoder, wav = models.codec.decoder_stream(), []
             decoders.append(timed(lambda: wav.extend(decoder.push(part[None]) for part in full)))  # noqa: B023

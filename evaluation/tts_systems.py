@@ -44,11 +44,11 @@ class WatchedValle(Valle):
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
-    ) -> Iterator[tuple[int, int]]:
+    ) -> Iterator[tuple[tuple[int, ...], int]]:
         symbols: list[int] = phones.tokens[0].tolist()
         frames, age, before = 0, 0, -1
-        for code, at in super().first_codes(phones, prompt, sampling):
-            yield code, at
+        for codes, at in super().first_codes(phones, prompt, sampling):
+            yield codes, at
             frames += 1
             age, before = (age + 1 if at == before else 1), at
             if at >= 0:

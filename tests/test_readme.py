@@ -48,7 +48,16 @@ def test_the_main_job_and_the_snippets(tmp_path, monkeypatch, capsys):
 
 def test_there_is_something_to_test():
     assert len(blocks("python")) >= 3
-    assert {words[1] for words in commands()} >= {"compress", "decompress", "info", "evaluate", "train", "say", "voices", "demo"}
+    assert {words[1] for words in commands()} >= {
+        "compress",
+        "decompress",
+        "info",
+        "evaluate",
+        "train",
+        "say",
+        "voices",
+        "demo",
+    }
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)

@@ -44,7 +44,7 @@ class LMRecipe(TrainerRecipe):
 
 
 class ARRecipe(LMRecipe):
-    """A recipe of `myna train` for an autoregressive model: the first codebook."""
+    """A recipe of `myna train` for an autoregressive model: the coarse codebooks."""
 
     kind: Literal["ar"]
     model: strict(ARConfig) = ARConfig()  # pyright: ignore[reportInvalidTypeForm]

@@ -196,7 +196,7 @@ class LMTrainer(Trainer[R, SpeechBatch], Generic[R]):
 
 
 class ARTrainer(LMTrainer[ARRecipe]):
-    """The first codebook and the pointer."""
+    """The coarse codebooks and the pointer."""
 
     name = "myna-ar"
 
@@ -253,7 +253,12 @@ class NARTrainer(LMTrainer[NARRecipe]):
 
 
 def _tensors(result: ARResult) -> dict[str, Tensor]:
-    return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    """Scalars; the losses of single codebooks as "code_loss_1" and so on where there are several."""
+    named = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    each = named.pop("code_losses")
+    if len(each) > 1:
+        named |= {f"code_loss_{k}": loss for k, loss in enumerate(each, 1)}
+    return named
 
 
 def _codec_basis(recipe: LMRecipe) -> CodecBasis:

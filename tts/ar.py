@@ -1,23 +1,30 @@
-"""VALL-E's autoregressive model (Wang et al. 2023, section 4.2.1): the first codebook, frame by frame, from the
+"""VALL-E's autoregressive model (Wang et al. 2023, section 4.2.1): the coarse codebooks, frame by frame, from the
 phones and a recorded prompt; with VALL-E R's monotonic phone pointer (Han et al. 2024, section 3.2).
 
     frame t:   what frame t-1 was  +  the phone that is being spoken  +  since how many frames
                                            |
                             causal transformer over prompt and target
                                  |                       |
-                       code of frame t        how far the pointer moves after it (0 to 3 phones)
+                      first code of frame t   how far the pointer moves after it (0 to 3 phones)
+                                 |
+                 a depth head for each further coarse code, told those before it in the frame
+
+With one coarse codebook this is VALL-E. With more, a frame's codes are drawn one after another by small heads on the
+same hidden state (Yang et al. 2023, "UniAudio", and Defossez et al. 2024, "Moshi", use a transformer there): a codec
+that follows the waveform spreads words and phases over several codebooks, and phases only agree from frame to frame
+when they are drawn frame by frame.
 
 The end of speech is the pointer's step past the last phone, so the model can neither skip, repeat nor babble on.
 `alignment="none"` is plain VALL-E, to compare with: the phones stand before the frames, and a code of its own ends
 the speech.
 
-Shapes: B batch, P phones, K codebooks, V codebook_size, T frames, W width.
+Shapes: B batch, P phones, K codebooks, N coarse ones, V codebook_size, T frames, W width.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +48,7 @@ class ARConfig:
     name: str = "myna-ar"
     alignment: Literal["pointer", "none"] = "pointer"
     n_codebooks: int = 8
+    n_coarse: int = 1  # codebooks, from the first, that this model says itself
     codebook_size: int = 1024
     codebook_dim: int = 64  # of the codec's vectors
     n_symbols: int = N_SYMBOLS
@@ -58,16 +66,22 @@ class ARConfig:
     prompt_weight: float = 0.1  # of the loss over the prompt's frames
     advance_weight: float = 1.0  # of the pointer's loss
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_coarse <= self.n_codebooks:
+            raise ValueError(f"n_coarse is 1 to {self.n_codebooks} (n_codebooks), got {self.n_coarse}")
+
 
 @dataclass(frozen=True)
 class ARResult:
-    """Scalars: the loss and its parts (nats a frame), and how often the code is the likeliest, or among ten."""
+    """Scalars: the loss and its parts (nats a code, the mean over the coarse codebooks; nats a move), and how often the
+    first code is the likeliest, or among ten. code_losses: (N,) of each coarse codebook, detached."""
 
     loss: Tensor
     code_loss: Tensor
     advance_loss: Tensor
     code_accuracy: Tensor
     top10_accuracy: Tensor
+    code_losses: Tensor
 
 
 class AdvanceHead(nn.Module):
@@ -84,8 +98,29 @@ class AdvanceHead(nn.Module):
         return self.out(F.silu(self.hidden(hidden) + self.code(codes)))
 
 
+class DepthHead(nn.Module):
+    """Logits of a further code of a frame, from the hidden state and the codes before it in the frame.
+
+    rows: (k + 1, V, d), the codec's vectors of the codebooks before and of its own.
+    """
+
+    def __init__(self, rows: Tensor, width: int):
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.codes = CodeSumEmbedding(rows[:-1], width)
+        self.gate_up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(width, width)
+        self.out = CodeHead(rows[-1], width)
+
+    def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """hidden (n, W), codes (n, k) -> logits (n, V)."""
+        x = self.hidden(hidden) + self.codes(codes[:, :, None])[:, 0]
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.out(x + self.down(F.silu(gate) * up))
+
+
 class ARModel(nn.Module):
-    """P(code and pointer's move of frame t | phones, prompt, frames before t).
+    """P(codes and pointer's move of frame t | phones, prompt, frames before t).
 
     rows: the codec's codebook vectors (K, V, d), `codec.quantizer.rows()`; None when a checkpoint follows.
     """
@@ -115,7 +150,12 @@ class ARModel(nn.Module):
             )
         )
         self.prompt_embedding = CodeSumEmbedding(rows, config.width, config.extra)
-        self.response_embedding = CodeEmbedding(rows[0], config.width, config.extra)
+        n = config.n_coarse
+        self.response_embedding = (
+            CodeEmbedding(rows[0], config.width, config.extra)
+            if n == 1
+            else CodeSumEmbedding(rows[:n], config.width, config.extra)
+        )
         self.begin = nn.Parameter(torch.randn(config.width) * 0.5)  # the frame before the first
         self.segment = nn.Embedding(2, config.width)  # prompt, target
         self.no_text = nn.Parameter(torch.randn(config.width) * 0.5)
@@ -139,7 +179,8 @@ class ARModel(nn.Module):
             )
         )
         self.code_head = CodeHead(rows[0], config.width, config.extra)
-        self.register_buffer("neighbours", nearest_rows(self.code_head.rows), persistent=False)
+        self.depth_heads = nn.ModuleList([DepthHead(rows[: k + 1], config.width) for k in range(1, n)])
+        self.register_buffer("neighbours", self._nearest(), persistent=False)
         self.register_load_state_dict_post_hook(_find_neighbours)
 
     # ---- training
@@ -170,12 +211,14 @@ class ARModel(nn.Module):
 
     def _shifted(self, batch: SpeechBatch) -> Tensor:
         """The embedding of the frame before each frame, (B, T, W)."""
-        codes = batch.codes[:, 0, :-1]
-        if self.training and self.config.code_noise:
-            codes = corrupt(codes, self.neighbours, self.config.code_noise)
-        before = self.response_embedding(codes)
+        codes = batch.codes[:, : self.config.n_coarse, :-1]
+        share = self.config.code_noise
+        if self.training and share:
+            noisy = [corrupt(codes[:, k], near, share) for k, near in enumerate(self.neighbours)]
+            codes = torch.stack(noisy, dim=1)
+        before = self.embed_response(codes)
         # Only the first frames can be prompts: the sum over all codebooks is the dearest of the embeddings.
-        reach = min(int(batch.n_prompt.max()), codes.shape[1])
+        reach = min(int(batch.n_prompt.max()), codes.shape[2])
         if reach:
             prompt = self.prompt_embedding(batch.codes[:, :, :reach])
             inside = torch.arange(reach, device=codes.device) < batch.n_prompt[:, None]
@@ -183,6 +226,22 @@ class ARModel(nn.Module):
             before = torch.cat([first, before[:, reach:]], dim=1)
         begin = self.begin.to(before.dtype).expand(before.shape[0], 1, -1)
         return torch.cat([begin, before], dim=1)
+
+    def embed_response(self, codes: Tensor) -> Tensor:
+        """Coarse codes (B, N, T) of what is said -> (B, T, W)."""
+        return self.response_embedding(codes[:, 0] if self.config.n_coarse == 1 else codes)
+
+    def _nearest(self) -> Tensor:
+        """The codes that noise may replace each coarse one by, (N, V, n)."""
+        heads = [self.code_head, *(cast(DepthHead, head).out for head in self.depth_heads)]
+        return torch.stack([nearest_rows(head.rows) for head in heads])
+
+    def _depth_losses(self, hidden: Tensor, codes: Tensor, weight: Tensor) -> list[Tensor]:
+        """Of the codebooks after the first, from hidden (n, W), codes (n, N) and weights (n,)."""
+        return [
+            _mean(F.cross_entropy(head(hidden, codes[:, :k]).float(), codes[:, k], reduction="none"), weight)
+            for k, head in enumerate(self.depth_heads, 1)
+        ]
 
     def _pointer_losses(self, batch: SpeechBatch, hidden: Tensor) -> ARResult:
         weight = self._frame_weights(batch)
@@ -194,16 +253,19 @@ class ARModel(nn.Module):
         moves = (batch.pointer >= 0) & (frames != batch.n_prompt[:, None] - 1)
 
         used = weight > 0
-        h, codes, weight, moves = hidden[used], batch.codes[:, 0][used], weight[used], moves[used]
-        target = weight == 1
+        h, weight, moves = hidden[used], weight[used], moves[used]
+        codes = batch.codes[:, : self.config.n_coarse].transpose(1, 2)[used]  # (n, N)
+        first, target = codes[:, 0], weight == 1
         logits = self.code_head(h).float()
-        code_loss = _mean(F.cross_entropy(logits, codes, reduction="none"), weight)
+        first_loss = _mean(F.cross_entropy(logits, first, reduction="none"), weight)
+        losses = torch.stack([first_loss, *self._depth_losses(h, codes, weight)])
         advance_loss = _mean(
-            F.cross_entropy(self.advance_head(h, codes).float(), advance[used], reduction="none"),
+            F.cross_entropy(self.advance_head(h, first).float(), advance[used], reduction="none"),
             weight * moves,
         )
+        code_loss = losses.mean()
         loss = code_loss + self.config.advance_weight * advance_loss
-        return ARResult(loss, code_loss, advance_loss, *_accuracies(logits, codes, target))
+        return ARResult(loss, code_loss, advance_loss, *_accuracies(logits, first, target), losses.detach())
 
     def _frame_weights(self, batch: SpeechBatch) -> Tensor:
         """(B, T): 1 in the target's frames, prompt_weight in the prompt's, 0 in the padding."""
@@ -243,13 +305,16 @@ class ARModel(nn.Module):
         frames = torch.arange(hidden.shape[1], device=hidden.device)
         ends = frames == batch.n_frames[:, None]
         weight = F.pad(self._frame_weights(batch), (0, 1)) + ends.float()
-        codes = torch.where(ends, v, F.pad(batch.codes[:, 0], (0, 1)))
+        codes = F.pad(batch.codes[:, : self.config.n_coarse], (0, 1))
+        first = torch.where(ends, v, codes[:, 0])
         used = weight > 0
-        h, codes, weight = hidden[used], codes[used], weight[used]
+        h, first, ends, weight = hidden[used], first[used], ends[used], weight[used]
         logits = torch.cat([self.code_head(h), self.end_head(h)], dim=-1).float()
-        loss = _mean(F.cross_entropy(logits, codes, reduction="none"), weight)
-        accuracies = _accuracies(logits, codes, weight == 1)
-        return ARResult(loss, loss, torch.zeros_like(loss), *accuracies)
+        first_loss = _mean(F.cross_entropy(logits, first, reduction="none"), weight)
+        deeper = self._depth_losses(h, codes.transpose(1, 2)[used], weight * ~ends)
+        losses = torch.stack([first_loss, *deeper])
+        loss, accuracies = losses.mean(), _accuracies(logits, first, weight == 1)
+        return ARResult(loss, loss, torch.zeros_like(loss), *accuracies, losses.detach())
 
     # ---- generation, frame by frame (`tts.ar_generate` runs the loop)
 
@@ -264,7 +329,8 @@ class ARModel(nn.Module):
         return hidden[:, :, 0], state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (B, W) -> logits of the code (B, V), or (B, V + 1) with the end of speech where no pointer ends it."""
+        """hidden (B, W) -> logits of the first code (B, V), or (B, V + 1) with the end of speech where no pointer ends
+        it."""
         codes = self.code_head(hidden)
         if self.config.alignment == "pointer":
             return codes
@@ -273,7 +339,7 @@ class ARModel(nn.Module):
 
 def _find_neighbours(model: ARModel, _: object) -> None:
     """After weights have been loaded: with them came the codec's vectors."""
-    model.neighbours = nearest_rows(model.code_head.rows)
+    model.neighbours = model._nearest()
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

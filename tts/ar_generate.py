@@ -1,4 +1,4 @@
-"""The AR's loop: one frame after another, until the pointer has passed the last phone.
+"""The AR's loop: one frame of coarse codes after another, until the pointer has passed the last phone.
 
 Rows of the batch are what guidance compares: everything known; the text hidden; the prompt hidden. The pointer is
 common to them and follows the first.
@@ -7,13 +7,14 @@ How long a phone lasts is drawn by its hazard: at each frame the model says how 
 once the probability of having stayed so long falls below a number drawn for the phone. A number of a half
 gives the median duration, numbers all over (0, 1) the model's own spread; `duration_temperature` lies between.
 
-Shapes: R rows, P phones, K codebooks, V codebook_size, T frames, W width.
+Shapes: R rows, P phones, K codebooks, N coarse ones, V codebook_size, T frames, W width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from ..errors import InputError
 from ..layers.streaming import State
 from .ar import MAX_ADVANCE, ARModel
 from .batch import Prompt, SpeechBatch
-from .sampling import CodeSampler, SamplingOptions, guide, uniforms
+from .sampling import CodeSampler, SamplingOptions, draw, guide, uniforms
 from .text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
 
 _PAUSES = frozenset(SYMBOLS.index(symbol) for symbol in (SPACE, *PUNCTUATION))
@@ -31,13 +32,13 @@ PLAIN_FRAMES = 16, 100  # without a pointer: frames a phone and besides, at most
 
 
 class ARGenerator:
-    """The first codebook of one utterance, and the phone spoken in each frame.
+    """The coarse codes of one utterance, and the phone spoken in each frame.
 
     phones: to be said; the pointer that comes out counts from the first of them.   prompt: the voice, None for
     any.   model: an ARModel, or what `tts.quantize.prepare` made of one.
     Raises InputError for phones or a prompt that the model cannot take.
 
-    >>> for code, pointer in ARGenerator(model, phones, prompt, SamplingOptions(seed=7)): ...
+    >>> for codes, pointer in ARGenerator(model, phones, prompt, SamplingOptions(seed=7)): ...
     """
 
     def __init__(
@@ -141,8 +142,8 @@ class ARGenerator:
 
     # ---- frame by frame
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        """(code, pointer) frame by frame; pointer -1 with a model that has none. Once only."""
+    def __iter__(self) -> Iterator[tuple[tuple[int, ...], int]]:
+        """(N coarse codes, pointer) frame by frame; pointer -1 with a model that has none. Once only."""
         run = self._pointed() if self.model.config.alignment == "pointer" else self._plain()
         while True:
             # Entered anew for every frame: a generator that pauses inside would leave the mode on for its caller.
@@ -152,9 +153,9 @@ class ARGenerator:
                 return
             yield frame
 
-    def _pointed(self) -> Iterator[tuple[int, int]]:
+    def _pointed(self) -> Iterator[tuple[tuple[int, ...], int]]:
         model, options = self.model, self.options
-        table = _table(model)
+        tables = _tables(model)
         ages = model.age.weight
         numbers = uniforms(options.seed)
         sample = CodeSampler(options, numbers)
@@ -166,23 +167,40 @@ class ARGenerator:
             code = sample(self._guided(model.logits(hidden)))
             chosen = torch.tensor([code], device=hidden.device)
             moves = durations(pointer, age, model.advance_head(hidden[:1], chosen)[0])
-            yield code, pointer
-            before = table[code].expand(self._n_rows, -1)
+            codes = self._deeper(hidden, code, numbers)
+            yield codes, pointer
+            before = self._embed(tables, codes)
             pointer, age = (pointer + moves, 0) if moves else (pointer, age + 1)
 
-    def _plain(self) -> Iterator[tuple[int, int]]:
+    def _plain(self) -> Iterator[tuple[tuple[int, ...], int]]:
         """Without a pointer: until the end-of-speech token, or the longest that so many phones can take."""
         model, end = self.model, self.model.config.codebook_size
-        table = _table(model)
-        sample = CodeSampler(self.options, uniforms(self.options.seed), end)
+        tables = _tables(model)
+        numbers = uniforms(self.options.seed)
+        sample = CodeSampler(self.options, numbers, end)
         before = self._before
         for _ in range(PLAIN_FRAMES[0] * self.n_phones + PLAIN_FRAMES[1]):
             hidden = self._step(before + model.segment.weight[1])
             code = sample(self._guided(model.logits(hidden)))
             if code == end:
                 return
-            yield code, -1
-            before = table[code].expand(self._n_rows, -1)
+            codes = self._deeper(hidden, code, numbers)
+            yield codes, -1
+            before = self._embed(tables, codes)
+
+    def _deeper(self, hidden: Tensor, first: int, numbers: Iterator[float]) -> tuple[int, ...]:
+        """All coarse codes of the frame whose first one is drawn."""
+        codes, o = [first], self.options
+        for head in self.model.depth_heads:
+            known = torch.tensor([codes], device=hidden.device).expand(self._n_rows, -1)
+            logits = self._guided(head(hidden, known))
+            codes.append(draw(logits, next(numbers), o.temperature, o.top_k, o.top_p))
+        return tuple(codes)
+
+    def _embed(self, tables: Tensor, codes: tuple[int, ...]) -> Tensor:
+        """The frame as the next one reads it, (R, W)."""
+        rows = sum(table[code] for table, code in zip(tables, codes, strict=True))
+        return cast(Tensor, rows).expand(self._n_rows, -1)
 
     def _step(self, x: Tensor) -> Tensor:
         self._reach += 1
@@ -255,10 +273,14 @@ def _spoken_in(prompt: Prompt | None) -> tuple[Tensor, Tensor]:
     return prompt.phones.tokens[:, first : last + 1], prompt.pointer - first
 
 
-def _table(model: ARModel) -> Tensor:
-    """The embeddings of all codes of the target, (V, W)."""
+def _tables(model: ARModel) -> Tensor:
+    """The embeddings of all coarse codes of the target, (N, V, W)."""
     embedding = model.response_embedding
-    return embedding.weight if isinstance(embedding, torch.nn.Embedding) else embedding.table()
+    if isinstance(embedding, torch.nn.Embedding):
+        return embedding.weight[None]
+    table = embedding.table
+    rows = table if isinstance(table, Tensor) else table()
+    return rows if rows.ndim == 3 else rows[None]
 
 
 def _padded_before(encoded: Tensor, n: int) -> Tensor:

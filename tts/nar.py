@@ -1,5 +1,5 @@
 """VALL-E's non-autoregressive model (Wang et al. 2023, section 4.2.2): the other codebooks, all frames of a chunk at
-once, from the first codebook, the phones and a recorded prompt.
+once, from the AR's codebooks (the first, or several coarse ones), the phones and a recorded prompt.
 
     frame:   codes known so far  +  the phone that is being spoken  +  since how many frames
                                           |
@@ -11,8 +11,8 @@ Each group of codebooks is a pass: ((1,), (2,), ...) are VALL-E's seven stages, 
 passes. A chunk never sees the frames after it, so speech leaves while the AR still runs; the passes keep a cache each.
 The prompt sees only itself, so that a voice is read once, whatever it says afterwards.
 
-Shapes: B batch, P phones, K codebooks, V codebook_size, T frames, W width, G groups of codebooks, C channels of the
-condition.
+Shapes: B batch, P phones, K codebooks, N given ones, V codebook_size, T frames, W width, G groups of codebooks,
+C channels of the condition.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,8 @@ from .pointer import phone_ages, phones_at, spoken_in
 from .text.phones import N_SYMBOLS, Phones
 from .text_encoder import TextEncoder, TextEncoderConfig
 
+Choice = Literal["expected", "likeliest", "drawn"]
+
 _CHUNK_RANGE = (6, 100)  # frames: the scales of the chunks drawn in training
 _WHOLE = 0.1  # share of the training examples that are one chunk
 
@@ -45,6 +47,7 @@ class NARConfig:
 
     name: str = "myna-nar"
     n_codebooks: int = 8
+    n_given: int = 1  # codebooks, from the first, that the AR says
     codebook_size: int = 1024
     codebook_dim: int = 64  # of the codec's vectors
     groups: tuple[tuple[int, ...], ...] = ((1,), (2, 3), (4, 5, 6, 7))  # codebooks from 0; one pass each
@@ -65,9 +68,12 @@ class NARConfig:
 
     def __post_init__(self) -> None:
         order = [k for group in self.groups for k in group]
-        if order != list(range(1, self.n_codebooks)) or not all(self.groups):
+        given = self.n_given
+        rest = list(range(given, self.n_codebooks))
+        if given < 1 or not rest or not all(self.groups) or order != rest:
             raise ValueError(
-                f"groups must hold the codebooks 1 to {self.n_codebooks - 1} once, in order, got {self.groups}"
+                f"groups must hold the codebooks {given} (n_given) to {self.n_codebooks - 1} once, in order, got "
+                f"{self.groups}"
             )
         if not self.chunks or min(self.chunks) < 1 or max(self.chunks) > self.context:
             raise ValueError(
@@ -80,8 +86,8 @@ class NARResult:
     """loss: nats a code, the mean over target frames of the mean over the codebooks of the frame's group.
 
     Of each group, (G,): losses in nats a code; accuracy, how often the code is the likeliest; n_frames, the target's
-    frames they are taken over. codebook_accuracy (K - 1,): that of each codebook from the second. Groups without a
-    frame have zeros.
+    frames they are taken over. codebook_accuracy (K - 1,): that of each codebook from the second, 0 of those given.
+    Groups without a frame have zeros.
     """
 
     loss: Tensor
@@ -95,19 +101,24 @@ class NARResult:
 class NAROptions:
     """How codes are chosen.
 
-    temperature: 0 takes the likeliest.   voice_guidance: how far to move from what would be said without the prompt
+    choice: "expected" takes the code whose vector is nearest to the mean of what may follow (minimum Bayes risk under
+    squared error, after Kumar and Byrne 2004): where the model is unsure, that is a faint one, while the likeliest and
+    drawn ones are loud and mostly wrong; "likeliest", or "drawn" at `temperature`.   voice_guidance: how far to move from what would be said without the prompt
     (classifier-free guidance); 1 is off, anything else doubles the work.   chunks: frames that are filled at once,
     the last repeats; None: the model's.   seed: of the draws.
     """
 
-    temperature: float = 0.0
+    choice: Choice = "expected"
+    temperature: float = 1.0
     voice_guidance: float = 1.0
     chunks: tuple[int, ...] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be 0 or above, got {self.temperature}")
+        if self.choice not in get_args(Choice):
+            raise ValueError(f"choice is one of {', '.join(get_args(Choice))}, got {self.choice!r}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if self.chunks is not None and (not self.chunks or min(self.chunks) < 1):
             raise ValueError(f"chunks are lengths of at least 1 frame, got {self.chunks}")
 
@@ -119,6 +130,7 @@ class NARModel(nn.Module):
     """
 
     neighbours: Tensor
+    vectors: Tensor  # (K - N, V, d) of the codebooks to be filled
     first_book: Tensor
 
     def __init__(self, config: NARConfig | None = None, rows: Tensor | None = None):
@@ -166,9 +178,10 @@ class NARModel(nn.Module):
                 dropout=config.dropout,
             )
         )
-        self.heads = nn.ModuleList([CodeHead(book, width, config.extra) for book in rows[1:]])
+        self.heads = nn.ModuleList([CodeHead(book, width, config.extra) for book in rows[config.n_given :]])
         self.register_buffer("first_book", torch.tensor([g[0] for g in config.groups]), persistent=False)
         self.register_buffer("neighbours", self._nearest(), persistent=False)
+        self.register_buffer("vectors", self._vectors(), persistent=False)
         self.register_load_state_dict_post_hook(_find_neighbours)
 
     # ---- training
@@ -213,6 +226,9 @@ class NARModel(nn.Module):
         if not self.config.code_noise:
             return torch.zeros(0, dtype=torch.long, device=rows.device)
         return torch.stack([nearest_rows(book) for book in rows])
+
+    def _vectors(self) -> Tensor:
+        return torch.stack([self._head(k).rows for k in range(self.config.n_given, self.config.n_codebooks)])
 
     def _noisy(self, codes: Tensor) -> Tensor:
         share = self.config.code_noise
@@ -267,7 +283,7 @@ class NARModel(nn.Module):
         return NARResult(total / max(1, sum(n_frames)), *parts)
 
     def _head(self, codebook: int) -> CodeHead:
-        return cast(CodeHead, self.heads[codebook - 1])
+        return cast(CodeHead, self.heads[codebook - self.config.n_given])
 
     # ---- generation, chunk by chunk
 
@@ -280,7 +296,7 @@ class NARModel(nn.Module):
         prompt: Prompt | None = None,
         options: NAROptions | None = None,
     ) -> Tensor:
-        """A whole utterance: first codebook (T,), pointer (T,) into its phones -> codes (K, T).
+        """A whole utterance: its first codebooks (N, T), pointer (T,) into its phones -> codes (K, T).
 
         The same codes as a `NARStream` gives, however it is fed.
         """
@@ -356,25 +372,25 @@ class NARModel(nn.Module):
         options: NAROptions,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, tuple[State, ...]]:
-        """One chunk: first codebook (1, T), pointer (1, T) -> codes (1, K, T) and the next states.
+        """One chunk: first codebooks (1, N, T), pointer (1, T) -> codes (1, K, T) and the next states.
 
         encoded, states: what `encode_phones` and `init_state` gave with the prompt, and for guidance as a second entry
         without.
         """
-        t = first.shape[1]
+        t = first.shape[-1]
         spoken, following = [], []
         for phones, state in zip(encoded, states, strict=True):
             n, running, condition, before, age = state
             said, before, age = self._spoken(phones, pointer, before, age)
             spoken.append(said + self.segment.weight[1])
             following.append((n + t, running, condition, before, age))
-        codes = first[:, None]
+        codes = first
         for g, books in enumerate(self.config.groups):
             known = self.response_embedding.few(codes)
             hidden = [
                 self._pass(known + said, g, state) for said, state in zip(spoken, following, strict=True)
             ]
-            drawn = [self._choose([self._head(k)(h) for h in hidden], options, generator) for k in books]
+            drawn = [self._choose(k, [self._head(k)(h) for h in hidden], options, generator) for k in books]
             codes = torch.cat([codes, torch.stack(drawn, dim=1)], dim=1)
         return codes, tuple((n, (position + t, caches), *rest) for n, (position, caches), *rest in following)
 
@@ -394,15 +410,20 @@ class NARModel(nn.Module):
         y, _ = self.transformer.step(x.transpose(1, 2), own, full=True, condition=condition[row], reach=n)
         return y.transpose(1, 2)
 
-    def _choose(self, logits: list[Tensor], options: NAROptions, generator: torch.Generator | None) -> Tensor:
+    def _choose(
+        self, codebook: int, logits: list[Tensor], options: NAROptions, generator: torch.Generator | None
+    ) -> Tensor:
         """Logits (1, T, V), with the prompt and perhaps without -> codes (1, T)."""
         one = logits[0]
         if len(logits) > 1:
             one = logits[1] + options.voice_guidance * (one - logits[1])
-        if options.temperature == 0:
+        if options.choice == "likeliest":
             return one.argmax(dim=-1)
         p = torch.softmax(one.float() / options.temperature, dim=-1)
-        return torch.multinomial(p[0], 1, generator=generator)[:, 0][None]
+        if options.choice == "drawn":
+            return torch.multinomial(p[0], 1, generator=generator)[:, 0][None]
+        vectors = self.vectors[codebook - self.config.n_given].float()
+        return (vectors.square().sum(dim=-1) - 2 * (p @ vectors) @ vectors.t()).argmin(dim=-1)
 
     def _check_prompt(self, codes: Tensor) -> None:
         k, n = codes.shape
@@ -421,7 +442,7 @@ class NARModel(nn.Module):
 
 def _find_neighbours(model: NARModel, _: object) -> None:
     """After weights have been loaded: with them came the codec's vectors."""
-    model.neighbours = model._nearest()
+    model.neighbours, model.vectors = model._nearest(), model._vectors()
 
 
 def _random_chunks(batch: int, n_frames: int, device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
 """The NAR as a stream: the AR's frames in as they come, all codebooks out whenever a chunk is complete.
 
-Shapes: P phones, K codebooks, T frames.
+Shapes: P phones, K codebooks, N of them given (by the AR), T frames.
 """
 
 from __future__ import annotations
@@ -51,26 +51,26 @@ class NARStream:
         self._generator = torch.Generator(self._device).manual_seed(self.options.seed)
         self._chunks = iter(self.options.chunks or model.config.chunks)
         self._size = next(self._chunks)
-        nothing = torch.zeros(1, 0, dtype=torch.long, device=self._device)
-        self._first, self._pointer = nothing, nothing
+        self._first = torch.zeros(1, model.config.n_given, 0, dtype=torch.long, device=self._device)
+        self._pointer = self._first[:, 0]
         self.finished = False
 
     @torch.inference_mode()
     def push(self, first: Tensor, pointer: Tensor) -> Tensor:
-        """First codebook (T,) and pointer (T,), any T including 0 -> codes (K, T') of the chunks now complete."""
+        """First codebooks (N, T) and pointer (T,), any T including 0 -> codes (K, T') of the chunks now complete."""
         if self.finished:
             raise ValueError("this stream has been flushed; open a new one")
-        if first.shape != pointer.shape or first.ndim != 1:
+        if first.shape != (self.model.config.n_given, *pointer.shape) or pointer.ndim != 1:
             raise ValueError(
-                f"codes and pointer must be of the same length, (T,), got {tuple(first.shape)} and "
-                f"{tuple(pointer.shape)}"
+                f"codes ({self.model.config.n_given}, T) and pointer (T,) must be of the same length, got "
+                f"{tuple(first.shape)} and {tuple(pointer.shape)}"
             )
         if len(pointer) and int(pointer.max()) >= self._n_phones:
             raise ValueError(f"the pointer is at phone {int(pointer.max())}, there are {self._n_phones}")
-        self._first = torch.cat([self._first, first.to(self._device)[None]], dim=1)
+        self._first = torch.cat([self._first, first.to(self._device)[None]], dim=2)
         self._pointer = torch.cat([self._pointer, pointer.to(self._device)[None]], dim=1)
         done = []
-        while self._first.shape[1] >= self._size:
+        while self._first.shape[2] >= self._size:
             done.append(self._fill(self._size))
             self._size = next(self._chunks, self._size)
         return self._joined(done)
@@ -81,11 +81,11 @@ class NARStream:
         if self.finished:
             raise ValueError("this stream has been flushed; open a new one")
         self.finished = True
-        n = self._first.shape[1]
+        n = self._first.shape[2]
         return self._joined([self._fill(n)] if n else [])
 
     def _fill(self, n: int) -> Tensor:
-        first, self._first = self._first[:, :n], self._first[:, n:]
+        first, self._first = self._first[..., :n], self._first[..., n:]
         pointer, self._pointer = self._pointer[:, :n], self._pointer[:, n:]
         codes, self.states = self.model.step(
             first, pointer, self._encoded, self.states, self.options, self._generator

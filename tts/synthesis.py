@@ -42,7 +42,7 @@ _CHUNKS_AHEAD = 4  # chunks of samples that are ready before they are asked for
 
 
 class CodeFiller(Protocol):
-    """The NAR as a stream: first codes (t,) and the pointer (t,) in, all codes (K, t') out as chunks complete."""
+    """The NAR as a stream: first codes (N, t) and the pointer (t,) in, all codes (K, t') out as chunks complete."""
 
     def push(self, first: Tensor, pointer: Tensor) -> Tensor: ...
 
@@ -50,16 +50,17 @@ class CodeFiller(Protocol):
 
 
 class SpeechModels(Protocol):
-    """What synthesis asks of the models. chunks: lengths in frames after which the NAR has codes to give; the last
-    repeats."""
+    """What synthesis asks of the models. n_coarse: codebooks that the AR says.   chunks: lengths in frames after which
+    the NAR has codes to give; the last repeats."""
 
     codec: Codec
+    n_coarse: int
     chunks: tuple[int, ...]
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
-    ) -> Iterator[tuple[int, int]]:
-        """The AR: (code, pointer) frame by frame until the phones are said."""
+    ) -> Iterator[tuple[tuple[int, ...], int]]:
+        """The AR: (N codes, pointer) frame by frame until the phones are said."""
         ...
 
     def filler(self, phones: Phones, prompt: Prompt | None) -> CodeFiller: ...
@@ -100,7 +101,7 @@ class _CodeChunk:
     sentence: int
     candidate: int
     phones: Phones | None
-    codes: Tensor  # (t,)
+    codes: Tensor  # (N, t) the AR's
     pointer: Tensor  # (t,)
     first: bool
     last: bool
@@ -149,12 +150,12 @@ class Synthesizer:
     ) -> Generator[_CodeChunk, None, None]:
         """The AR's part of every sentence, in the NAR's chunks."""
         spoken = start > 0
-        none = torch.zeros(0, dtype=torch.long)
+        none = torch.zeros(self.models.n_coarse, 0, dtype=torch.long)
         preset = options.resolved()
         for index in range(start, len(sentences)):
             phones = self._phones(sentences[index].text, options.language)
             if phones is None:
-                yield _CodeChunk(index, preset.n_candidates - 1, None, none, none, True, True)
+                yield _CodeChunk(index, preset.n_candidates - 1, None, none, none[0], True, True)
                 continue
             spoken = True
             for candidate in range(preset.n_candidates):
@@ -175,11 +176,12 @@ class Synthesizer:
             return None
 
     def _chunked(
-        self, frames: Iterator[tuple[int, int]], index: int, candidate: int, phones: Phones
+        self, frames: Iterator[tuple[tuple[int, ...], int]], index: int, candidate: int, phones: Phones
     ) -> Iterator[_CodeChunk]:
+        none = torch.zeros(self.models.n_coarse, 0, dtype=torch.long)
         sizes = iter(self.models.chunks)
         size = next(sizes)
-        codes: list[int] = []
+        codes: list[tuple[int, ...]] = []
         pointer: list[int] = []
 
         def chunk(first: bool = False, last: bool = False) -> _CodeChunk:
@@ -187,7 +189,7 @@ class Synthesizer:
                 index,
                 candidate,
                 phones,
-                torch.tensor(codes).long(),
+                torch.tensor(codes).long().t() if codes else none,
                 torch.tensor(pointer).long(),
                 first,
                 last,

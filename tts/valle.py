@@ -12,7 +12,7 @@ import torch
 
 from ..codec import Codec, Codes
 from ..codec.checkpoint import weights_hash
-from ..errors import MynaError
+from ..errors import MissingModelError, MynaError
 from ..layers.streaming import State
 from .aligner import Aligner
 from .ar import ARModel
@@ -51,13 +51,18 @@ class Valle:
         self._originals = (ar, nar)
         self.ar: ARModel = prepare(ar, int8)  # pyright: ignore[reportAttributeAccessIssue]
         self.nar: NARModel = prepare(nar, int8)  # pyright: ignore[reportAttributeAccessIssue]
-        self.chunks = nar.config.chunks
+        self.n_coarse, self.chunks = ar.config.n_coarse, nar.config.chunks
+        if nar.config.n_given != self.n_coarse:
+            raise MissingModelError(
+                f"{ar.config.name} says {self.n_coarse} codebooks, {nar.config.name} goes on from "
+                f"{nar.config.n_given}; use two models that belong together"
+            )
         self._voices: OrderedDict[int, _HeardVoice] = OrderedDict()
         self._lock = threading.Lock()
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
-    ) -> Iterator[tuple[int, int]]:
+    ) -> Iterator[tuple[tuple[int, ...], int]]:
         return iter(ARGenerator(self.ar, phones, prompt, sampling))
 
     def filler(self, phones: Phones, prompt: Prompt | None) -> NARStream:

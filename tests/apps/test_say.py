@@ -33,7 +33,7 @@ SMALL = {"width": 32, "depth": 1, "n_heads": 2, "n_kv_heads": 1, "hidden": 64, "
 TEXT = "One two. Three four! Five six?\n\nSeven eight. Nine ten."
 
 
-def tiny_models(device: str = "cpu") -> Valle:
+def tiny_models(device: str = "cpu", n_coarse: int = 1) -> Valle:
     """Loud noise in phrases: models that have learned nothing, but hold every promise about files."""
     torch.manual_seed(0)
     config = MynaConfig(
@@ -43,8 +43,9 @@ def tiny_models(device: str = "cpu") -> Valle:
     with torch.no_grad():
         codec.decoder.layers[-2].scale.fill_(0.5)  # pyright: ignore
     rows = codec.quantizer.rows()
-    ar = ARModel(ARConfig(codebook_dim=16, **SMALL), rows)
-    nar = NARModel(NARConfig(codebook_dim=16, condition=8, **SMALL), rows)
+    ar = ARModel(ARConfig(codebook_dim=16, n_coarse=n_coarse, **SMALL), rows)
+    groups = tuple((k,) for k in range(n_coarse, 8))
+    nar = NARModel(NARConfig(codebook_dim=16, n_given=n_coarse, groups=groups, condition=8, **SMALL), rows)
     return Valle(codec, ar.eval(), nar.eval())
 
 
@@ -117,6 +118,16 @@ def test_the_same_seed_gives_the_same_file(voice, myna):
     a, b, c = (Path(f"{name}.wav").read_bytes() for name in "abc")
     assert a == b
     assert a != c
+
+
+def test_models_with_several_coarse_codebooks_speak_too(voice, myna, monkeypatch):
+    several = tiny_models(n_coarse=3)
+    monkeypatch.setattr(speaker, "load_models", lambda device: several)
+    for name, preset in (("a", "standard"), ("b", "standard"), ("best", "best")):
+        done = myna("say", TEXT, "-v", voice, "-o", f"{name}.wav", "--preset", preset, "-q")
+        assert done.code == 0, done
+        assert np.abs(read_audio(f"{name}.wav").samples).max() > 0.02
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
 
 
 def test_a_pipe_gets_the_samples_of_the_file(voice, capsysbinary):

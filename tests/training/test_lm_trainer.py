@@ -189,6 +189,7 @@ def test_bf16_trains_with_losses_in_float32(kind, lm_tiny):
             r"codebooks of the shape \(4, 16, 8\), the recipe's model \(4, 32, 8\)",
         ),
         ("model.widht=32", UsageError, "unknown key widht"),
+        ("model.n_coarse=5", UsageError, r"n_coarse is 1 to 4 \(n_codebooks\), got 5"),
         ("data.examples={join: 2}", UsageError, "join is a share"),
         ("init_from=/nowhere.safetensors", MynaError, "no model file at /nowhere.safetensors"),
     ],
@@ -207,6 +208,32 @@ def test_codes_of_another_codec_are_refused(lm_tiny, speech_file, tmp_path):
     foreign.write_bytes(data.replace(codec_hash.encode(), b"0123456789abcdef"))
     with pytest.raises(InputError, match=r"has codes of the codec codec 0123456789abcdef, data\.codec is"):
         train("myna-ar-tiny", [*lm_tiny, f"data.speech_set={foreign}"], quiet=True)
+
+
+def test_several_coarse_codebooks(lm_tiny, tmp_path):
+    """The AR's losses are told one by one; the NAR goes on from those codebooks; weights for fewer are refused."""
+    coarse = ["model.n_coarse=3"]
+    rest = ["model.n_given=3", "model.groups=[[3]]", "group_weights=null"]
+    for kind, more in (("ar", coarse), ("nar", rest)):
+        output = f"output={tmp_path / kind}"
+        train(f"myna-{kind}-tiny", [*lm_tiny, *more, output], quiet=True)
+        weights = tmp_path / kind / "best.safetensors"
+        config = load(kind, weights).config
+        assert (config.n_coarse if kind == "ar" else config.n_given) == 3
+        with pytest.raises(UsageError, match=r"has n_(coarse|given) 3, the recipe's model 1"):
+            trainer(kind, [*lm_tiny, f"init_from={weights}"])
+    for row in (rows(tmp_path / "ar", "held-out")[-1], rows(tmp_path / "ar", "train")[-1]):
+        assert row["code_loss"] == pytest.approx(sum(row[f"code_loss_{k}"] for k in (1, 2, 3)) / 3, rel=1e-4)
+        assert "code_losses" not in row
+    last = rows(tmp_path / "nar", "held-out")[-1]
+    assert {"loss_4", "accuracy_4"} <= set(last)
+    assert not {"loss_2", "accuracy_2", "accuracy_3"} & set(last)
+
+
+@pytest.mark.parametrize("groups", ["model.n_given=2", "model.groups=[[2, 3]]"])
+def test_groups_begin_after_the_given_codebooks(lm_tiny, groups):
+    with pytest.raises(UsageError, match=r"codebooks . \(n_given\) to 3 once, in order"):
+        train("myna-nar-tiny", [*lm_tiny, groups, "group_weights=null"], quiet=True)
 
 
 def test_group_weights_must_fit(lm_tiny):

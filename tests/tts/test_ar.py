@@ -1,4 +1,4 @@
-"""The AR: what a frame may depend on, the losses, hidden texts and voices, and that it learns."""
+"""The AR: what a frame and its codes may depend on, the losses, hidden texts and voices, and that it learns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from myna.tts.batch import Prompt, SpeechBatch
 from myna.tts.code_embedding import CodeEmbedding, CodeHead, CodeSumEmbedding, corrupt, nearest_rows
 from torch import Tensor
 
-K, V, D, P, T, PROMPT = 3, 16, 6, 7, 24, 8
+K, V, D, P, T, PROMPT = 4, 16, 6, 7, 24, 8
+every_n = pytest.mark.parametrize("n", [1, 3], ids=["one coarse", "three coarse"])
 
 
 def config(**more) -> ARConfig:
@@ -78,12 +79,36 @@ def with_code(b: SpeechBatch, book: int, frame: int) -> SpeechBatch:
     return dataclasses.replace(b, codes=codes)
 
 
-def test_a_frame_sees_the_codes_before_it_and_of_the_target_only_the_first_codebook():
-    net, b = model(), batch()
-    assert changed(net, b, with_code(b, 0, 12)) == list(range(13, T))
-    assert changed(net, b, with_code(b, 1, 12)) == []
-    assert changed(net, b, with_code(b, 2, 4)) == list(range(5, T))
-    assert changed(net, b, with_code(b, 2, PROMPT - 1)) == list(range(PROMPT, T))
+def logits_of(net: ARModel, b: SpeechBatch) -> Tensor:
+    """Logits of the coarse codes of one row's target (N, T, V), from the forward of training."""
+    kept: list[Tensor] = []
+    heads = [net.code_head, *net.depth_heads]
+    hooks = [head.register_forward_hook(lambda _m, _i, y: kept.append(y)) for head in heads]
+    with torch.no_grad():
+        net(b)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(kept)
+
+
+@every_n
+def test_a_frame_sees_the_codes_before_it_and_of_the_target_only_the_coarse_codebooks(n):
+    net, b = model(n_coarse=n), batch()
+    for book in range(K):
+        assert changed(net, b, with_code(b, book, 12)) == (list(range(13, T)) if book < n else [])
+    assert changed(net, b, with_code(b, K - 1, 4)) == list(range(5, T))
+    assert changed(net, b, with_code(b, K - 1, PROMPT - 1)) == list(range(PROMPT, T))
+
+
+@every_n
+def test_a_code_sees_the_lower_codes_of_its_frame_alone(n):
+    net, b, frame = model(n_coarse=n, prompt_weight=0.0), batch(1), 12
+    before = logits_of(net, b)
+    assert before.shape == (n, T - PROMPT, V)
+    for book in range(K):
+        differs = (logits_of(net, with_code(b, book, frame)) != before).any(dim=2)
+        assert not differs[:, : frame - PROMPT].any()
+        assert differs[:, frame - PROMPT].tolist() == [book < k for k in range(n)]
 
 
 def test_a_frame_sees_its_own_phone_but_not_where_the_pointer_goes_next():
@@ -93,8 +118,9 @@ def test_a_frame_sees_its_own_phone_but_not_where_the_pointer_goes_next():
     assert changed(net, b, dataclasses.replace(b, pointer=moved.clamp(max=P - 1)))[0] == 15
 
 
-def test_padding_changes_nothing():
-    net, b = model(), batch(2)
+@every_n
+def test_padding_changes_nothing(n):
+    net, b = model(n_coarse=n), batch(2)
     longer = dataclasses.replace(
         b,
         phones=F.pad(b.phones, (0, 3)),
@@ -130,25 +156,49 @@ def test_hidden_texts_say_nothing_but_the_durations():
     assert changed(net, b, dropped) != []
 
 
-def test_losses_are_means_over_the_target():
-    net, b = model(prompt_weight=0.0), batch()
+def depth_losses(net: ARModel, h: Tensor, codes: Tensor) -> list[Tensor]:
+    """Hidden states (B, T, W) and codes (B, K, T) of the target -> the losses after the first codebook."""
+    h, codes = h.flatten(0, 1), codes.transpose(1, 2).flatten(0, 1)
+    return [F.cross_entropy(head(h, codes[:, :k]), codes[:, k]) for k, head in enumerate(net.depth_heads, 1)]
+
+
+@every_n
+def test_losses_are_means_over_the_target_and_the_codebooks(n):
+    net, b = model(n_coarse=n, prompt_weight=0.0), batch()
     with torch.no_grad():
         result = net(b)
         h = hidden(net, b)[:, PROMPT:]
         codes = b.codes[:, 0, PROMPT:]
-        code_loss = F.cross_entropy(net.code_head(h).flatten(0, 1), codes.flatten())
+        first = F.cross_entropy(net.code_head(h).flatten(0, 1), codes.flatten())
+        each = torch.stack([first, *depth_losses(net, h, b.codes[:, :, PROMPT:])])
         after = F.pad(b.pointer, (0, 1), value=P)
         moves = (after[:, 1:] - after[:, :-1])[:, PROMPT:]
         logits = net.advance_head(h, codes)
         advance_loss = F.cross_entropy(logits.flatten(0, 1), moves.flatten())
-    torch.testing.assert_close(result.code_loss, code_loss)
+    assert len(each) == n
+    torch.testing.assert_close(result.code_losses, each)
+    torch.testing.assert_close(result.code_loss, each.mean())
     torch.testing.assert_close(result.advance_loss, advance_loss)
-    torch.testing.assert_close(result.loss, code_loss + advance_loss)
+    torch.testing.assert_close(result.loss, each.mean() + advance_loss)
 
 
-def test_the_prompt_counts_as_its_weight_says():
+@every_n
+def test_the_end_of_plain_valle_is_a_code_of_the_first_codebook_alone(n):
+    net, b = model(alignment="none", n_coarse=n, prompt_weight=0.0), batch()
+    with torch.no_grad():
+        result = net(b)
+        h = net._plain_hidden(b, net.encode_text(b.phones, b.n_phones))[:, PROMPT:]
+        wanted = F.pad(b.codes[:, 0, PROMPT:], (0, 1), value=V)
+        first = F.cross_entropy(net.logits(h).flatten(0, 1), wanted.flatten())
+        each = torch.stack([first, *depth_losses(net, h[:, :-1], b.codes[:, :, PROMPT:])])
+    torch.testing.assert_close(result.code_losses, each)
+    torch.testing.assert_close(result.loss, each.mean())
+
+
+@every_n
+def test_the_prompt_counts_as_its_weight_says(n):
     b = batch()
-    losses = [model(prompt_weight=w)(b).code_loss.item() for w in (0.0, 0.25, 0.5)]
+    losses = [model(n_coarse=n, prompt_weight=w)(b).code_loss.item() for w in (0.0, 0.25, 0.5)]
     n_prompt, n_target = PROMPT, T - PROMPT
     prompt = (losses[1] * (0.25 * n_prompt + n_target) - losses[0] * n_target) / (0.25 * n_prompt)
     expected = (0.5 * n_prompt * prompt + n_target * losses[0]) / (0.5 * n_prompt + n_target)
@@ -165,9 +215,10 @@ def test_prompts_with_and_without_transcript_are_trained(transcript):
     assert (unknown.abs().sum() > 0) == (not transcript)
 
 
+@every_n
 @pytest.mark.parametrize("alignment", ["pointer", "none"])
-def test_it_learns_a_few_utterances_by_heart(alignment):
-    net, b = model(alignment=alignment).train(), batch(4)
+def test_it_learns_a_few_utterances_by_heart(alignment, n):
+    net, b = model(alignment=alignment, n_coarse=n).train(), batch(4)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
     first = last = net(b)
     for _ in range(45):
@@ -177,14 +228,16 @@ def test_it_learns_a_few_utterances_by_heart(alignment):
         optimizer.step()
     assert first.code_loss < 1.3 * math.log(V)  # it starts about undecided
     assert last.loss < 0.2 * first.loss
+    assert (last.code_losses < 0.3 * first.code_losses).all()
     assert last.code_accuracy > 0.9
     assert last.top10_accuracy >= last.code_accuracy
     if alignment == "pointer":
         assert last.advance_loss < 0.2
 
 
-def test_every_weight_of_the_default_model_learns():
-    net = model(code_noise=0.1, alignment="pointer").train()
+@every_n
+def test_every_weight_of_the_default_model_learns(n):
+    net = model(n_coarse=n, code_noise=0.1, alignment="pointer").train()
     b = batch(transcript=False)
     b = dataclasses.replace(b, drop_text=torch.tensor([True, False]))
     net(b).loss.backward()
@@ -222,12 +275,37 @@ def test_codes_of_another_codec_are_refused():
         ARModel(config(), torch.randn(K, V + 1, D))
 
 
+@pytest.mark.parametrize("n", [-1, 0, K + 1])
+def test_it_says_one_codebook_at_least_and_no_more_than_there_are(n):
+    with pytest.raises(ValueError, match=f"1 to {K}"):
+        config(n_coarse=n)
+    assert logits_of(model(n_coarse=K, prompt_weight=0.0), batch(1)).shape == (K, T - PROMPT, V)
+
+
+@every_n
+def test_noise_replaces_coarse_codes_by_neighbours_in_training_alone(n, monkeypatch):
+    net, b = model(n_coarse=n, code_noise=0.5), batch(20)
+    read: list[Tensor] = []
+    embed = net.embed_response
+    monkeypatch.setattr(net, "embed_response", lambda codes: read.append(codes) or embed(codes))
+    net(b)
+    net.train()(b)
+    true, (heard, noisy) = b.codes[:, :n, :-1], read
+    assert torch.equal(heard, true)
+    torch.manual_seed(0)
+    for k, rows in enumerate(torch.randn(K, V, D)[:n]):  # those of `model`
+        wrong = noisy[:, k] != true[:, k]
+        assert 0.4 < wrong.float().mean() < 0.6
+        near = nearest_rows(rows)[true[:, k][wrong]]
+        assert (near == noisy[:, k][wrong][:, None]).any(dim=1).all()
+
+
 # ---- codes in and out
 
 
 def test_embeddings_start_from_the_codec_s_vectors():
     torch.manual_seed(0)
-    rows = torch.randn(K, V, D) * torch.tensor([4.0, 2.0, 1.0])[:, None, None] + 3
+    rows = torch.randn(K, V, D) * torch.tensor([4.0, 2.0, 1.0, 0.5])[:, None, None] + 3
     codes = torch.randint(V, (2, K, 5))
     embedding = CodeSumEmbedding(rows, 8)
     # Up to what all codes share: a projection of the latent that the codec would decode.
@@ -253,11 +331,11 @@ def test_sums_of_embeddings_count_the_codebooks_that_are_known():
     codes = torch.randint(V, (2, K, 5))
     table = embedding.table()
     alone = [table[k][codes[:, k]] for k in range(K)]
-    torch.testing.assert_close(embedding(codes), alone[0] + alone[1] + alone[2])
+    torch.testing.assert_close(embedding(codes), sum(alone))
     torch.testing.assert_close(embedding(codes[:, :2]), alone[0] + alone[1])
-    got = embedding(codes, torch.tensor([1, 3]))
+    got = embedding(codes, torch.tensor([1, K]))
     torch.testing.assert_close(got[0], alone[0][0])
-    torch.testing.assert_close(got[1], (alone[0] + alone[1] + alone[2])[1])
+    torch.testing.assert_close(got[1], sum(alone)[1])  # pyright: ignore
     torch.testing.assert_close(embedding.few(codes), embedding(codes))
     one = CodeEmbedding(torch.randn(V, D), 8)
     torch.testing.assert_close(one(codes), one.table()[codes])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 from myna.errors import InputError, MissingModelError
@@ -10,12 +12,12 @@ from myna.tts.ar_generate import ARGenerator
 from myna.tts.batch import Prompt, SpeechBatch
 from myna.tts.quantize import Int8Linear, prepare
 from myna.tts.registry import load_ar, load_nar, save_model
-from myna.tts.sampling import SamplingOptions
+from myna.tts.sampling import SamplingOptions, guide
 from myna.tts.text.phones import Phones
 from safetensors.torch import load_file
 from torch import Tensor
 
-K, V, D = 3, 16, 6
+K, V, D = 4, 16, 6
 PHONES = Phones.from_ipa("hˈæloʊ wˈɜːld, ænd mˈoːɹ.")
 
 
@@ -26,7 +28,8 @@ def model(**more) -> ARModel:
     small |= {"n_kv_heads": 1, "hidden": 96, "text_depth": 1, "context": 512, "extra": 4}
     net = ARModel(ARConfig(**{**small, **more}), torch.randn(K, V, D)).eval()
     with torch.no_grad():
-        net.code_head.out.weight.normal_(0, 0.3)
+        for head in (net.code_head, *(deeper.out for deeper in net.depth_heads)):
+            head.out.weight.normal_(0, 0.3)  # pyright: ignore
         for block in net.transformer.blocks:
             block.attention.out.weight.normal_(0, 0.1)  # pyright: ignore
             block.feed_forward.out.weight.normal_(0, 0.1)  # pyright: ignore
@@ -44,8 +47,24 @@ def prompt(n: int = 12, transcript: bool = True) -> Prompt:
 
 def run(
     net: ARModel, voice: Prompt | None = None, phones: Phones = PHONES, **options
-) -> list[tuple[int, int]]:
+) -> list[tuple[tuple[int, ...], int]]:
     return list(ARGenerator(net, phones, voice, SamplingOptions(**options)))
+
+
+def tensors(frames: list[tuple[tuple[int, ...], int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes (N, T), the same with zeros in the other codebooks (K, T), pointer (T,)."""
+    codes = torch.tensor([codes for codes, _ in frames]).T
+    return (
+        codes,
+        torch.cat([codes, codes.new_zeros(K - len(codes), len(frames))]),
+        torch.tensor([at for _, at in frames]),
+    )
+
+
+def likeliest(net: ARModel, hidden: Tensor, codes: Tensor) -> Tensor:
+    """Of each codebook's head, from hidden states (T, W) and the codes (N, T) before it in the frame -> (N, T)."""
+    deeper = [head(hidden, codes[:k].T) for k, head in enumerate(net.depth_heads, 1)]
+    return torch.stack([net.code_head(hidden), *deeper]).argmax(dim=-1)
 
 
 def recorded(net: ARModel, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
@@ -58,15 +77,18 @@ def recorded(net: ARModel, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 VOICES = {"none": None, "transcript": prompt(), "no transcript": prompt(transcript=False)}
 every_voice = pytest.mark.parametrize("voice", VOICES.values(), ids=VOICES)
+every_n = pytest.mark.parametrize("n", [1, 3], ids=["one coarse", "three coarse"])
 
 
+@every_n
 @every_voice
-def test_the_loop_is_the_whole(voice, monkeypatch):
+def test_the_loop_is_the_whole(voice, n, monkeypatch):
     """What was generated, given to the training's forward, has the same hidden states and the same likeliest codes."""
-    net = model()
+    net = model(n_coarse=n)
     seen = recorded(net, monkeypatch)
     frames = run(net, voice, temperature=0, duration_temperature=1)
-    codes, pointer = (torch.tensor(x) for x in zip(*frames, strict=True))
+    codes, said, pointer = tensors(frames)
+    assert codes.shape == (n, len(frames))
     own = 0 if voice is None else voice.codes.shape[1]
     tokens, before = PHONES.tokens, torch.zeros(0, dtype=torch.long)
     if voice is not None and voice.phones is not None:
@@ -74,8 +96,6 @@ def test_the_loop_is_the_whole(voice, monkeypatch):
         before, pointer = voice.pointer, pointer + len(voice.phones)
     elif voice is not None:
         before = torch.full((own,), -1)
-    said = torch.zeros(K, len(frames), dtype=torch.long)
-    said[0] = codes
     no = torch.zeros(1, dtype=torch.bool)
     whole = SpeechBatch(
         phones=tokens[None],
@@ -91,7 +111,7 @@ def test_the_loop_is_the_whole(voice, monkeypatch):
         encoded = net.encode_text(whole.phones, whole.n_phones)
         hidden = net.transformer(net.frame_inputs(whole, encoded).transpose(1, 2)).transpose(1, 2)[0, own:]
     torch.testing.assert_close(torch.cat(seen), hidden, rtol=1e-3, atol=1e-4)
-    assert torch.equal(net.code_head(hidden).argmax(dim=-1), codes)
+    assert torch.equal(likeliest(net, hidden, codes), codes)
 
 
 @every_voice
@@ -100,7 +120,7 @@ def test_the_pointer_only_walks(voice, seed):
     limits = {"max_sound_frames": 9, "max_pause_frames": 5}
     net = model()
     with torch.no_grad():
-        net.advance_head.out.bias[0] += 2  # else phones are over long before their limit
+        net.advance_head.out.bias[0] += 3  # else phones are over long before their limit
     pointer = torch.tensor([at for _, at in run(net, voice, seed=seed, **limits)])
     steps = pointer.diff()
     assert pointer[0] == 0
@@ -149,29 +169,39 @@ def test_durations_have_the_median_of_the_hazard():
     assert len(set(spread.tolist())) > 4
 
 
+@every_n
 @every_voice
-def test_seeds_reproduce(voice):
-    net = model()
+def test_seeds_reproduce(voice, n):
+    net = model(n_coarse=n)
     first = run(net, voice, seed=7)
     torch.rand(5)
     assert run(net, voice, seed=7) == first
     assert run(net, voice, seed=8) != first
 
 
-def test_guidance_of_one_is_none():
-    net, voice = model(), prompt()
+@every_n
+def test_sampling_options_are_those_of_every_coarse_codebook(n):
+    net = model(n_coarse=n)
+    likely, (varied, *_) = run(net, temperature=0), tensors(run(net, temperature=2, top_p=1))
+    assert run(net, top_k=1, repetition_window=0) == likely
+    assert run(net, top_p=1e-6, repetition_window=0) == likely
+    assert min(len(set(book)) for book in varied.tolist()) > V // 2
+
+
+@every_n
+def test_guidance_of_one_is_none(n):
+    net, voice = model(n_coarse=n), prompt()
     assert run(net, voice, text_guidance=1.0, voice_guidance=1.0) == run(net, voice)
 
 
+@every_n
 @pytest.mark.parametrize("transcript", [True, False])
-def test_the_rows_of_guidance_are_what_they_hide(transcript, monkeypatch):
-    net, voice = model(), prompt(transcript=transcript)
+def test_the_rows_of_guidance_are_what_they_hide(transcript, n, monkeypatch):
+    net, voice = model(n_coarse=n), prompt(transcript=transcript)
     seen = recorded(net, monkeypatch)
     frames = run(net, voice, text_guidance=2, voice_guidance=1.5, temperature=0)
     guided = torch.stack(seen)  # (T, 3, W)
-    codes, pointer = (torch.tensor(x) for x in zip(*frames, strict=True))
-    said = torch.zeros(K, len(frames), dtype=torch.long)
-    said[0] = codes
+    codes, said, pointer = tensors(frames)
     yes, no = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
 
     def whole(tokens: Tensor, before: Tensor, pointer: Tensor, voice_codes: Tensor, hide: Tensor) -> Tensor:
@@ -200,22 +230,37 @@ def test_the_rows_of_guidance_are_what_they_hide(transcript, monkeypatch):
     ]
     for row in range(3):
         torch.testing.assert_close(guided[:, row], expected[row], rtol=1e-3, atol=1e-4)
+    weights = torch.tensor([1.0, 0.5])
+    for t, rows in enumerate(guided):
+        known = codes[:, t].expand(3, -1)
+        heads = [
+            net.code_head(rows),
+            *(head(rows, known[:, :k]) for k, head in enumerate(net.depth_heads, 1)),
+        ]
+        assert [int(guide(logits, weights).argmax()) for logits in heads] == codes[:, t].tolist()
     assert frames != run(net, voice, temperature=0)
 
 
+@every_n
 @every_voice
-def test_a_prepared_model_says_the_same(voice):
-    net = model()
+def test_a_prepared_model_says_the_same(voice, n):
+    net = model(n_coarse=n)
     assert run(prepare(net, int8=False), voice, temperature=0) == run(net, voice, temperature=0)
 
 
-def test_8_bits_are_close(monkeypatch):
-    net, voice = model(), prompt()
+@every_n
+def test_8_bits_are_close(n, monkeypatch):
+    net, voice = model(n_coarse=n), prompt()
     small = prepare(net)
     assert any(isinstance(m, Int8Linear) for m in small.modules())
     assert not any(isinstance(m, Int8Linear) for m in net.modules())
     hidden = torch.randn(3, 64)
     torch.testing.assert_close(small.logits(hidden), net.logits(hidden), rtol=0.05, atol=0.15)  # pyright: ignore
+    codes = torch.randint(V, (3, n))
+    for k, head in enumerate(small.depth_heads, 1):  # pyright: ignore
+        assert any(isinstance(m, Int8Linear) for m in head.modules())
+        exact = net.depth_heads[k - 1](hidden, codes[:, :k])
+        torch.testing.assert_close(head(hidden, codes[:, :k]), exact, rtol=0.05, atol=0.15)
     states = []
     for one in (net, small):
         states.append(recorded(one, monkeypatch))  # pyright: ignore
@@ -230,9 +275,10 @@ def test_frames_come_one_by_one_and_leave_no_mode_behind():
     assert not torch.is_inference_mode_enabled()
 
 
+@every_n
 @every_voice
-def test_without_a_pointer_it_ends_by_itself_or_by_the_text(voice):
-    net = model(alignment="none")
+def test_without_a_pointer_it_ends_by_itself_or_by_the_text(voice, n):
+    net = model(alignment="none", n_coarse=n)
     with torch.no_grad():
         net.end_head.bias.fill_(-50)
     frames = run(net, voice)
@@ -243,28 +289,31 @@ def test_without_a_pointer_it_ends_by_itself_or_by_the_text(voice):
     assert run(net, voice) == []
 
 
-def test_without_a_pointer_the_loop_is_the_whole_too(monkeypatch):
-    net, voice = model(alignment="none"), prompt()
+@pytest.mark.parametrize("coarse", [1, 2])
+def test_without_a_pointer_the_loop_is_the_whole_too(coarse, monkeypatch):
+    net, voice = model(alignment="none", n_coarse=coarse), prompt()
+    with torch.no_grad():
+        net.end_head.bias.fill_(-50)
     seen = recorded(net, monkeypatch)
-    codes = [code for code, _ in run(net, voice, temperature=0.8, seed=3)][:40]
+    frames = list(islice(ARGenerator(net, PHONES, voice, SamplingOptions(temperature=0)), 40))
+    codes, said, _ = tensors(frames)
     tokens = torch.cat([voice.phones.tokens, PHONES.tokens], dim=1)  # pyright: ignore
-    said = torch.zeros(K, len(codes), dtype=torch.long)
-    said[0] = torch.tensor(codes)
     n = voice.codes.shape[1]
     no = torch.zeros(1, dtype=torch.bool)
     b = SpeechBatch(
         tokens[None],
         torch.tensor([tokens.shape[1]]),
         torch.cat([voice.codes, said], dim=1)[None],
-        torch.full((1, n + len(codes)), -1),
+        torch.full((1, n + len(frames)), -1),
         torch.tensor([n]),
-        torch.tensor([n + len(codes)]),
+        torch.tensor([n + len(frames)]),
         no,
         no,
     )
     with torch.no_grad():
-        hidden = net._plain_hidden(b, net.encode_text(b.phones, b.n_phones))[0, n : n + len(codes)]
-    torch.testing.assert_close(torch.cat(seen[: len(codes)]), hidden, rtol=1e-3, atol=1e-4)
+        hidden = net._plain_hidden(b, net.encode_text(b.phones, b.n_phones))[0, n:-1]
+    torch.testing.assert_close(torch.cat(seen), hidden, rtol=1e-3, atol=1e-4)
+    assert torch.equal(likeliest(net, hidden, codes), codes)
 
 
 def test_what_cannot_be_said_is_refused():
@@ -291,8 +340,9 @@ def test_a_phone_never_heard_of_is_unknown():
 # ---- checkpoints
 
 
-def test_a_checkpoint_gives_the_same_model(tmp_path):
-    net = model(code_noise=0.1)
+@every_n
+def test_a_checkpoint_gives_the_same_model(n, tmp_path):
+    net = model(n_coarse=n, code_noise=0.1)
     path = tmp_path / "ar.safetensors"
     save_model(net, path, "0123456789abcdef", {"steps": "3"})
     again = load_ar(path, codec_hash="0123456789abcdef" + "0" * 48)
@@ -301,9 +351,10 @@ def test_a_checkpoint_gives_the_same_model(tmp_path):
     assert torch.equal(again.neighbours, net.neighbours)
 
 
-def test_a_checkpoint_in_half_precision(tmp_path):
+@every_n
+def test_a_checkpoint_in_half_precision(n, tmp_path):
     path = tmp_path / "ar.safetensors"
-    save_model(model().half(), path, "0" * 16, {})
+    save_model(model(n_coarse=n).half(), path, "0" * 16, {})
     assert {t.dtype for t in load_file(path).values()} == {torch.float16}
     again = load_ar(path)
     assert {p.dtype for p in again.parameters()} == {torch.float32}

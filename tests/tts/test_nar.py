@@ -17,13 +17,15 @@ from myna.tts.text.phones import Phones
 from torch import Tensor
 
 K, V, D = 4, 16, 6
-GROUPS = {"groups": ((1,), (2, 3)), "stages": ((1,), (2,), (3,))}
+GROUPS = {"groups": ((1,), (2, 3)), "stages": ((1,), (2,), (3,)), "after two": ((2, 3),)}
+every_groups = pytest.mark.parametrize("groups", list(GROUPS))
 P = 5
 
 
 def config(groups: str = "groups", **more) -> NARConfig:
     small = {
         "n_codebooks": K,
+        "n_given": GROUPS[groups][0][0],
         "codebook_size": V,
         "codebook_dim": D,
         "groups": GROUPS[groups],
@@ -58,6 +60,11 @@ def random_model(groups: str = "groups", **more) -> NARModel:
 def draw_phones(n: int = P) -> Tensor:
     tokens = torch.stack([torch.randint(2, 20, (n,)), torch.randint(3, (n,)), torch.randint(2, (n,))])
     return tokens
+
+
+def draw_first(model: NARModel, t: int) -> Tensor:
+    """The codes that the AR says."""
+    return torch.randint(V, (model.config.n_given, t))
 
 
 def draw_pointer(t: int, n: int = P) -> Tensor:
@@ -118,13 +125,13 @@ def test_pushes_of_any_size_give_the_codes_of_the_whole(model: NARModel, prompt:
     torch.manual_seed(1)
     voice = None if prompt == "none" else draw_prompt(text=prompt != "speech")
     t, phones = 40, draw_phones()
-    first, pointer = torch.randint(V, (t,)), draw_pointer(t)
+    first, pointer = draw_first(model, t), draw_pointer(t)
     whole = model.generate(first, pointer, phones, voice)
     assert whole.shape == (K, t)
-    assert torch.equal(whole[0], first)
+    assert torch.equal(whole[: len(first)], first)
     for sizes in ([1] * t, [2, 0, 9, 29], [17, 23]):
         stream = NARStream(model, phones, voice)
-        parts = [stream.push(a, b) for a, b in zip(first.split(sizes), pointer.split(sizes), strict=True)]
+        parts = [stream.push(a, b) for a, b in zip(first.split(sizes, 1), pointer.split(sizes), strict=True)]
         assert torch.equal(torch.cat([*parts, stream.flush()], dim=1), whole)
 
 
@@ -134,15 +141,31 @@ def test_training_and_generation_agree(model: NARModel, text: bool):
     torch.manual_seed(2)
     prompt, t, phones = draw_prompt(text=text), 33, draw_phones()
     pointer = draw_pointer(t)
-    codes = model.generate(torch.randint(V, (t,)), pointer, phones, prompt)
+    codes = model.generate(draw_first(model, t), pointer, phones, prompt, NAROptions(choice="likeliest"))
     batch = as_batch(codes, pointer, phones, prompt)
     for g, books in enumerate(model.config.groups):
         assert torch.equal(logits_of(model, batch, g).argmax(-1).T, codes[list(books)])
         with torch.no_grad():
             result = model(batch, torch.tensor([g]))
         assert result.accuracy[g] == 1
-        assert (result.codebook_accuracy[[k - 1 for k in books]] == 1).all()
+        right = [float(k in books) for k in range(1, K)]
+        assert result.codebook_accuracy.tolist() == right
         assert result.n_frames[g] == t
+
+
+def test_the_code_nearest_to_the_expected_vector_is_chosen(model: NARModel):
+    """The one whose squared distance to what may follow is the least on average."""
+    torch.manual_seed(21)
+    prompt, t, phones = draw_prompt(), 33, draw_phones()
+    pointer = draw_pointer(t)
+    codes = model.generate(draw_first(model, t), pointer, phones, prompt)
+    batch = as_batch(codes, pointer, phones, prompt)
+    for g, books in enumerate(model.config.groups):
+        p = logits_of(model, batch, g).softmax(-1)  # (T, books, V)
+        for i, k in enumerate(books):
+            rows = model._head(k).rows
+            risk = p[:, i] @ torch.cdist(rows, rows).square()
+            assert torch.equal(risk.argmin(-1), codes[k])
 
 
 def test_a_chunk_depends_on_nothing_after_it_but_on_all_of_itself(model: NARModel):
@@ -197,7 +220,8 @@ def test_hidden_text_says_nothing(model: NARModel):
     torch.manual_seed(7)
     codes, prompt = torch.randint(V, (K, 9)), draw_prompt()
     one, two = (as_batch(codes, draw_pointer(9), draw_phones(), prompt, text=True) for _ in range(2))
-    torch.testing.assert_close(logits_of(model, one, 1), logits_of(model, two, 1))
+    last = len(model.config.groups) - 1
+    torch.testing.assert_close(logits_of(model, one, last), logits_of(model, two, last))
 
 
 def test_rows_of_a_batch_do_not_touch_each_other(model: NARModel):
@@ -215,15 +239,17 @@ def test_rows_of_a_batch_do_not_touch_each_other(model: NARModel):
             fill = -1 if field.name == "pointer" else 0
             values = [torch.nn.functional.pad(v, (0, n - v.shape[-1]), value=fill) for v in values]
         padded[field.name] = torch.cat(values)
-    group = torch.tensor([0, 1, 1])
+    last = len(model.config.groups) - 1
+    group = torch.tensor([0, last, last])
     with torch.no_grad():
         together = model(SpeechBatch(**padded), group)
         alone = [model(row, group[i : i + 1]) for i, row in enumerate(rows)]
-    assert together.n_frames.tolist()[:2] == [9, 19]
-    torch.testing.assert_close(together.losses[0], alone[0].losses[0])
-    both = (14 * alone[1].losses[1] + 5 * alone[2].losses[1]) / 19
-    torch.testing.assert_close(together.losses[1], both)
-    torch.testing.assert_close(together.loss, (9 * alone[0].loss + 19 * both) / 28)
+    n, losses = torch.tensor([9, 14, 5]), torch.stack([row.loss for row in alone])
+    for g in (0, last):
+        here = group == g
+        assert together.n_frames[g] == n[here].sum()
+        torch.testing.assert_close(together.losses[g], (n * losses)[here].sum() / n[here].sum())
+    torch.testing.assert_close(together.loss, (n * losses).sum() / 28)
 
 
 def test_chunks_in_training_are_drawn():
@@ -254,7 +280,7 @@ def learn(model: NARModel, batch: SpeechBatch, steps: int) -> list[NARResult]:
     return results
 
 
-@pytest.mark.parametrize("groups", list(GROUPS))
+@every_groups
 def test_it_learns_a_sentence_and_says_it_again(groups: str):
     torch.manual_seed(10)
     model = NARModel(config(groups, chunks=(4, 8)), torch.randn(K, V, D))
@@ -263,17 +289,18 @@ def test_it_learns_a_sentence_and_says_it_again(groups: str):
     results = learn(model.train(), as_batch(codes, pointer, phones, prompt), 120)
     assert results[0].loss > 2
     assert results[-1].loss < 0.1
-    said = model.eval().generate(codes[0], pointer, phones, prompt)
+    said = model.eval().generate(codes[: model.config.n_given], pointer, phones, prompt)
     assert torch.equal(said, codes)
 
 
-def test_every_weight_learns():
+@every_groups
+def test_every_weight_learns(groups: str):
     torch.manual_seed(11)
-    model = random_model().train()
+    model = random_model(groups).train()
     batch = as_batch(torch.randint(V, (K, 30)), draw_pointer(30), draw_phones(), draw_prompt())
     free = as_batch(torch.randint(V, (K, 30)), draw_pointer(30), draw_phones(), draw_prompt(text=False))
     for one in (batch, free):
-        for g in range(2):
+        for g in range(len(GROUPS[groups])):
             model(one, torch.tensor([g])).loss.backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []
@@ -300,7 +327,7 @@ def test_a_voice_read_once_serves_many_sentences(model: NARModel):
     before = [x.clone() for x in _tensors(voice)]
     for _ in range(2):
         t, phones = 15, draw_phones()
-        first, pointer = torch.randint(V, (t,)), draw_pointer(t)
+        first, pointer = draw_first(model, t), draw_pointer(t)
         stream = NARStream(model, phones, prompt, voice=voice)
         codes = torch.cat([stream.push(first, pointer), stream.flush()], dim=1)
         assert torch.equal(codes, model.generate(first, pointer, phones, prompt))
@@ -317,14 +344,14 @@ def _tensors(state) -> list[Tensor]:
 def test_prepared_for_generation_it_says_the_same(model: NARModel, int8: bool):
     torch.manual_seed(14)
     prompt, t, phones = draw_prompt(), 30, draw_phones()
-    first, pointer = torch.randint(V, (t,)), draw_pointer(t)
+    first, pointer = draw_first(model, t), draw_pointer(t)
     codes = model.generate(first, pointer, phones, prompt)
     fast = prepare(model, int8)
     assert isinstance(fast, NARModel)
     agree = (fast.generate(first, pointer, phones, prompt) == codes).float().mean()
     assert agree > 0.8 if int8 else agree == 1
     stream = NARStream(fast, phones, prompt)
-    parts = [stream.push(a, b) for a, b in zip(first.split(7), pointer.split(7), strict=True)]
+    parts = [stream.push(a, b) for a, b in zip(first.split(7, 1), pointer.split(7), strict=True)]
     whole = fast.generate(first, pointer, phones, prompt)
     assert torch.equal(torch.cat([*parts, stream.flush()], dim=1), whole)
 
@@ -336,7 +363,7 @@ def test_phones_that_a_prompt_does_not_speak_do_not_count(model: NARModel):
     assert prompt.pointer is not None
     around = Phones(torch.cat([draw_phones(2), prompt.phones.tokens, draw_phones(3)], dim=1))
     longer = Prompt(prompt.codes, around, prompt.pointer + 2)
-    first, pointer = torch.randint(V, (t,)), draw_pointer(t)
+    first, pointer = draw_first(model, t), draw_pointer(t)
     same = model.generate(first, pointer, phones, longer)
     assert torch.equal(same, model.generate(first, pointer, phones, prompt))
     with pytest.raises(InputError, match="10 phones"):
@@ -346,14 +373,15 @@ def test_phones_that_a_prompt_does_not_speak_do_not_count(model: NARModel):
 def test_seeds_and_guidance(model: NARModel):
     torch.manual_seed(13)
     prompt, t, phones = draw_prompt(), 30, draw_phones()
-    first, pointer = torch.randint(V, (t,)), draw_pointer(t)
+    first, pointer = draw_first(model, t), draw_pointer(t)
 
     def say(**options) -> Tensor:
         return model.generate(first, pointer, phones, prompt, NAROptions(**options))
 
-    assert torch.equal(say(temperature=1.0, seed=3), say(temperature=1.0, seed=3))
-    assert not torch.equal(say(temperature=1.0, seed=3), say(temperature=1.0, seed=4))
-    assert torch.equal(say(temperature=1e-6), say())
+    assert torch.equal(say(choice="drawn", seed=3), say(choice="drawn", seed=3))
+    assert not torch.equal(say(choice="drawn", seed=3), say(choice="drawn", seed=4))
+    assert torch.equal(say(choice="drawn", temperature=1e-6), say(choice="likeliest"))
+    assert torch.equal(say(temperature=1e-6), say(choice="likeliest"))
     assert torch.equal(say(voice_guidance=0.0), model.generate(first, pointer, phones))
     assert not torch.equal(say(voice_guidance=3.0), say())
     assert not torch.equal(say(chunks=(30,)), say(chunks=(1,)))
@@ -369,7 +397,7 @@ def test_ages_carry_over_from_chunk_to_chunk():
 
 
 def test_mistakes_are_named(model: NARModel):
-    phones, first = draw_phones(), torch.zeros(3, dtype=torch.long)
+    phones, first, at = draw_phones(), draw_first(model, 3), torch.zeros(3, dtype=torch.long)
     with pytest.raises(InputError, match="codebooks"):
         model.init_state(Prompt(torch.zeros(K + 1, 5, dtype=torch.long)))
     with pytest.raises(InputError, match="of 16"):
@@ -380,14 +408,26 @@ def test_mistakes_are_named(model: NARModel):
         NARStream(model, phones[:, :0])
     stream = NARStream(model, phones)
     with pytest.raises(ValueError, match="same length"):
-        stream.push(first, first[:2])
+        stream.push(first, at[:2])
+    for codes in (first[0], first[:0], torch.cat([first, first])):
+        with pytest.raises(ValueError, match=rf"codes \({len(first)}, T\)"):
+            stream.push(codes, at)
     with pytest.raises(ValueError, match="at phone 5"):
-        stream.push(first, first + P)
+        stream.push(first, at + P)
     stream.flush()
     with pytest.raises(ValueError, match="flushed"):
-        stream.push(first, first)
+        stream.push(first, at)
+    for wrong in (
+        {"n_codebooks": 5},
+        {"n_given": 2},
+        {"n_given": 0},
+        {"groups": ()},
+        {"groups": ((1, 2, 3), ())},
+    ):
+        with pytest.raises(ValueError, match="in order"):
+            NARConfig(**{"n_codebooks": K, "groups": GROUPS["groups"], **wrong})
     with pytest.raises(ValueError, match="in order"):
-        config(groups="groups", n_codebooks=5)
+        NARConfig(n_codebooks=K, n_given=K, groups=())  # nothing left to fill
     with pytest.raises(ValueError, match="chunks"):
         config(chunks=())
     with pytest.raises(ValueError, match="shape"):
@@ -396,4 +436,4 @@ def test_mistakes_are_named(model: NARModel):
 
 def test_nothing_to_fill(model: NARModel):
     none = torch.zeros(0, dtype=torch.long)
-    assert model.generate(none, none, draw_phones(), draw_prompt()).shape == (K, 0)
+    assert model.generate(draw_first(model, 0), none, draw_phones(), draw_prompt()).shape == (K, 0)

@@ -25,13 +25,14 @@ K, V = 4, 1024
 
 
 class Filler:
-    """All codes of a frame from its first code and pointer, given out chunk by chunk."""
+    """All codes of a frame from its first codes and pointer, given out chunk by chunk."""
 
-    def __init__(self, chunks: tuple[int, ...]):
-        self.sizes, self.held = list(chunks), torch.zeros(K, 0, dtype=torch.long)
+    def __init__(self, chunks: tuple[int, ...], n_given: int):
+        self.sizes, self.held, self.n_given = list(chunks), torch.zeros(K, 0, dtype=torch.long), n_given
 
     def push(self, codes: Tensor, pointer: Tensor) -> Tensor:
-        rows = [(codes * (k + 1) + 37 * pointer * k) % V for k in range(K)]
+        assert codes.shape == (self.n_given, *pointer.shape)
+        rows = [(codes[k % self.n_given] * (k + 1) + 37 * pointer * k) % V for k in range(K)]
         self.held = torch.cat([self.held, torch.stack(rows)], dim=1)
         ready = 0
         while self.held.shape[1] - ready >= self.sizes[0]:
@@ -50,8 +51,9 @@ class Models:
 
     chunks = (4, 8, 16)
 
-    def __init__(self, pace: float = 0.0):
+    def __init__(self, pace: float = 0.0, n_coarse: int = 1):
         torch.manual_seed(0)
+        self.n_coarse = n_coarse
         self.codec = MynaCodec(
             MynaConfig(
                 width=32,
@@ -68,17 +70,17 @@ class Models:
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
-    ) -> Iterator[tuple[int, int]]:
+    ) -> Iterator[tuple[tuple[int, ...], int]]:
         generator = torch.Generator().manual_seed(sampling.seed)
         self.log.append(("ar", time.monotonic()))
         for i in range(3 * len(phones)):
             if self.pace:
                 time.sleep(self.pace)
-            yield int(torch.randint(V, (1,), generator=generator)), i // 3
+            yield tuple(torch.randint(V, (self.n_coarse,), generator=generator).tolist()), i // 3
         self.log.append(("ar done", time.monotonic()))
 
     def filler(self, phones: Phones, prompt: Prompt | None) -> Filler:
-        return Filler(self.chunks)
+        return Filler(self.chunks, self.n_coarse)
 
     def score(self, samples: np.ndarray, phones: Phones) -> float:
         self.scores.append(float(np.abs(samples).sum()))
@@ -139,8 +141,12 @@ def samples(chunks: list[SpokenChunk]) -> np.ndarray:
 TEXT = sentences("hɛloʊ wɜld.", "wʌt ə fain dei!", "jɛs?")
 
 
-def test_every_sentence_is_said_and_ended():
-    chunks = speak(TEXT)
+every_n = pytest.mark.parametrize("n", [1, 3], ids=["one coarse", "three coarse"])
+
+
+@every_n
+def test_every_sentence_is_said_and_ended(n):
+    chunks = speak(TEXT, Models(n_coarse=n))
     assert [chunk.sentence for chunk in chunks if chunk.ends_sentence] == [0, 1, 2]
     done = [chunk.done for chunk in chunks]
     assert done == sorted(done)
@@ -151,8 +157,9 @@ def test_every_sentence_is_said_and_ended():
     assert spoken == pytest.approx(frames / 50, abs=0.35)  # their silent ends are cut
 
 
-def test_the_seed_reproduces_the_same_samples():
-    first, again, other = (samples(speak(TEXT, seed=seed)) for seed in (7, 7, 8))
+@every_n
+def test_the_seed_reproduces_the_same_samples(n):
+    first, again, other = (samples(speak(TEXT, Models(n_coarse=n), seed=seed)) for seed in (7, 7, 8))
     np.testing.assert_array_equal(first, again)
     assert first.shape != other.shape or not np.array_equal(first, other)
 
@@ -161,11 +168,12 @@ def test_a_slow_ar_changes_nothing():
     np.testing.assert_array_equal(samples(speak(TEXT, Models(pace=0.001))), samples(speak(TEXT)))
 
 
-def test_whole_sentence_at_once_is_the_same():
+@every_n
+def test_whole_sentence_at_once_is_the_same(n):
     """Chunked equals whole: the NAR of these stand-ins looks at one frame, so its chunks may have any length."""
-    models = Models()
+    models, chunked = Models(n_coarse=n), Models(n_coarse=n)
     models.chunks = (10_000,)
-    np.testing.assert_allclose(samples(speak(TEXT, models)), samples(speak(TEXT)), atol=1e-5)
+    np.testing.assert_allclose(samples(speak(TEXT, models)), samples(speak(TEXT, chunked)), atol=1e-5)
 
 
 def test_a_text_goes_on_after_any_sentence():
@@ -235,8 +243,9 @@ def test_the_best_of_the_candidates_is_kept():
     np.testing.assert_allclose(samples(best), samples(speak(TEXT[:1], Only())), atol=1e-6)
 
 
-def test_sentences_without_a_sound_are_passed_over():
-    chunks = speak(sentences("hɛloʊ.", "***", ". . .", "jɛs."))
+@every_n
+def test_sentences_without_a_sound_are_passed_over(n):
+    chunks = speak(sentences("hɛloʊ.", "***", ". . .", "jɛs."), Models(n_coarse=n))
     assert [chunk.sentence for chunk in chunks if chunk.ends_sentence] == [0, 1, 2, 3]
     assert not any(len(chunk.samples) for chunk in chunks if chunk.sentence in (1, 2))
 

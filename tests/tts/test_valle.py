@@ -1,0 +1,75 @@
+"""The models put together: the AR's codes go on in the NAR, and only a pair that belongs together speaks."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+from myna.codec.myna import MynaCodec, MynaConfig
+from myna.errors import MissingModelError
+from myna.evaluation.tts_systems import WatchedValle
+from myna.tts.ar import ARConfig, ARModel
+from myna.tts.batch import Prompt
+from myna.tts.nar import NARConfig, NARModel
+from myna.tts.sampling import SamplingOptions
+from myna.tts.text.phones import Phones
+from myna.tts.valle import Valle
+
+K = 4
+PHONES = Phones.from_ipa("hˈæloʊ wˈɜːld.")
+SMALL = {
+    "codebook_dim": 16,
+    "width": 32,
+    "depth": 1,
+    "n_heads": 2,
+    "n_kv_heads": 1,
+    "hidden": 48,
+    "text_depth": 1,
+}
+
+
+def models(n_coarse: int, n_given: int, kind: type[Valle] = Valle) -> Valle:
+    torch.manual_seed(0)
+    small = {"width": 32, "latent_width": 32, "encoder_depth": (1, 1), "decoder_depth": (1, 1), "n_paths": 1}
+    codec = MynaCodec(MynaConfig(latent_dim=16, n_codebooks=K, **small)).eval()
+    rows = codec.quantizer.rows()
+    groups = (tuple(range(n_given, K)),)
+    ar = ARModel(ARConfig(n_codebooks=K, n_coarse=n_coarse, **SMALL), rows)
+    nar = NARModel(NARConfig(n_codebooks=K, n_given=n_given, groups=groups, condition=8, **SMALL), rows)
+    return kind(codec, ar.eval(), nar.eval())
+
+
+def prompt() -> Prompt:
+    return Prompt(torch.randint(1024, (K, 30), generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_what_the_ar_says_is_the_beginning_of_what_the_nar_fills(n):
+    valle, voice = models(n, n), prompt()
+    assert valle.n_coarse == n
+    frames = list(valle.first_codes(PHONES, voice, SamplingOptions(seed=3)))
+    first, pointer = torch.tensor([codes for codes, _ in frames]).T, torch.tensor([at for _, at in frames])
+    filler = valle.filler(PHONES, voice)
+    codes = torch.cat([filler.push(first[:, :5], pointer[:5]), filler.push(first[:, 5:], pointer[5:])], dim=1)
+    codes = torch.cat([codes, filler.flush()], dim=1)
+    assert torch.equal(codes[:n], first)
+    assert torch.equal(codes, valle.nar.generate(first, pointer, PHONES, voice))
+
+
+@pytest.mark.parametrize(("n_coarse", "n_given"), [(1, 2), (3, 2)])
+def test_models_that_do_not_belong_together_are_refused(n_coarse, n_given):
+    with pytest.raises(MissingModelError, match=f"says {n_coarse} codebooks.* goes on from {n_given}"):
+        models(n_coarse, n_given)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_watch_of_an_evaluation_changes_nothing_and_sees_a_sound_that_is_stopped(n):
+    voice, long = prompt(), SamplingOptions(max_sound_frames=500, max_pause_frames=500)
+    watched = models(n, n, WatchedValle)
+    assert isinstance(watched, WatchedValle)
+    frames = list(watched.first_codes(PHONES, voice, long))
+    assert frames == list(models(n, n).first_codes(PHONES, voice, long))
+    assert not watched.stopped
+    assert list(islice(watched.first_codes(PHONES, voice, SamplingOptions(max_sound_frames=1)), 20))
+    assert watched.stopped
