@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated
 
 import typer
@@ -23,6 +24,9 @@ def train(
 
     Under torchrun it trains on several devices. Ctrl-C stops after the step and saves.
     """
+    # oneDNN keeps a kernel for every shape of a product, and batches of sentences have thousands: without a bound the
+    # process grows by gigabytes an hour.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "600")
     from ..training.train import train as train_by  # torch takes seconds to import
 
     summary = train_by(recipe, overrides or (), quiet=quiet or as_json)

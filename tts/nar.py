@@ -103,9 +103,9 @@ class NAROptions:
 
     choice: "expected" takes the code whose vector is nearest to the mean of what may follow (minimum Bayes risk under
     squared error, after Kumar and Byrne 2004): where the model is unsure, that is a faint one, while the likeliest and
-    drawn ones are loud and mostly wrong; "likeliest", or "drawn" at `temperature`.   voice_guidance: how far to move from what would be said without the prompt
-    (classifier-free guidance); 1 is off, anything else doubles the work.   chunks: frames that are filled at once,
-    the last repeats; None: the model's.   seed: of the draws.
+    drawn ones are loud and mostly wrong; "likeliest", or "drawn" at `temperature`.   voice_guidance: how far to move
+    from what would be said without the prompt (classifier-free guidance); 1 is off, anything else doubles the work.
+    chunks: frames that are filled at once, the last repeats; None: the model's.   seed: of the draws.
     """
 
     choice: Choice = "expected"
