@@ -146,6 +146,7 @@ def tts(
         source=source,
         split=split,
         measures=measures,
+        needed=tuple(metric),
         hard=not quick if hard is None else hard,
         prompt_text=prompt_text,
         codec=codec,

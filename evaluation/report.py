@@ -148,7 +148,7 @@ def _use_table(use: CodebookUse) -> list[str]:
 
 
 def markdown_line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _number(value: float, decimals: int) -> str:

