@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..codec import Codec
+from ..codec.checkpoint import weights_hash
 from ..codec.registry import cache_dir
 from ..errors import MynaError, OutputError, UsageError
 from .prompt import PromptOptions
@@ -123,7 +124,8 @@ def known_voice(name: str, codec: Codec, aligner: Aligner | None = None) -> Voic
 
 def prepared_voice(shipped: ShippedVoice, codec: Codec, aligner: Aligner | None = None) -> Voice:
     """A voice of the package for this codec, from the cache if it is there. Raises as `make_voice`."""
-    cached = cache_dir() / "voices" / f"{shipped.name}-{codec_hash(codec)}{SUFFIX}"
+    timed_by = "-" + weights_hash(aligner)[:8] if aligner is not None else ""
+    cached = cache_dir() / "voices" / f"{shipped.name}-{codec_hash(codec)}{timed_by}{SUFFIX}"
     if cached.is_file():
         with contextlib.suppress(MynaError):  # damaged: made anew below
             return load_voice(cached)

@@ -51,7 +51,7 @@ def codec() -> MynaCodec:
     return tiny(0)
 
 
-class EvenAligner:
+class EvenAligner(torch.nn.Module):
     """Every phone lasts as long as the others."""
 
     def align(self, wavs, phones):
@@ -296,9 +296,11 @@ def test_voices_that_ship(codec, monkeypatch, tmp_path):
     assert first.name == "liam"
     assert first.phones is not None
     monkeypatch.setattr(voice_library, "make_voice", None)  # from now on it comes from the cache
-    assert same(voice_library.known_voice("liam", codec), first)
+    assert same(voice_library.known_voice("liam", codec, aligner), first)  # pyright: ignore
     with pytest.raises(TypeError):
-        voice_library.known_voice("liam", tiny(1))  # another codec needs its own
+        voice_library.known_voice("liam", tiny(1), aligner)  # pyright: ignore  # another codec needs its own
+    with pytest.raises(TypeError):
+        voice_library.known_voice("liam", codec)  # and so does another aligner, or none
 
 
 def test_what_a_word_means(codec, tmp_path, monkeypatch):
