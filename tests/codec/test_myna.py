@@ -8,7 +8,7 @@ from myna.errors import InputError, UsageError
 
 TINY = MynaConfig(
     hop=24, width=32, latent_width=24, encoder_depth=(1, 1), decoder_depth=(1, 1), expansion=2,
-    latent_dim=8, codebook_size=16, codebook_dim=4, n_codebooks=3,
+    latent_dim=8, codebook_size=16, codebook_dim=4, n_codebooks=3, rate_weight=0.0,
 )  # fmt: skip
 
 
