@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import threading
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InputError, UsageError
@@ -96,7 +97,7 @@ def languages() -> dict[str, str]:
     with _lock:
         _use_bundled_library()
         wrapper = EspeakWrapper()
-        voices, data = wrapper.available_voices(), wrapper.data_path
+        voices, data = wrapper.available_voices(), Path(wrapper.data_path or ".")
     known: dict[str, str] = {}
     for voice in voices:
         # A few voices are listed without the dictionary they read from.
