@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from typing import Any
 
 import typer
@@ -111,6 +112,9 @@ def main() -> None:
         sys.stdout.flush()
     except OSError:
         silence_stdout()
+    if code in (INTERRUPTED, TERMINATED) and threading.active_count() > 1:
+        # A second Ctrl-C did not wait for a thread that computes, and the interpreter would abort on it.
+        os._exit(code)
     sys.exit(code)
 
 

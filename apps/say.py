@@ -247,7 +247,9 @@ def describe(report: SayReport) -> str:
 
 
 def command(
-    text: str | None = typer.Argument(None, metavar="[TEXT]", help="What to say; - reads standard input."),
+    text: str | None = typer.Argument(
+        None, metavar="[TEXT]", help="What to say, after -- if it begins with a dash; - reads standard input."
+    ),
     voice: str | None = typer.Option(
         None,
         "--voice",
@@ -336,11 +338,16 @@ def command(
         elif target is None:
             assert player is not None
             report = speaking.to_loudspeaker(player)
-        elif text_file and not player:
+        elif text_file and not player and not _is_pipe(Path(target)):
             report = speaking.to_file_in_parts(Path(target), force, restart)
         else:
             report = speaking.to_file(Path(target), force, player)
     console.result(report, describe(report))
+
+
+def _is_pipe(path: Path) -> bool:
+    """Whether what is written there is gone, as in a named pipe or a device: nothing can be kept beside it."""
+    return path.exists() and not path.is_file()
 
 
 def _speaking(
@@ -369,7 +376,10 @@ def _speaking(
     if voice and Path(voice).is_file() and Path(voice).suffix != SUFFIX:
         consent = ask_consent(voice, consent)
     speaker = Speaker(device=device)
-    known = speaker.voice(voice or next(iter(shipped_voices())), voice_text, consent, options.language)
+    voice = next(iter(shipped_voices())) if voice is None else voice
+    known = speaker.voice(voice, voice_text, consent, options.language)
+    if voice_text and known.text != " ".join(voice_text.split()):
+        console.note(f"--voice-text belongs to a recording; the voice {known.name} is used as it was made")
     for line in known.notes:
         console.note(f"{known.name}: {line}")
     return Speaking(speaker, known, sentences, options, words, console)

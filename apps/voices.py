@@ -43,7 +43,7 @@ def add(
 ) -> None:
     """Make a voice from a recording and keep it."""
     console = Console(quiet, json)
-    from ..tts.voice import check_name
+    from ..tts.voice import check_name, check_recording
     from ..tts.voice_library import shipped_voices, voice_path
 
     if (
@@ -52,6 +52,7 @@ def add(
         raise UsageError(f"there is a voice {name!r} already; give --force to replace it, or another --name")
     if name in shipped_voices():
         raise UsageError(f"{name} is a voice of the package; choose another name (--name)")
+    check_recording(recording)
     statement = ask_consent(recording, consent)
     from ..codec.registry import load_codec
     from ..tts.voice import make_voice

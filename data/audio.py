@@ -145,6 +145,8 @@ class AudioReader:
                 f"{self.name} is not audio that can be read; expected WAV, FLAC, MP3, OGG or Opus"
             ) from error
         self._cleanup.callback(sound.close)
+        # Otherwise it seeks after every read to where it is, and an MP3 loses what a frame keeps in those before it.
+        sound.seekable = lambda: False
         n_frames = sound.frames if 0 <= sound.frames < 1 << 48 else None
         return AudioInfo(sound.samplerate, sound.channels, n_frames, sound.format, sound.subtype)
 

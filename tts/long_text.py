@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UsageError
-from .text.normalize import normalize
+from .text.normalize import normalize, why_nothing
 from .text.phonemes import find_language
 from .text.sentences import split_sentences
 
@@ -35,5 +35,5 @@ def split_text(text: str, language: str = "en-us", max_chars: int = 200) -> list
             end += len(sentence)
             found.append(Sentence(sentence, i == len(sentences) - 1, end))
     if not found:
-        raise UsageError("there is nothing to say: the text holds no letters or digits")
+        raise UsageError(why_nothing(text))
     return found

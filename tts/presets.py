@@ -20,7 +20,8 @@ class Preset:
 
 
 # Chosen by the words that a recogniser understands and the likeness of voices never trained on (docs/log.md).
-_GUIDED = SamplingOptions(temperature=0.8, text_guidance=2.0, voice_guidance=2.0)
+# speed: durations at the median of the hazard are some 8 % shorter than those of the recordings.
+_GUIDED = SamplingOptions(temperature=0.8, text_guidance=2.0, voice_guidance=2.0, speed=0.9)
 PRESETS = {
     "standard": Preset("sound streams while it is made", 1, _GUIDED),
     "fast": Preset(

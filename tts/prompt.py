@@ -53,12 +53,14 @@ class PromptOptions:
 @dataclass(frozen=True)
 class CleanPrompt:
     """samples (N,) at `sample_rate`, cut and levelled.   recording: all of it (M,), cleaned.   start: the first of
-    `samples` in it, a whole number of frames.   notes: what the user should know, a line each."""
+    `samples` in it, a whole number of frames.   spoken: seconds of speech in it.   notes: what the user should know, a
+    line each."""
 
     samples: np.ndarray
     sample_rate: int
     recording: np.ndarray
     start: int
+    spoken: float
     notes: tuple[str, ...] = ()
 
     @property
@@ -87,6 +89,8 @@ def clean_prompt(
     options = options or PromptOptions()
     name = "the recording" if isinstance(source, Audio) else str(getattr(source, "name", source))
     audio, notes = _read(source, options)
+    if notes:
+        name = f"the first {options.max_seconds:g} s of {name}"
     _check_length(name, audio, options)
     mono = _mono(audio.samples)
     _check_sound(name, mono, options)
@@ -94,7 +98,7 @@ def clean_prompt(
     clipped = np.abs(mono) > 0.99 * ceiling if _is_clipped(mono, ceiling) else np.zeros(len(mono), bool)
     wav = _high_pass(resample(mono[None], audio.sample_rate, sample_rate)[0], sample_rate)
     speech = _speech(wav, sample_rate)
-    _check_speech(name, speech, options)
+    seconds = _check_speech(name, speech, options)
     spoken = _expand(speech, len(mono), audio.sample_rate)
     lost = float((clipped & spoken).sum() / spoken.sum())
     if lost > options.max_clipped:
@@ -112,7 +116,7 @@ def clean_prompt(
     first, last = _best_stretch(wav, speech, _expand_share(clipped, len(speech)), sample_rate, options)
     first -= first % frame_size
     cut = _level(_fade(wav[first:last], sample_rate), sample_rate)
-    return CleanPrompt(cut, sample_rate, wav, first, tuple(notes))
+    return CleanPrompt(cut, sample_rate, wav, first, seconds, tuple(notes))
 
 
 def _read(source: str | Path | BinaryIO | Audio, options: PromptOptions) -> tuple[Audio, list[str]]:
@@ -150,12 +154,13 @@ def _check_length(name: str, audio: Audio, options: PromptOptions) -> None:
 
 
 def _mono(samples: np.ndarray) -> np.ndarray:
-    """(C, N) -> (N,): the mean of the channels, or the loudest one where they cancel each other or only one speaks."""
+    """(C, N) -> (N,): the mean of the channels, or the loudest one where they cancel each other, where only one speaks,
+    and where they have little in common, such as two people at two microphones."""
     if len(samples) == 1:
         return samples[0]
     power = np.square(samples, dtype=np.float64).mean(axis=1)
     mean = samples.mean(axis=0)
-    if np.square(mean, dtype=np.float64).mean() < 0.4 * power.max():
+    if np.square(mean, dtype=np.float64).mean() < 0.7 * power.max():
         return samples[int(power.argmax())]
     return mean
 
@@ -190,7 +195,8 @@ def _speech(wav: np.ndarray, sample_rate: int) -> np.ndarray:
     return voice_activity.speech_probability(resample(levelled[None], sample_rate, voice_activity.RATE)[0])
 
 
-def _check_speech(name: str, speech: np.ndarray, options: PromptOptions) -> None:
+def _check_speech(name: str, speech: np.ndarray, options: PromptOptions) -> float:
+    """Seconds of speech."""
     seconds = float((speech > _SPEECH).sum()) * _FRAME_SECONDS
     if seconds == 0:
         raise InputError(
@@ -200,6 +206,7 @@ def _check_speech(name: str, speech: np.ndarray, options: PromptOptions) -> None
         raise InputError(
             f"{name} holds {seconds:.1f} s of speech; a voice needs at least {options.min_speech:g} s, three are best"
         )
+    return seconds
 
 
 def _expand(speech: np.ndarray, n: int, sample_rate: int) -> np.ndarray:

@@ -164,7 +164,9 @@ class Synthesizer:
                 frames = self.models.first_codes(phones, prompt, sampling)
                 yield from self._chunked(frames, index, candidate, phones)
         if not spoken:
-            raise UsageError("there is nothing to say: the text holds no letters or digits")
+            raise UsageError(
+                "there is nothing to say: no sentence of the text has a sound; give at least one word"
+            )
 
     def _phones(self, text: str, language: str) -> Phones | None:
         """None for a sentence without a sound, such as a row of dashes."""

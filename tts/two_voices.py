@@ -1,8 +1,8 @@
 """Whether a recording holds two people, by Resemblyzer's speaker embeddings where that package is installed.
 
 The speech is embedded in windows of 1.6 s (Wan et al. 2018, GE2E: a mel spectrogram, three LSTMs, the last state);
-two people are two groups of windows, one before and one after some moment, whose mean embeddings differ more than one
-person's ever do. Only the weights are taken from the package: to import it takes seconds, and pkg_resources.
+two people are two groups of windows, those of one stretch and all others, whose mean embeddings differ more than one
+person's do. Only the weights are taken from the package: to import it takes seconds, and pkg_resources.
 
 Shapes: N samples at 16 kHz, W windows, T frames of 10 ms, D embedding.
 """
@@ -23,8 +23,8 @@ _MELS, _WIDTH = 40, 256
 _WINDOW, _HOP = 160, 50  # frames
 _SHORTEST = 2 * RATE  # of speech: two windows that do not see nearly the same
 _LEVEL = 10 ** (-30 / 20)  # root mean square that the network was trained at
-# 113 recordings of one person of the corpora's test splits, alone and in rows of three, gave 0.74 and more; of 113 of
-# two people, two thirds gave less than this.
+# Of 1482 recordings of 160 people of the corpora, alone and in rows of three, three gave less than this; of 160 of two
+# people, 70 % where one follows the other, half where one interrupts the other, two fifths where they take turns.
 _SAME = 0.70
 
 
@@ -65,9 +65,13 @@ def holds_two_voices(speech: np.ndarray) -> bool:
 
 
 def likeness(voices: Tensor) -> float:
-    """Cosine between the mean embeddings before and after the moment that divides them (W, D) best; 1 for one."""
-    pairs = ((voices[:i].mean(0), voices[i:].mean(0)) for i in range(1, len(voices)))
-    return min((float(torch.cosine_similarity(a, b, dim=0)) for a, b in pairs), default=1.0)
+    """Cosine between the mean embeddings (W, D) of the stretch that differs most and of all else; 1 for one window. A
+    stretch in the middle has two windows or more."""
+    n = len(voices)
+    total = torch.cat([torch.zeros(1, voices.shape[1]), voices.cumsum(0)])
+    ends = [(0, j) for j in range(1, n)] + [(i, j) for i in range(1, n) for j in range(i + 2, n)]
+    inside = torch.stack([total[j] - total[i] for i, j in ends]) if ends else total[:0]
+    return float(torch.cosine_similarity(inside, total[-1] - inside).min()) if ends else 1.0
 
 
 @lru_cache(maxsize=1)

@@ -9,8 +9,10 @@ Shapes: K codebooks, T frames, P phones.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -24,7 +26,7 @@ from torch import Tensor
 from ..codec import Codec, Codes
 from ..codec.checkpoint import read_safetensors, weights_hash
 from ..data.audio import Audio
-from ..data.files import atomic_output
+from ..data.files import atomic_output, input_errors
 from ..errors import InputError, MissingModelError, UsageError
 from .batch import Prompt
 from .prompt import CleanPrompt, PromptOptions, clean_prompt
@@ -38,6 +40,9 @@ SUFFIX = ".safetensors"
 _NAME = re.compile(r"\w[\w .'+-]{0,63}")
 _LONGEST_PROMPT = 60 * 50  # frames: no voice of ours is nearly as long
 _MIN_CONSENT = 10  # characters
+# Sounds a second of speech, below which a transcript leaves most of it out: the slowest of 500 children and adults of
+# speechocean762's test split reads 3.8.
+_SLOWEST = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +88,10 @@ class Voice:
         if self.phones is not None and self.pointer is not None:
             tensors["phones"] = self.phones.tokens.to(torch.int16).contiguous()
             tensors["pointer"] = self.pointer.to(torch.int16).contiguous()
-        facts = {field: getattr(self, field) for field in _FACTS}
+        facts = json.dumps({field: getattr(self, field) for field in _FACTS}, ensure_ascii=False)
+        metadata = {"format": FORMAT, "voice": facts, "sha256": checksum(facts, tensors)}
         with atomic_output(path, force) as file:
-            file.write(
-                save(tensors, metadata={"format": FORMAT, "voice": json.dumps(facts, ensure_ascii=False)})
-            )
+            file.write(save(tensors, metadata=metadata))
 
 
 _FACTS = ("name", "codec_hash", "source", "created", "consent", "text", "notes")
@@ -109,6 +113,8 @@ def make_voice(
     all of the recording, where it is known.   aligner: for the text; None for the one that ships.
     Raises UsageError without consent or for a name that is none, InputError for what cannot be a voice.
     """
+    if isinstance(source, str | Path):
+        check_recording(source)  # before anybody is asked to consent to a misspelt name
     consent = check_consent(consent)
     name = _name_of(source) if name is None else check_name(name)
     clean = clean_prompt(source, codec.sample_rate, codec.frame_size, options)
@@ -166,13 +172,15 @@ def load_voice(path: str | Path) -> Voice:
             f"{path} is not a voice of this version of myna; give one that `myna voices add` made, or a recording"
         )
     try:
+        if file.metadata["sha256"] != checksum(file.metadata["voice"], file.weights):
+            raise ValueError
         facts = json.loads(file.metadata["voice"])
         if set(facts) != set(_FACTS) or not isinstance(facts["notes"], list):
             raise ValueError
         facts["notes"] = tuple(map(str, facts["notes"]))
         if not all(isinstance(facts[key], str) for key in _FACTS if key not in ("text", "notes")):
             raise ValueError
-        if not isinstance(facts["text"], str | None):
+        if not isinstance(facts["text"], str | None) or not _NAME.fullmatch(facts["name"]):
             raise ValueError
         tensors = {key: value.long() for key, value in file.weights.items()}
         phones = Phones(tensors["phones"]) if "phones" in tensors else None
@@ -242,6 +250,13 @@ def check_consent(consent: str | None) -> str:
     return said[:1000]
 
 
+def check_recording(source: str | Path) -> None:
+    """Raises InputError where there is no such file, or it is a folder; "-" is standard input."""
+    if str(source) != "-":
+        with input_errors(source), open(source, "rb"):
+            pass
+
+
 def check_name(name: str) -> str:
     """Raises UsageError for a name that could not be a file's."""
     name = name.strip()
@@ -278,13 +293,31 @@ def _aligned(
     from .text.phonemes import phonemize
 
     aligner = load_aligner() if aligner is None else aligner
-    phones = phonemize(normalize(text, language), language)
+    words = normalize(text, language)
+    if not words:
+        raise InputError(
+            "the transcript holds no words; give exactly what is said in the recording, or no transcript"
+        )
+    phones = phonemize(words, language)
+    if phones.n_sounds < _SLOWEST * clean.spoken:
+        raise InputError(
+            f"the transcript is too short for {clean.spoken:.1f} s of speech; give all that is said in the recording, "
+            "or no transcript"
+        )
     pointer = align(aligner, torch.from_numpy(clean.recording), phones).pointer
     first = clean.start * 50 // clean.sample_rate
     at = torch.arange(first, first + n_frames).clamp(max=len(pointer) - 1)
     pointer = pointer[at]
     begin, end = int(pointer[0]), int(pointer[-1]) + 1
     return Phones(phones.tokens[:, begin:end].contiguous()), pointer - begin
+
+
+def checksum(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of all that a voice's file holds: a code that has changed is another code, and would not be noticed."""
+    digest = hashlib.sha256(facts.encode())
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_tensors(voice: Voice) -> None:

@@ -86,7 +86,7 @@ def remove_voice(name: str) -> Path:
     if name in shipped_voices() and not path.exists():
         raise UsageError(f"{name} is a voice of the package, which cannot be removed")
     if not path.exists():
-        raise _unknown(name)
+        raise UsageError(f"no voice of yours is named {name!r}; `myna voices list` shows those there are")
     try:
         path.unlink()
     except OSError as error:

@@ -276,6 +276,35 @@ def test_a_stop_in_a_sentence_leaves_nothing(voice):
     assert list(Path().iterdir()) == []
 
 
+def test_a_second_ctrl_c_ends_as_quietly(voice):
+    process = start("say", TEXT * 20, "-v", voice, "-o", "out.wav", "-q")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(Path().glob(".out.wav.*.part")):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    err = process.stderr.read().decode()  # pyright: ignore
+    assert process.returncode in (130, -signal.SIGINT), err
+    assert err.strip() == "myna: error: interrupted; nothing was left half written"
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_text_file_goes_straight_into_a_named_pipe(voice, myna):
+    Path("book.txt").write_text(TEXT, "utf-8")
+    os.mkfifo("pipe.wav")
+    reader = subprocess.Popen(["cat", "pipe.wav"], stdout=subprocess.PIPE)
+    done = myna("say", "-t", "book.txt", "-v", voice, "-o", "pipe.wav", "-q")
+    heard, _ = reader.communicate(timeout=30)
+    assert done.code == 0, done
+    assert sorted(path.name for path in Path().iterdir()) == ["book.txt", "pipe.wav"]
+    assert myna("say", "-t", "book.txt", "-v", voice, "-o", "book.wav", "-q").code == 0
+    piped, whole = read_audio(io.BytesIO(heard)).samples, read_audio("book.wav").samples
+    np.testing.assert_array_equal(piped, whole)
+
+
 def test_another_text_or_seed_begins_anew(voice, myna, monkeypatch):
     from myna.tts.draft import Draft
 
@@ -307,7 +336,8 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(voice, models):
         (("",), 2, "nothing to say"),
         (("...?!",), 2, "nothing to say"),
         (("🎉🎉",), 2, "nothing to say"),
-        (("\x07\x1b[2J",), 0, ""),
+        (("\x07\x1b[2J",), 2, "nothing to say"),
+        (("\x07Hello\x1b[2J.",), 0, ""),
         (("Hello.", "--language", "klingonese"), 2, "unknown language"),
         (("Hello.", "--preset", "loud"), 2, "fast"),
         (("Hello.", "--speed", "9"), 2, "0.5 to 2"),
@@ -354,7 +384,18 @@ def test_voices_that_are_none(voice, myna, tmp_path):
     myna("say", "Hello.", "--voice", damaged).failed_with(3, "damaged")
     speech = Path(__file__).parents[1] / "assets" / "speech.wav"
     myna("say", "Hello.", "--voice", speech).failed_with(2, "consent")
+    myna("say", "Hello.", "--voice", "none.wav").failed_with(
+        3, "none.wav"
+    )  # rather than ask who speaks in it
+    myna("say", "Hello.", "--voice", "").failed_with(2, "cannot name a voice")
     assert list(Path().iterdir()) == []
+
+
+def test_a_transcript_for_a_voice_that_is_made_is_noted(voice, myna):
+    done = myna("say", "Hello.", "-v", voice, "--voice-text", "What I said.", "-q")
+    assert done.code == 0
+    assert "--voice-text belongs to a recording" in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_text_in_utf16_and_from_standard_input(voice, myna, monkeypatch):

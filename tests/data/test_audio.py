@@ -112,6 +112,17 @@ def test_blocks_are_the_file(tmp_path):
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1), whole)
 
 
+@pytest.mark.parametrize("seconds", [0.01, 0.1, 1.0])
+def test_blocks_of_an_mp3_are_the_file(tmp_path, capfd, seconds):
+    speech = read_audio(ASSETS / "speech.wav").samples
+    write_audio(tmp_path / "x.mp3", speech, 24_000)
+    whole = soundfile.read(tmp_path / "x.mp3", dtype="float32")[0]
+    with AudioReader(tmp_path / "x.mp3") as reader:
+        blocks = list(reader.blocks(seconds))
+    np.testing.assert_allclose(np.concatenate(blocks, axis=1)[0], whole, atol=1e-6)
+    assert capfd.readouterr().err == ""  # libmpg123 complains on its own
+
+
 def test_mono_and_rate_on_request():
     audio = read_audio(ASSETS / "speechocean.flac", sample_rate=24_000, mono=True)
     assert audio.sample_rate == 24_000

@@ -107,6 +107,15 @@ def test_ten_minutes_are_cut_to_the_beginning(speech, tmp_path):
     made = clean_prompt(tmp_path / "long.wav", options=ALONE)
     assert "first 30 s" in made.notes[0]
     assert len(made.recording) == 30 * RATE
+    write_audio(tmp_path / "late.wav", np.concatenate([np.zeros(31 * RATE), speech]), RATE)
+    with pytest.raises(InputError, match=r"the first 30 s of .*late\.wav is silent"):
+        clean_prompt(tmp_path / "late.wav", options=ALONE)
+
+
+def test_speech_is_measured(speech):
+    alone = clean(speech).spoken
+    assert 5 < alone < len(speech) / RATE
+    assert clean(np.concatenate([np.zeros(5 * RATE), speech])).spoken == pytest.approx(alone, abs=0.2)
 
 
 @pytest.mark.parametrize("channels", ["two alike", "opposed", "one silent"])
@@ -115,6 +124,13 @@ def test_stereo(speech, channels):
     made, mono = clean(np.stack([speech, other])), clean(speech)
     assert made.start == mono.start
     np.testing.assert_allclose(made.samples, mono.samples, atol=1e-3)
+
+
+def test_of_two_people_at_two_microphones_the_louder_is_taken(speech):
+    other = read_audio(ASSETS / "lj.flac", RATE).samples[0]
+    n = min(len(speech), len(other))
+    pair = np.stack([0.5 * other[:n], speech[:n]])
+    np.testing.assert_array_equal(clean(pair).samples, clean(speech[:n]).samples)
 
 
 def test_a_telephone_is_taken_with_a_note(speech):
@@ -184,6 +200,8 @@ def test_two_people_are_refused(monkeypatch, speech):
     one, other = [[1.0, 0.1], [1.0, 0.0], [1.0, -0.1]], [[0.1, 1.0], [0.0, 1.0]]
     assert two_voices.likeness(torch.tensor(one)) > 0.98
     assert two_voices.likeness(torch.tensor(one + other)) < 0.1
+    assert two_voices.likeness(torch.tensor(one + other + one)) < 0.1
+    assert two_voices.likeness(torch.tensor(other + one + other + one)) < 0.9
     monkeypatch.setattr(two_voices, "load_encoder", lambda: None)  # without Resemblyzer nobody can tell
     assert clean(speech, options=PromptOptions()).seconds > 2
     monkeypatch.setattr(two_voices, "holds_two_voices", lambda samples: True)

@@ -158,6 +158,7 @@ ADDRESSES = [
     ("#MakeItSo @user", "hashtag Make It So at user."),
     ("555-123-4567", "five five five, one two three, four five six seven."),
     ("+1 (555) 123-4567", "plus one, five five five, one two three, four five six seven."),
+    ("221B Baker St., 12A High Road", "two hundred twenty-one B Baker Street, twelve A High Road."),
     ("New York, NY 10001", "New York, N Y one zero zero zero one."),
 ]
 SIGNS = [
@@ -167,6 +168,7 @@ SIGNS = [
     ("C++ and C#", "C plus plus and C sharp."),
     ("a + b = c", "a plus b equals c."),
     ("3 < 5", "three is less than five."),
+    ("v2.3.4 and V1.5", "version two point three point four and version one point five."),
     ("track #5", "track number five."),
     ("AC/DC and/or", "A C slash D C and or."),
     ("π is", "pi is."),
@@ -190,6 +192,7 @@ MARKUP = [
     ("I ❤️ you 😀!", "I you!"),
     ("flag 🇩🇪 👩‍👩‍👧 end", "flag end."),
     ("zero\u200bwidth\u00ad \x07bell \u202ertl", "zerowidth bell rtl."),
+    ("a \x1b[31mred\x1b[0m and\x1b]0;title\x07 bare \x1bM log", "a red and bare log."),
     ("ｆｕｌｌ　ｗｉｄｔｈ", "full width."),
     ("hard\nwrapped\r\nlines", "hard wrapped lines."),
     ("Z̸̡̧̢̛a̴l̷go", None),

@@ -24,6 +24,7 @@ from myna.tts.voice import (
     check_codec,
     check_consent,
     check_name,
+    checksum,
     codec_hash,
     decode_prompt,
     find_voice,
@@ -181,10 +182,18 @@ def damaged(path: Path, how: str) -> None:
         del facts["consent"]
     elif how == "facts of another kind":
         facts["name"] = 3
+    elif how == "no name":
+        facts["name"] = "a\x1b[2Jb\n"
+    elif how == "another code":
+        tensors["codes"][0, 0] ^= 1
     elif how == "no JSON":
         metadata["voice"] = "{"
     if how not in ("another model's", "no JSON"):
         metadata["voice"] = json.dumps(facts)
+    if how not in ("another model's", "another code", "no checksum"):
+        metadata["sha256"] = checksum(metadata["voice"], tensors)
+    if how == "no checksum":
+        del metadata["sha256"]
     save_file(tensors, path, metadata=metadata)
 
 
@@ -204,6 +213,9 @@ def damaged(path: Path, how: str) -> None:
         "phones outside",
         "facts missing",
         "facts of another kind",
+        "no name",
+        "another code",
+        "no checksum",
         "no JSON",
     ],
 )
@@ -309,6 +321,10 @@ def test_what_a_word_means(codec, tmp_path, monkeypatch):
         find_voice("gone.wav", codec, consent=CONSENT)
     with pytest.raises(InputError, match="gone"):
         find_voice("folder/gone", codec, consent=CONSENT)
+    with pytest.raises(InputError, match="folder/gone"):  # before consent is asked for
+        find_voice("folder/gone", codec)
+    with pytest.raises(InputError, match="is a folder"):
+        find_voice(tmp_path, codec)
     with pytest.raises(MissingModelError, match="no voice at"):
         find_voice("gone.safetensors", codec)
     with pytest.raises(UsageError, match="no voice named"):
@@ -380,10 +396,22 @@ def test_the_question_on_a_terminal(monkeypatch, capsys, answer, agreed):
     assert command.ask_consent("x.wav", CONSENT) == CONSENT
 
 
+@pytest.mark.parametrize(
+    ("text", "words"), [("?!", "holds no words"), ("🎉", "holds no words"), ("Chiefs.", "too short")]
+)
+def test_a_transcript_that_is_none_is_refused(codec, text, words):
+    aligner: object = EvenAligner()
+    with pytest.raises(InputError, match=f"the transcript .*{words}.* or no transcript") as error:
+        make_voice(SPEECH, codec, CONSENT, text=text, aligner=aligner, options=ALONE)  # pyright: ignore
+    assert "\n" not in str(error.value)
+
+
 def test_bad_recordings_leave_nothing_behind(spoken, capsys, home, tmp_path):
     write_audio(tmp_path / "silent.wav", np.zeros(48_000), 24_000)
     write_audio(tmp_path / "short.wav", np.zeros(4_800), 24_000)
     (tmp_path / "text.wav").write_text("no sound")
+    code, _, err = call(capsys, "add", str(tmp_path / "gone.wav"))
+    assert (code, err.count("\n")) == (3, 1)  # before anybody is asked whether its speaker agrees
     for name in ("silent.wav", "short.wav", "text.wav", "gone.wav"):
         code, _, err = call(capsys, "add", str(tmp_path / name), "--consent", CONSENT)
         assert code == 3, err

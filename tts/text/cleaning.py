@@ -9,6 +9,8 @@ import html
 import re
 import unicodedata
 
+# What colours and moves the cursor of a terminal (ECMA-48), as copied logs hold it.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]{0,1000}(?:\x07|\x1b\\)|\x1b[@-Z\\^_]")
 # Tags that end a line of text when a page is shown.
 _BLOCK = "p|br|div|li|ul|ol|h[1-6]|tr|table|section|article|header|footer|blockquote|pre|s|speak|title"
 _MARKUP = [
@@ -69,7 +71,7 @@ _TERMINAL = (".", "!", "?", "…", ":", ";", ",", "—")
 
 def clean(text: str) -> str:
     """Plain text in one line a paragraph, each ending in punctuation."""
-    text = _spaces(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _spaces(_ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
     if "<" in text:
         for pattern, replacement in _MARKUP:
             text = pattern.sub(replacement, text)

@@ -107,14 +107,15 @@ def prepare_text(
         if any(char.isalnum() for char in sentence)
     ]
     if not sentences:
-        raise InputError(_why_nothing(text))
+        raise InputError(why_nothing(text))
     return sentences
 
 
-def _why_nothing(text: str) -> str:
+def why_nothing(text: str) -> str:
+    """One line for a text in which there is nothing to say."""
     shown = " ".join("".join(char for char in text if char.isprintable() or char.isspace()).split())
     if not shown:
-        return "the text is empty: give at least one word to say"
+        return "nothing to say: the text is empty; give at least one word"
     shown = shown if len(shown) <= 30 else shown[:29] + "…"
     return (
         f"nothing to say in {shown!r}: it holds only punctuation, symbols or markup; give at least one word"

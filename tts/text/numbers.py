@@ -404,6 +404,13 @@ def _rules(day_first: bool) -> list[tuple[str, _Say, int]]:
         (r"(?<![\w.])(\d)'\s?(\d{1,2})(?:\"|''|\b)(?!\w)", _feet_and_inches, 0),
         (rf"({_N})\s?[x×]\s?(?={_N})", lambda m: f"{number(m[1])} by ", 0),
         (rf"({_N})[eE]([-+]?\d+)\b", _scientific, 0),
+        # A house and its letter, before units: 221B Baker Street
+        (
+            r"\b(\d{1,5})([A-Z])(?=\s(?:[A-Z][\w'-]*\s){1,3}"
+            r"(?:Street|Road|Avenue|Lane|Drive|Court|Place|Square|Boulevard|Terrace|Way)\b)",
+            lambda m: f"{number(m[1])} {m[2]}",
+            0,
+        ),
         (
             rf"({_NEG}{_N})(?:\s?(?:-|to)\s?({_N}))?(\s|-)?({_UNIT})(\^?[23²³])?(?:/({_PER}(?:\^?[23²³])?))?"
             r"(?![\w°^])(\.\s(?=[a-z])|\.(?=\s|$))?",
@@ -412,6 +419,7 @@ def _rules(day_first: bool) -> list[tuple[str, _Say, int]]:
         ),
         (r"\b([^\W\d_])\^(-?\d+)", _power_of, 0),
         (r"(?<=\d)\s?([+*×÷=<>≤≥≈≠±])\s?(?=[-+]?[\d(])|(?<=\d)\s([-/x])\s(?=\d)", _operation, 0),
+        (r"(?<![\w.])[vV](?=\d+(?:\.\d+)+(?!\w))", lambda m: "version ", 0),
         (r"(?<![\w.])\d+(?:\.\d+){2,}(?![\w.]*\d)", _dotted, 0),
         # Ordinals, ranges, codes, what is left
         (r"\b(\d{1,3}(?:,\d{3})+|\d+)(?:st|nd|rd|th)\b", lambda m: ordinal(int(m[1].replace(",", ""))), re.IGNORECASE),
