@@ -207,7 +207,8 @@ def test_a_text_file_becomes_a_recording_of_its_name(voice, myna):
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 sys.path.insert(0, {tests!r})
 import test_say
 from myna.tts import speaker
