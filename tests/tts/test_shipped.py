@@ -29,8 +29,8 @@ VOICES = ("nova", "daniel")
 SEED = 1
 HARD = ("Yes.", "No, no, no, no!", "Six slick swans swam swiftly south.", "A, B, C, D, E, F, G.")
 
-LEAST_WORDS = 0.75  # share of SENTENCE that Whisper tiny.en understands, over VOICES
-LEAST_SIMILARITY = 0.5  # of SENTENCE to the voice's recording, Resemblyzer's cosine
+LEAST_WORDS = 0.6  # share of SENTENCE that Whisper tiny.en understands, over VOICES
+LEAST_SIMILARITY = 0.45  # of SENTENCE to the voice's recording, Resemblyzer's cosine
 SECONDS = 1.5, 5.0  # SENTENCE lasts
 SECONDS_A_PHONE = 0.03, 0.25  # a hard sentence lasts, and a second more
 MOST_STOPPED = 1  # hard sentences, in a sound or a pause that had lasted the longest it may
