@@ -7,8 +7,8 @@ overlapping views of the input, with no copy of it (s = 2, kernel 4):
     y[t]     = row[t] W0 + row[t + 1] W1      W0: the first s taps, W1: the others
 
 Where the taps of an output are many and the channels few, the windows are copied out side by side, as many as the
-cache holds, for one product each. `benchmarks/codec.py` measures what that gains over `F.conv1d`: most at the few
-frames of a streaming chunk, where `F.conv1d` reorders its weights at every call.
+cache holds, for one product each. `benchmarks/codec.py` measures it against `F.conv1d`, which reorders its weights at
+every call: that costs more at the few frames of a streaming chunk, and less over a whole file (docs/log.md).
 
 Shapes: B batch, C input channels, O output channels, T frames, K taps. All tensors are (B, C, T); the fast
 versions like them, and return them, with frames outermost in memory: the transpose of a contiguous (B, T, C).
