@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..layers.streaming import State
 from .ar import MAX_ADVANCE, ARModel
 from .batch import Prompt, SpeechBatch
+from .pointer import spoken_in
 from .sampling import CodeSampler, SamplingOptions, draw, guide, uniforms
 from .text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
 
@@ -51,7 +52,7 @@ class ARGenerator:
         self.model, self.options = model, options or SamplingOptions()
         self._check(phones, prompt)
         self._symbols: list[int] = phones.tokens[0].tolist()
-        own, own_pointer = _spoken_in(prompt)
+        own, own_pointer = spoken_in(prompt)
         n_prompt = 0 if prompt is None else prompt.codes.shape[1]
         self.n_phones, self._n_prompt = len(self._symbols), n_prompt
         self._guides_text = self.options.text_guidance != 1
@@ -256,21 +257,6 @@ class _Durations:
                 break
             moves += 1
         return moves
-
-
-def _spoken_in(prompt: Prompt | None) -> tuple[Tensor, Tensor]:
-    """The phones that are spoken in a prompt (3, P'), and the pointer (T,) into them, -1 without a transcript."""
-    none = torch.zeros(3, 0, dtype=torch.long)
-    if prompt is None:
-        return none, none[0]
-    if prompt.phones is None or prompt.pointer is None or not len(prompt.pointer):
-        return none, torch.full((prompt.codes.shape[1],), -1)
-    first, last = int(prompt.pointer.min()), int(prompt.pointer.max())
-    if first < 0 or last >= len(prompt.phones):
-        raise InputError(
-            f"the voice's transcript has {len(prompt.phones)} phones, its pointer is at {first} to {last}"
-        )
-    return prompt.phones.tokens[:, first : last + 1], prompt.pointer - first
 
 
 def _tables(model: ARModel) -> Tensor:

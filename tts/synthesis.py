@@ -1,6 +1,6 @@
 """Text in a voice, as a stream: what VALL-E's figure draws, one sentence after another.
 
-    text -> sentences -> phones -> AR -> first codebook, frame by frame          (one thread)
+    text -> sentences -> phones -> AR -> coarse codebooks, frame by frame        (one thread)
                                           -> NAR -> all codebooks, chunk by chunk
                                           -> codec's decoder -> level -> ends -> tempo -> watermark   (another)
 
