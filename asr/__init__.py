@@ -1,0 +1,1 @@
+"""Whisper: waveform to text with times."""
