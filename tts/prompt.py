@@ -19,10 +19,10 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from ..data import voice_activity
 from ..data.audio import Audio, AudioReader
 from ..data.resample import resample
 from ..errors import InputError
-from . import voice_activity
 from .loudness import TARGET, active_level
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .voice_activity import RATE
+from ..data.voice_activity import RATE
 
 _MELS, _WIDTH = 40, 256
 _WINDOW, _HOP = 160, 50  # frames

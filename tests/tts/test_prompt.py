@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from myna.data import voice_activity
 from myna.data.audio import Audio, read_audio, write_audio
 from myna.data.resample import resample
 from myna.errors import InputError, MissingModelError
-from myna.tts import two_voices, voice_activity
+from myna.tts import two_voices
 from myna.tts.loudness import TARGET, active_level
 from myna.tts.prompt import CleanPrompt, PromptOptions, clean_prompt
 
