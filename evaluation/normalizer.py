@@ -9,14 +9,14 @@ word for word, so that error rates can be compared with published ones.
 
 from __future__ import annotations
 
-import importlib.resources
 import re
 import unicodedata
 from functools import lru_cache
+from pathlib import Path
 
 from .spoken_numbers import normalize_numbers
 
-_FILLERS = "hmm mm mhm mmm uh um".split()
+_FILLERS = ("hmm", "mm", "mhm", "mmm", "uh", "um")
 _CONTRACTIONS = {
     "won't": "will not",
     "can't": "can not",
@@ -135,7 +135,7 @@ def normalizer_for(language: str | None) -> EnglishNormalizer | BasicNormalizer:
 @lru_cache(maxsize=1)
 def american_spellings() -> dict[str, str]:
     """About 1740 words, British to American: the table of openai-whisper, as its licence (MIT) allows."""
-    table = (importlib.resources.files(__package__) / "spellings.txt").read_text("utf-8")
+    table = Path(__file__).with_name("spellings.txt").read_text("utf-8")
     return dict(line.split() for line in table.splitlines() if not line.startswith("#"))
 
 

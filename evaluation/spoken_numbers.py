@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from fractions import Fraction
 
-_ONES = (
+_ONE_TO_NINETEEN = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_POWERS = (
-    "thousand million billion trillion quadrillion quintillion sextillion septillion octillion nonillion decillion"
-).split()
+)
+_TWENTY_TO_NINETY = "twenty thirty forty fifty sixty seventy eighty ninety"
+_THOUSANDS = "thousand million billion trillion quadrillion quintillion sextillion septillion octillion nonillion decillion"
+_ONES, _TENS, _POWERS = (names.split() for names in (_ONE_TO_NINETEEN, _TWENTY_TO_NINETY, _THOUSANDS))
 _IRREGULAR = {
     "first": (1, "st"),
     "second": (2, "nd"),
