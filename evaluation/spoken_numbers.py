@@ -16,8 +16,8 @@ _ONE_TO_NINETEEN = (
     "seventeen eighteen nineteen"
 )
 _TWENTY_TO_NINETY = "twenty thirty forty fifty sixty seventy eighty ninety"
-_THOUSANDS = "thousand million billion trillion quadrillion quintillion sextillion septillion octillion nonillion decillion"
-_ONES, _TENS, _POWERS = (names.split() for names in (_ONE_TO_NINETEEN, _TWENTY_TO_NINETY, _THOUSANDS))
+_LARGE = "thousand million billion trillion quadrillion quintillion sextillion septillion octillion nonillion decillion"
+_ONES, _TENS, _POWERS = (names.split() for names in (_ONE_TO_NINETEEN, _TWENTY_TO_NINETY, _LARGE))
 _IRREGULAR = {
     "first": (1, "st"),
     "second": (2, "nd"),
