@@ -217,6 +217,7 @@ class TextDecoder(nn.Module):
         self.positional_embedding = nn.Parameter(torch.zeros(dims.n_text_ctx, width))
         self.blocks = nn.ModuleList([DecoderBlock(width, dims.n_text_head) for _ in range(dims.n_text_layer)])
         self.ln = LayerNorm(width)
+        self.head: nn.Module | None = None  # what `prepare` puts in the place of the embedding's table
 
     def forward(
         self, tokens: Tensor, state: DecoderState, lengths: Tensor | None
@@ -240,7 +241,8 @@ class TextDecoder(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., V), float32: the embedding's table once more."""
-        return F.linear(x, self.token_embedding.weight).float()
+        head = cast("nn.Module | None", self.head)
+        return (F.linear(x, self.token_embedding.weight) if head is None else head(x)).float()
 
     @property
     def _blocks(self) -> list[DecoderBlock]:
@@ -286,7 +288,7 @@ class Whisper(nn.Module):
     def init_state(self, features: Tensor, n_beams: int = 1) -> DecoderState:
         """The state before the first token; features (B, A, D)."""
         blocks = self.decoder._blocks
-        cross = tuple(block.cross_attn.keys_values(features) for block in blocks)
+        cross = tuple(_read_often(*block.cross_attn.keys_values(features)) for block in blocks)
         rows, heads = features.shape[0] * n_beams, self.dims.n_text_head
         empty = features.new_zeros(len(blocks), rows, heads, 0, self.dims.n_text_state // heads)
         position = torch.zeros(rows, dtype=torch.long, device=features.device)
@@ -314,7 +316,7 @@ class Whisper(nn.Module):
         queries: list[Tensor] = []
         state = self.init_state(features)
         hooks = [
-            block.cross_attn.query.register_forward_hook(lambda _module, _in, out: queries.append(out))
+            block.cross_attn.query.register_forward_hook(lambda *call: queries.append(call[-1]))
             for block in self.decoder._blocks
         ]
         try:
@@ -363,6 +365,11 @@ def _listen(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     together = query.view(audios, -1, heads, n, channels).transpose(1, 2).reshape(audios, heads, -1, channels)
     heard = F.scaled_dot_product_attention(together, key, value)
     return heard.view(audios, heads, -1, n, channels).transpose(1, 2).reshape(rows, heads, n, channels)
+
+
+def _read_often(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Each head's frames one after the other in memory."""
+    return key.contiguous(), value.contiguous()
 
 
 def _mlp(width: int) -> nn.Sequential:

@@ -1,8 +1,6 @@
 """Speech models made ready to generate: what never changes computed once, and the weights in 8 bits on a CPU.
 
-One frame at a time, a model is as slow as its weights are long in memory. Measured on one core of an EPYC with AVX-512,
-the four products of a layer of width 320 for one frame: float32 0.40 ms, bfloat16 0.30 ms, 8-bit weights with bfloat16
-inputs (torch's int8pack) 0.06 ms, 8-bit weights and inputs (fbgemm) 0.05 ms, for three rows too. The last is used.
+One frame at a time, a model is as slow as its weights are long in memory (layers/int8.py has measurements).
 """
 
 from __future__ import annotations
@@ -14,40 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.int8 import Int8Linear, int8_engine
 from ..layers.transformer import Block, RMSNorm
 from .code_embedding import CodeEmbedding, CodeHead, CodeSumEmbedding
 
-_ENGINES = ("fbgemm", "x86", "qnnpack")  # the first that this build of torch has
 _MIN_WEIGHTS = 4096  # a smaller product takes longer to quantise than to compute
-
-
-def int8_engine() -> str | None:
-    """The library for products in 8 bits on this machine's CPU, None where there is none."""
-    supported = torch.backends.quantized.supported_engines
-    return next((engine for engine in _ENGINES if engine in supported), None)
-
-
-class Int8Linear(nn.Module):
-    """y = W x + b with W in 8 bits, one scale a row, and x quantised as it comes (one scale a call)."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, engine: str):
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        scale = weight.abs().amax(dim=1).clamp(min=1e-8).double() / 127
-        zero = torch.zeros(len(weight), dtype=torch.long)
-        rows = torch.quantize_per_channel(weight.float(), scale, zero, 0, torch.qint8)
-        before = torch.backends.quantized.engine
-        torch.backends.quantized.engine = engine
-        try:
-            self._packed = torch.ops.quantized.linear_prepack(rows, None if bias is None else bias.float())
-        finally:
-            torch.backends.quantized.engine = before
-        # Without VNNI pairs of products saturate in 16 bits unless the inputs leave a bit free.
-        self._reduce_range = not _has_vnni()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., in_features), float32, on the CPU -> (..., out_features)."""
-        return torch.ops.quantized.linear_dynamic(x, self._packed, self._reduce_range)
 
 
 class CodeSums(nn.Module):
@@ -121,8 +90,3 @@ def _linear(weight: Tensor, bias: Tensor | None, engine: str | None) -> nn.Modul
     if bias is not None:
         linear.bias = nn.Parameter(bias, requires_grad=False)
     return linear
-
-
-def _has_vnni() -> bool:
-    supported = getattr(torch.cpu, "_is_vnni_supported", None)
-    return bool(supported and supported())

@@ -1,13 +1,15 @@
-"""The model's invariants, on tiny random ones: steps equal the whole, beams share their audio, rows may differ in length."""
+"""The model's invariants, on tiny random ones: steps equal the whole, beams share an audio, rows differ in length."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-
 from myna.asr.features import log_mel, pad_or_trim
+from myna.asr.prepare import prepare
 from myna.asr.whisper import DecoderState, Whisper, WhisperDims
+from myna.errors import UsageError
+from myna.layers.int8 import Int8Linear, int8_engine
 
 DIMS = WhisperDims(
     n_mels=80, n_audio_ctx=50, n_audio_state=32, n_audio_head=2, n_audio_layer=2,
@@ -149,3 +151,37 @@ def test_recordings_of_any_length_have_features(n):
     assert torch.isfinite(mel).all()
     assert pad_or_trim(mel, 3000).shape == (128, 3000)
     assert log_mel(np.zeros(n, np.float32), 80, padding=480_000).shape == (80, 3000 + n // 160)
+
+
+@torch.inference_mode()
+def test_the_copy_for_inference_gives_the_same_logits_and_shares_the_tables(model, features):
+    ready = prepare(model)
+    mel = torch.randn(3, 80, 100, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ready.encode(mel), features, atol=1e-5, rtol=1e-4)
+    for rows in (1, 3):
+        said = tokens(rows, 5)
+        expected, _ = model.step(said, model.init_state(features[:rows]))
+        logits, _ = ready.step(said, ready.init_state(features[:rows]))
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+    assert ready.decoder.token_embedding.weight is model.decoder.token_embedding.weight
+    assert hasattr(model.encoder.blocks[0].attn, "query")  # the model itself is as it was
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(int8_engine() is None, reason="no 8-bit products here")
+def test_eight_bits_are_close_and_a_loud_row_does_not_coarsen_the_others(model, features):
+    ready, said = prepare(model, int8=True), tokens(3, 5)
+    expected = model.all_logits(said, model.init_state(features))
+    logits = ready.all_logits(said, ready.init_state(features))
+    assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
+    linear = Int8Linear(torch.randn(64, 32), torch.randn(64), int8_engine(), by_row=True)
+    quiet = torch.randn(1, 32)
+    alone = linear(quiet)
+    torch.testing.assert_close(
+        linear(torch.cat([quiet, 1000 * torch.randn(3, 32)]))[:1], alone, atol=0.3, rtol=0.05
+    )
+
+
+def test_eight_bits_are_for_float32_models():
+    with pytest.raises(UsageError, match="float32 model on a CPU"):
+        prepare(Whisper(DIMS).half(), int8=True)

@@ -7,10 +7,11 @@ from itertools import islice
 import pytest
 import torch
 from myna.errors import InputError, MissingModelError
+from myna.layers.int8 import Int8Linear
 from myna.tts.ar import ARConfig, ARModel
 from myna.tts.ar_generate import ARGenerator
 from myna.tts.batch import Prompt, SpeechBatch
-from myna.tts.quantize import Int8Linear, prepare
+from myna.tts.quantize import prepare
 from myna.tts.registry import load_ar, load_nar, save_model
 from myna.tts.sampling import SamplingOptions, guide
 from myna.tts.text.phones import Phones
