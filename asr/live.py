@@ -16,7 +16,7 @@ Times are seconds since the first sample. Shapes: N samples at 16 kHz, F frames 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -48,7 +48,7 @@ class LiveOptions:
     step: float = 1.0
     silence: float = 0.6
     max_buffer: float = 20.0
-    vad: VadOptions = VadOptions()
+    vad: VadOptions = field(default_factory=VadOptions)
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.step <= 10:
