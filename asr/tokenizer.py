@@ -15,8 +15,9 @@ import string
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from .languages import LANGUAGES, find_language
 
 N_TIMESTAMPS = 1501  # 0 to 30 s
@@ -43,6 +44,16 @@ _SPACES = frozenset("\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") |
 }
 
 
+def check_vocabulary(n_tokens: int, n_vocab: int, path: str | Path = "this model") -> int:
+    """How many languages a model of n_vocab ids has, n_tokens of which are text. Raises InputError if that cannot be."""
+    n_languages = n_vocab - n_tokens - _N_SPECIAL - N_TIMESTAMPS
+    if not 0 <= n_languages <= len(LANGUAGES):
+        raise InputError(
+            f"{path}: {n_vocab} ids do not go with a vocabulary of {n_tokens} tokens; use those of one model"
+        )
+    return n_languages
+
+
 class Tokenizer:
     """Text to ids and back, for one model, language and task.
 
@@ -50,21 +61,22 @@ class Tokenizer:
     language: of the speech, by code or name; task: "transcribe" or "translate". A multilingual model takes English and
     "transcribe" where none is given; one of English alone has neither in its prompt.
 
-    Raises UsageError for a language or task that the model does not know, ValueError for a vocabulary that does not fit.
+    Raises UsageError for a language or task that the model does not know, InputError for no vocabulary or one that does not
+    fit.
     """
 
     def __init__(
         self,
-        vocabulary: Sequence[bytes],
+        vocabulary: Sequence[bytes] | None,
         n_vocab: int,
         language: str | None = None,
         task: str | None = None,
     ):
+        if vocabulary is None:
+            raise InputError("this model has no vocabulary; put its vocabulary.json beside its weights")
         self.eot = len(vocabulary)
         self.n_vocab = n_vocab
-        self.n_languages = n_vocab - self.eot - _N_SPECIAL - N_TIMESTAMPS
-        if not 0 <= self.n_languages <= len(LANGUAGES):
-            raise ValueError(f"{n_vocab} ids do not go with a vocabulary of {self.eot} tokens")
+        self.n_languages = check_vocabulary(self.eot, n_vocab)
         self._bpe = _encoding(tuple(vocabulary))
         self.is_multilingual = n_vocab >= 51865
         if task is not None and task not in TASKS:
@@ -127,7 +139,9 @@ class Tokenizer:
         """Raises UsageError for a language that the model does not know."""
         if code not in self.all_language_codes:
             name = f"{LANGUAGES[code]} ({code})" if code in LANGUAGES else repr(code)
-            raise UsageError(f"this model knows {self.n_languages} languages, not {name}; large-v3 knows most")
+            raise UsageError(
+                f"this model knows {self.n_languages} languages, not {name}; large-v3 knows most"
+            )
         return self.sot + 1 + self.all_language_codes.index(code)
 
     @cached_property

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
+from ..data.checkpoint import CheckpointFile, config_from_dict, load_strictly, read_safetensors
 from ..data.files import atomic_output
-from ..errors import InputError, MissingModelError
-from .adapters.weights import load_strictly
+from ..errors import InputError
 from .dac import DAC, DACConfig
 from .encodec import EncodecConfig, build_encodec
 from .encodec_lm import EncodecLM, EncodecLMConfig
@@ -44,14 +43,6 @@ FAMILIES = {
     "encodec-lm": Family(EncodecLMConfig, EncodecLM),
     "dac": Family(DACConfig, DAC),
 }
-
-
-@dataclass(frozen=True)
-class CheckpointFile:
-    """What a safetensors file holds: its tensors, and its metadata as text."""
-
-    weights: dict[str, Tensor]
-    metadata: dict[str, str]
 
 
 def save_checkpoint(
@@ -100,61 +91,6 @@ def build_checkpoint(file: CheckpointFile, path: str | Path) -> nn.Module:
         raise InputError(f"{path}: its configuration cannot be built: {error}") from None
     load_strictly(model, file.weights, path)
     return model.eval()
-
-
-def read_safetensors(path: str | Path) -> CheckpointFile:
-    """All tensors (on the CPU) and metadata of a safetensors file. Raises MissingModelError or InputError."""
-    if not Path(path).is_file():
-        raise MissingModelError(f"no model file at {path}; `myna models list` shows the models to download")
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            return CheckpointFile(weights, file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path} is not a whole safetensors file ({reason}); download or copy it again"
-        ) from None
-
-
-def config_from_dict(kind: type, values: Mapping[str, Any], where: str | Path) -> Any:
-    """A config dataclass from JSON: lists become tuples, nested configs are built. Raises InputError for keys
-    that the config does not have and for values of the wrong type."""
-    hints = typing.get_type_hints(kind)
-    unknown = [key for key in values if key not in hints]
-    if unknown:
-        raise InputError(
-            f"{where}: unknown key {unknown[0]!r} in its configuration; "
-            "if a newer version wrote it, update myna"
-        )
-    built = {}
-    for key, value in values.items():
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-            value = config_from_dict(typing.cast(type, hint), value, where)
-        elif isinstance(value, list):
-            value = tuple(value)
-        if not _fits(value, hint):
-            raise InputError(f"{where}: {key} = {value!r} in its configuration, expected {hint}")
-        built[key] = value
-    try:
-        return kind(**built)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{where}: its configuration is refused: {error}") from None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON is of the annotated type (as far as the configs here need it)."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return value in args
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(v, args[0]) for v in value)
-    if origin is not None:  # a union such as int | None
-        return any(_fits(value, arg) for arg in args)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -9,50 +9,27 @@ The cache is $MYNA_CACHE, or ~/.cache/myna.
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import json
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..data.files import atomic_output, input_errors
+from ..data.checkpoint import is_safetensors, place, read_safetensors, read_torch
+from ..data.download import ModelEntry, cache_dir, fetch_entry
 from ..errors import InputError, MissingModelError, UsageError
 from .adapters import adapt_dac, adapt_encodec, adapt_encodec_lm
 from .adapters.dac import is_dac
 from .adapters.encodec import is_encodec, is_encodec_lm
 from .base import Codec
-from .checkpoint import build_checkpoint, read_safetensors, save_checkpoint, weights_hash
+from .checkpoint import build_checkpoint, save_checkpoint, weights_hash
 from .encodec_lm import EncodecLM
 from .formats import FileInfo
 
 _ENCODEC = "https://dl.fbaipublicfiles.com/encodec/v0/"
 _DAC = "https://github.com/descriptinc/descript-audio-codec/releases/download/"
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """A model known by name.
-
-    url: where the publisher keeps the weights, None for those in the package.   file: its name in the cache.
-    sha256: of the file, or the leading digits that the publisher states; None where none is published.
-    kind: "codec", or "entropy" for a language model over a codec's codes.
-    """
-
-    name: str
-    url: str | None
-    file: str
-    sha256: str | None
-    description: str
-    license: str
-    kind: str = "codec"
 
 
 def _entry(
@@ -135,11 +112,6 @@ def find_model(name: str) -> ModelEntry:
     )
 
 
-def cache_dir() -> Path:
-    """Where downloaded weights are kept."""
-    return Path(os.environ.get("MYNA_CACHE") or Path.home() / ".cache" / "myna")
-
-
 def model_path(name: str) -> Path:
     """Where a model's weights are, or would be after a download; whether they are is `.is_file()`."""
     entry = find_model(name)
@@ -157,52 +129,7 @@ def download(
     progress: called with (bytes so far, bytes in all or None) as they arrive. Raises MissingModelError when
     they cannot be fetched or are not what the publisher states; the cache is then as it was before.
     """
-    entry, path = find_model(name), model_path(name)
-    if path.is_file() and not force:
-        return path
-    if entry.url is None:
-        raise MissingModelError(
-            f"{name} should be part of the package but {path} is missing; install myna again"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot make the cache folder {path.parent} ({error.strerror}); set MYNA_CACHE to another"
-        ) from None
-    with atomic_output(path, force=True) as file:
-        digest = hashlib.sha256()
-        for block in _fetch(entry, path, progress):
-            digest.update(block)
-            file.write(block)
-        if entry.sha256 and not digest.hexdigest().startswith(entry.sha256):
-            raise MissingModelError(
-                f"{entry.url} has sha256 {digest.hexdigest()[:16]}..., expected {entry.sha256[:16]}...; "
-                "nothing was kept, try again"
-            )
-    return path
-
-
-def _fetch(entry: ModelEntry, path: Path, progress: Callable[[int, int | None], None] | None) -> Any:
-    """The blocks of a download."""
-    assert entry.url is not None
-    try:
-        with urllib.request.urlopen(entry.url, timeout=30) as response:
-            total = int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
-            done = 0
-            while block := response.read(1 << 20):
-                done += len(block)
-                if progress:
-                    progress(done, total)
-                yield block
-            if total is not None and done < total:
-                raise http.client.IncompleteRead(b"", total - done)
-    except (OSError, http.client.HTTPException) as error:  # urllib's errors and timeouts are OSErrors
-        reason = getattr(error, "reason", None) or error
-        raise MissingModelError(
-            f"cannot download {entry.name} from {entry.url} ({reason}); "
-            f"fetch it on another machine and put it at {path}"
-        ) from None
+    return fetch_entry(find_model(name), model_path(name), progress, force)
 
 
 def load_codec(name_or_path: str | Path = "myna-24k", device: str | torch.device = "cpu") -> Codec:
@@ -217,18 +144,7 @@ def load_codec(name_or_path: str | Path = "myna-24k", device: str | torch.device
         raise InputError(
             f"{name_or_path} holds {type(model).__name__}, not a codec; give a codec's name or checkpoint"
         )
-    return _placed(model, device)
-
-
-def _placed(model: Codec, device: str | torch.device) -> Codec:
-    """The model on a device. Raises UsageError where torch finds none of that name."""
-    try:
-        return model.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:  # a CPU-only torch asserts
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(
-            f"device {device} cannot be used ({reason}); choose cpu, or cuda where a GPU is"
-        ) from None
+    return place(model, device)
 
 
 def codec_for(
@@ -324,17 +240,13 @@ def _local(name: str) -> Path:
 
 def _load_file(path: Path) -> nn.Module:
     """Tell the kind of a file by what is in it, not by its name."""
-    with input_errors(path), open(path, "rb") as opened:
-        head = opened.read(10)
-    # A safetensors file starts with the length of its header (8 bytes) and the header's brace; torch's are
-    # zip archives, or pickles in old ones.
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
+    if is_safetensors(path):
         file = read_safetensors(path)
         if "config" in file.metadata:
             return build_checkpoint(file, path)
         config = _hf_config(path)
         return _adapt(file.weights, path, config, config.get("sampling_rate"))
-    package = _read_torch(path)
+    package = read_torch(path)
     weights = package.get("state_dict", package)
     metadata = package.get("metadata", {})
     kwargs = metadata.get("kwargs", {}) if isinstance(metadata, Mapping) else {}
@@ -355,23 +267,6 @@ def _adapt(weights: Any, path: Path, hf_config: Mapping[str, Any] | None, sample
     if is_encodec_lm(weights):
         return adapt_encodec_lm(weights, path)
     raise InputError(f"{path} holds weights of an unknown model; give a checkpoint of myna, EnCodec or DAC")
-
-
-def _read_torch(path: Path) -> Mapping[str, Any]:
-    """A file of `torch.save`, read without running anything in it."""
-    try:
-        package = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # the restricted unpickler fails on arbitrary bytes in whichever way it stumbles
-        reason = " ".join(str(error).split())[:80]
-        raise InputError(
-            f"{path} is not a whole checkpoint of plain weights ({type(error).__name__}: {reason}); "
-            "download it again"
-        ) from None
-    if not isinstance(package, Mapping):
-        raise InputError(f"{path} holds a {type(package).__name__}, expected named weights")
-    return package
 
 
 def _hf_config(path: Path) -> Mapping[str, Any]:

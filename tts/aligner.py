@@ -25,8 +25,7 @@ import torchaudio
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..codec.adapters.weights import load_strictly
-from ..codec.checkpoint import config_from_dict, read_safetensors
+from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
 from ..data.files import atomic_output
 from ..errors import InputError
 from .text.phones import SYMBOLS, Phones

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..codec.adapters.weights import load_strictly
+from ..data.checkpoint import load_strictly
 from ..errors import MissingModelError
 
 RATE = 16_000  # Hz, of what the detector is given; all it looks at lies below 2 kHz

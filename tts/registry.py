@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import save
 
-from ..codec.adapters.weights import load_strictly
-from ..codec.checkpoint import config_from_dict, read_safetensors
+from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
 from ..data.files import atomic_output
 from ..errors import InputError, MissingModelError
 from .ar import ARConfig, ARModel

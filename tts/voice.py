@@ -24,8 +24,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..codec import Codec, Codes
-from ..codec.checkpoint import read_safetensors, weights_hash
+from ..codec.checkpoint import weights_hash
 from ..data.audio import Audio
+from ..data.checkpoint import read_safetensors
 from ..data.files import atomic_output, input_errors
 from ..errors import InputError, MissingModelError, UsageError
 from .batch import Prompt

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..codec import Codec
 from ..codec.checkpoint import weights_hash
-from ..codec.registry import cache_dir
+from ..data.download import cache_dir
 from ..errors import MynaError, OutputError, UsageError
 from .prompt import PromptOptions
 from .voice import SUFFIX, Voice, check_name, codec_hash, load_voice, make_voice

@@ -18,9 +18,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ...data.checkpoint import load_strictly
 from ...errors import InputError
 from ..dac import DAC, DAC_16K, DAC_24K, DAC_44K, DAC_44K_16KBPS, DACConfig
-from .weights import fold_weight_norm, load_strictly
+from .weights import fold_weight_norm
 
 _QUANTIZER = re.compile(r"quantizer\.quantizers\.(\d+)\.(.+)")
 _ORIGINAL = re.compile(r"(encoder\.block|decoder\.model)\.(\d+)\.(?:block\.(\d+)\.)?(?:block\.(\d+)\.)?(\w+)")

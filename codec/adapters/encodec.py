@@ -17,11 +17,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ...data.checkpoint import load_strictly
 from ...errors import InputError
 from ..encodec import ENCODEC_24K, ENCODEC_48K, Encodec, EncodecConfig, build_encodec
 from ..encodec_lm import ENCODEC_LM_24K, ENCODEC_LM_48K, EncodecLM, EncodecLMConfig
 from ..seanet import SEANetConfig
-from .weights import fold_weight_norm, load_strictly
+from .weights import fold_weight_norm
 
 _NETWORK = re.compile(r"(encoder|decoder)\.(?:model|layers)\.(\d+)\.(?:block\.(\d+)\.|(shortcut)\.)?(.+)")
 _CODEBOOK = re.compile(r"quantizer\.(?:vq\.)?layers\.(\d+)\._?codebook\.(\w+)")

@@ -10,11 +10,21 @@ from hypothesis import strategies as st
 from myna.asr.languages import ALIASES, LANGUAGES, find_language
 from myna.asr.tokenizer import Tokenizer
 from myna.asr.vocabularies import pack, read_vocabulary, unpack, vocabulary_for
-from myna.errors import UsageError
+from myna.errors import InputError, UsageError
 from whisper import tokenizer as reference
 
 SIZES = (51864, 51865, 51866)  # models of English, of 99 languages, of 100
-SPECIAL = ("eot sot sot_prev sot_lm transcribe translate no_speech no_timestamps timestamp_begin").split()
+SPECIAL = [
+    "eot",
+    "sot",
+    "sot_prev",
+    "sot_lm",
+    "transcribe",
+    "translate",
+    "no_speech",
+    "no_timestamps",
+    "timestamp_begin",
+]
 TEXTS = [
     "",
     " ",
@@ -155,10 +165,12 @@ def test_small_vocabularies_work_and_foreign_ones_are_refused():
     assert ours.encode("the thé") == [257, 32, 256, 0xC3, 0xA9]
     assert ours.decode(ours.encode("the thé")) == "the thé"
     assert ours.timestamp_begin == 258 + 8
-    with pytest.raises(ValueError, match="do not go with"):
+    with pytest.raises(InputError, match="do not go with"):
         Tokenizer(letters, 51865)
-    with pytest.raises(ValueError, match="do not go with"):
+    with pytest.raises(InputError, match="do not go with"):
         Tokenizer(letters, 300)
+    with pytest.raises(InputError, match="no vocabulary"):
+        Tokenizer(None, 51865)
     with pytest.raises(UsageError, match="no token for the byte"):
         Tokenizer(letters[:150], 150 + 8 + 1501).encode("é")
 
@@ -189,5 +201,3 @@ def test_languages_by_code_name_and_region():
         assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="did you mean german"):
         find_language("germann")
-
-

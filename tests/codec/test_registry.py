@@ -17,6 +17,7 @@ from myna.codec.encodec import EncodecConfig, build_encodec
 from myna.codec.encodec_lm import EncodecLM, EncodecLMConfig
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.codec.seanet import SEANetConfig
+from myna.data import download
 from myna.errors import InputError, MissingModelError, UsageError
 from safetensors.torch import save_file
 
@@ -192,28 +193,28 @@ def test_downloads_are_checked_and_whole(tmp_path, monkeypatch):
     good = registry.ModelEntry(entry.name, entry.url, "m.th", hashlib.sha256(body).hexdigest()[:8], "", "MIT")
     monkeypatch.setattr(registry, "_MODELS", (good,))
 
-    monkeypatch.setattr(registry.urllib.request, "urlopen", lambda *a, **k: Answer(body + b"!"))
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *a, **k: Answer(body + b"!"))
     with pytest.raises(MissingModelError, match="sha256"):
         registry.download("encodec-48k")
-    monkeypatch.setattr(registry.urllib.request, "urlopen", lambda *a, **k: Answer(body, len(body) + 5))
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *a, **k: Answer(body, len(body) + 5))
     with pytest.raises(MissingModelError, match="cannot download"):
         registry.download("encodec-48k")
 
     def unreachable(*args, **kwargs):
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(registry.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(download.urllib.request, "urlopen", unreachable)
     with pytest.raises(MissingModelError, match="another machine") as error:
         registry.download("encodec-48k")
     assert "\n" not in str(error.value)
     assert list((tmp_path / "cache").iterdir()) == []
 
     seen = []
-    monkeypatch.setattr(registry.urllib.request, "urlopen", lambda *a, **k: Answer(body))
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *a, **k: Answer(body))
     path = registry.download("encodec-48k", progress=lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == body
     assert path == registry.model_path("encodec-48k")
     assert seen[-1] == (len(body), len(body))
     assert len(seen) > 1
-    monkeypatch.setattr(registry.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(download.urllib.request, "urlopen", unreachable)
     assert registry.download("encodec-48k") == path  # already there

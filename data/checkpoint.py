@@ -1,0 +1,141 @@
+"""Files of weights, read without running anything in them, and loaded strictly: what all kinds of models share."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..errors import InputError, MissingModelError, UsageError
+from .files import input_errors
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """What a safetensors file holds: its tensors, and its metadata as text."""
+
+    weights: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Whether a file is meant to be one, by its name or by how it begins. Raises InputError."""
+    with input_errors(path), open(path, "rb") as opened:
+        head = opened.read(10)
+    # It starts with the length of its header (8 bytes) and the header's brace; torch's are zip archives, or pickles in
+    # old ones.
+    return Path(path).suffix == ".safetensors" or head[8:9] == b"{"
+
+
+def read_safetensors(path: str | Path) -> CheckpointFile:
+    """All tensors (on the CPU) and metadata of a safetensors file. Raises MissingModelError or InputError."""
+    if not Path(path).is_file():
+        raise MissingModelError(f"no model file at {path}; `myna models list` shows the models to download")
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            return CheckpointFile(weights, file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} is not a whole safetensors file ({reason}); download or copy it again"
+        ) from None
+
+
+def read_torch(path: str | Path) -> Mapping[str, Any]:
+    """What `torch.save` wrote, read without running anything in it. Raises InputError."""
+    try:
+        package = torch.load(path, map_location="cpu", weights_only=True)
+    # The restricted unpickler fails on arbitrary bytes in whichever way it stumbles.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(
+            f"{path} is not a whole checkpoint of plain weights ({type(error).__name__}: {reason}); "
+            "download it again"
+        ) from None
+    if not isinstance(package, Mapping):
+        raise InputError(f"{path} holds a {type(package).__name__}, expected named weights")
+    return package
+
+
+def load_strictly(
+    model: nn.Module, weights: Mapping[str, Tensor], path: str | Path, assign: bool = False
+) -> None:
+    """Load all of the weights and nothing else. Raises InputError naming what differs.
+
+    assign: the model takes the tensors themselves, as one on the meta device needs.
+    """
+    own = model.state_dict()
+    wrong = [f"missing {key}" for key in own if key not in weights]
+    wrong += [f"unknown {key}" for key in weights if key not in own]
+    wrong += [
+        f"{key} is {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(
+            f"{path}: weights do not fit the model: {'; '.join(wrong[:3])}{more}; download it again"
+        )
+    model.load_state_dict(dict(weights), strict=True, assign=assign)
+
+
+def config_from_dict(kind: type, values: Mapping[str, Any], where: str | Path) -> Any:
+    """A config dataclass from JSON: lists become tuples, nested configs are built. Raises InputError for keys
+    that the config does not have and for values of the wrong type."""
+    hints = typing.get_type_hints(kind)
+    unknown = [key for key in values if key not in hints]
+    if unknown:
+        raise InputError(
+            f"{where}: unknown key {unknown[0]!r} in its configuration; "
+            "if a newer version wrote it, update myna"
+        )
+    built = {}
+    for key, value in values.items():
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            value = config_from_dict(typing.cast(type, hint), value, where)
+        elif isinstance(value, list):
+            value = tuple(value)
+        if not _fits(value, hint):
+            raise InputError(f"{where}: {key} = {value!r} in its configuration, expected {hint}")
+        built[key] = value
+    try:
+        return kind(**built)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: its configuration is refused: {error}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is of the annotated type (as far as the configs here need it)."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in args
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(v, args[0]) for v in value)
+    if origin is not None:  # a union such as int | None
+        return any(_fits(value, arg) for arg in args)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def place(model: M, device: str | torch.device) -> M:
+    """The model on a device. Raises UsageError where torch finds none of that name."""
+    try:
+        return model.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:  # a CPU-only torch asserts
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"device {device} cannot be used ({reason}); choose cpu, or cuda where a GPU is"
+        ) from None
