@@ -164,7 +164,8 @@ class DecoderState:
         """The state of some of the audios, (B',) indices, with all of their beams."""
         rows = (audios[:, None] * self.n_beams + torch.arange(self.n_beams, device=audios.device)).flatten()
         cross = tuple((key[audios], value[audios]) for key, value in self.cross)
-        return replace(self.select(rows), cross=cross)
+        kept = self.select(rows)
+        return replace(kept, cross=cross, reach=int(kept.position.max()))  # the longest row may be gone
 
     def spread(self, n_beams: int) -> DecoderState:
         """The state of every row n_beams times, for beams that have a prompt in common."""
@@ -230,13 +231,18 @@ class TextDecoder(nn.Module):
         x = self.token_embedding(tokens) + F.embedding(at.clamp(max=context - 1), self.positional_embedding)
         reach = state.reach + n
         slots = torch.arange(reach, device=tokens.device)
-        mask = None
-        if n > 1 or int(state.position.min()) < state.reach:
+        even = bool((state.position == state.reach).all())  # all rows have come to the same position
+        mask = slot = None
+        if n > 1 or not even:
             mask = (slots <= at[:, :, None])[:, None]  # (R, 1, T, S)
+        if not even:
+            slot = at[:, None, :, None].expand(-1, state.keys.shape[2], -1, state.keys.shape[4])
         for i, block in enumerate(self._blocks):
-            past = _Past(state.keys[i], state.values[i], at, mask, reach)
+            past = _Past(state.keys[i], state.values[i], slot, mask, reach)
             x = block(x, past, state.cross[i])
         position = state.position + (n if lengths is None else lengths)
+        if lengths is not None:
+            reach = int(position.max())
         return self.ln(x), replace(state, position=position, reach=reach)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -283,12 +289,15 @@ class Whisper(nn.Module):
 
     def encode(self, mel: Tensor) -> Tensor:
         """mel (B, M, 2 A) -> features (B, A, D)."""
-        return self.encoder(mel.to(self.device, self.dtype))
+        mel = mel.to(self.device, self.dtype)
+        if mel.device.type == "cpu" and len(mel) > 1:  # a window fills the cores and nearly the caches; four miss them
+            return torch.cat([self.encoder(window[None]) for window in mel])
+        return self.encoder(mel)
 
     def init_state(self, features: Tensor, n_beams: int = 1) -> DecoderState:
         """The state before the first token; features (B, A, D)."""
         blocks = self.decoder._blocks
-        cross = tuple(_read_often(*block.cross_attn.keys_values(features)) for block in blocks)
+        cross = tuple(_of_each(block.cross_attn, features) for block in blocks)
         rows, heads = features.shape[0] * n_beams, self.dims.n_text_head
         empty = features.new_zeros(len(blocks), rows, heads, 0, self.dims.n_text_state // heads)
         position = torch.zeros(rows, dtype=torch.long, device=features.device)
@@ -341,20 +350,25 @@ def sinusoids(length: int, channels: int, longest: float = 10_000.0) -> Tensor:
 
 @dataclass(frozen=True)
 class _Past:
-    """One layer's cache. keys, values (R, H, S, C); at (R, T): the new tokens' slots; mask (R, 1, T, reach)."""
+    """One layer's cache. keys, values (R, H, S, C); slot (R, H, T, C): where the new tokens go, None: all rows to the
+    last ones of the first `reach` slots; mask (R, 1, T, reach)."""
 
     keys: Tensor
     values: Tensor
-    at: Tensor
+    slot: Tensor | None
     mask: Tensor | None
     reach: int
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query, key, value (R, H, T, C) of the new tokens -> (R, H, T, C)."""
-        slot = self.at[:, None, :, None].expand_as(key)
-        self.keys.scatter_(2, slot, key)
-        self.values.scatter_(2, slot, value)
         keys, values = self.keys[:, :, : self.reach], self.values[:, :, : self.reach]
+        if self.slot is None:
+            n = key.shape[2]
+            keys[:, :, -n:] = key
+            values[:, :, -n:] = value
+        else:
+            keys.scatter_(2, self.slot, key)
+            values.scatter_(2, self.slot, value)
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=self.mask)
 
 
@@ -362,14 +376,19 @@ def _listen(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """query (R, H, T, C), key and value (B, H, A, C) -> (R, H, T, C); an audio's beams read it together."""
     rows, heads, n, channels = query.shape
     audios = key.shape[0]
+    if rows == audios:
+        return F.scaled_dot_product_attention(query, key, value)
     together = query.view(audios, -1, heads, n, channels).transpose(1, 2).reshape(audios, heads, -1, channels)
     heard = F.scaled_dot_product_attention(together, key, value)
     return heard.view(audios, heads, -1, n, channels).transpose(1, 2).reshape(rows, heads, n, channels)
 
 
-def _read_often(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Each head's frames one after the other in memory."""
-    return key.contiguous(), value.contiguous()
+def _of_each(attention: MultiHeadAttention, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (B, H, A, C) of the features, each head's frames one after the other in memory, since every step
+    reads them."""
+    pairs = [attention.keys_values(audio) for audio in features.split(1)]
+    key, value = (torch.cat(parts).contiguous() for parts in zip(*pairs, strict=True))
+    return key, value
 
 
 def _mlp(width: int) -> nn.Sequential:

@@ -1,0 +1,423 @@
+"""A recording of any length to text with times: the sequential algorithm of openai-whisper (Radford et al. 2022,
+section 3.8), one window of 30 s after the other, each beginning where the text of the one before ended.
+
+The algorithm of one recording is a generator that asks for what the model has to do and is sent the answer; `_run`
+answers for several recordings at once.
+
+    recording 1 --> generator --.                          .--> encode, decode with fallback
+    recording 2 --> generator --+--> requests of a round --+--> align words
+    recording 3 --> generator --'                          '--> tell the language
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError, UsageError
+from .fallback import TEMPERATURES, FallbackOptions, decode_with_fallback
+from .features import FRAMES_PER_SECOND, N_FRAMES, N_SAMPLES, log_mel, pad_or_trim
+from .hallucination import skip_silence
+from .language_id import detect_language
+from .languages import find_language
+from .options import DecodingOptions
+from .prompts import Context, tokenizer_of
+from .timing import (
+    APPEND_PUNCTUATIONS,
+    PREPEND_PUNCTUATIONS,
+    WordTiming,
+    add_word_timestamps,
+    find_alignment,
+)
+from .tokenizer import Tokenizer
+from .transcript import OnProgress, OnSegment, Segment, Transcript, Word, last_word_end
+from .whisper import Whisper
+from .windows import Window, cut_into_segments
+
+__all__ = ["Segment", "TranscribeOptions", "Transcript", "Word", "transcribe", "transcribe_many"]
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """openai-whisper's options, by its names and with the defaults of its command line, and a few more."""
+
+    task: str = "transcribe"  # or "translate": to English
+    language: str | None = None  # "de" or "German"; None: told from the first 30 s
+    temperature: float | tuple[float, ...] = TEMPERATURES  # several are tried in turn, where a window fails
+    best_of: int | None = 5  # samples, at temperatures above 0
+    beam_size: int | None = 5  # beams, at temperature 0; None: greedy
+    patience: float | None = None  # see DecodingOptions, also for the next ones
+    length_penalty: float | None = None
+    sample_len: int | None = None
+    suppress_tokens: str | Sequence[int] | None = "-1"
+    suppress_blank: bool = True
+    without_timestamps: bool = False
+    max_initial_timestamp: float | None = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    seed: int = 0
+    compression_ratio_threshold: float | None = 2.4  # see FallbackOptions, also for the next ones
+    logprob_threshold: float | None = -1.0
+    no_speech_threshold: float | None = 0.6
+    condition_on_previous_text: bool = True  # what was said is shown to the model as the previous text
+    prompt_reset_on_temperature: float = 0.5  # above: what was said so far is shown no more
+    initial_prompt: str | Sequence[int] | None = None  # previous text of the first window
+    carry_initial_prompt: bool = False  # of every window
+    hotwords: str | None = None  # words to expect, before the previous text of every window
+    prefix: str | Sequence[int] | None = (
+        None  # how the text of the first window begins; hotwords do not go with it
+    )
+    clip_timestamps: str | Sequence[float] = (
+        "0"  # start,end,start,end,... in seconds; the last end may be left out
+    )
+    word_timestamps: bool = False
+    prepend_punctuations: str = PREPEND_PUNCTUATIONS  # joined to the word after them
+    append_punctuations: str = APPEND_PUNCTUATIONS  # joined to the word before them
+    hallucination_silence_threshold: float | None = (
+        None  # s; longer silence about odd words is skipped, with words
+    )
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        single = isinstance(self.temperature, int | float)
+        return (float(self.temperature),) if single else tuple(self.temperature)  # pyright: ignore
+
+    @property
+    def fallback(self) -> FallbackOptions:
+        return FallbackOptions(
+            self.temperatures,
+            self.compression_ratio_threshold,
+            self.logprob_threshold,
+            self.no_speech_threshold,
+        )
+
+    def decoding(self, **changes: Any) -> DecodingOptions:
+        """The options of a window; prompt, prefix, language and seed are given by the caller."""
+        options = DecodingOptions(**{name: getattr(self, name) for name in _OF_A_WINDOW})
+        return replace(options, **changes)
+
+    def check(self) -> None:
+        """Raises UsageError for a value out of range, or options that cannot be used together."""
+        if self.task not in ("transcribe", "translate"):
+            raise UsageError(f"task is {self.task!r}; choose transcribe or translate")
+        self.fallback.check()
+        if self.patience is not None and self.beam_size is None:
+            raise UsageError("patience is given without beam_size; give both")
+        for temperature in self.temperatures:
+            above = isinstance(temperature, int | float) and temperature > 0
+            without = {"beam_size": None, "patience": None} if above else {"best_of": None}
+            self.decoding(temperature=temperature, **without).check()
+        if self.hallucination_silence_threshold is not None and not self.word_timestamps:
+            raise UsageError("hallucination_silence_threshold is given without word_timestamps; give both")
+        if self.carry_initial_prompt and self.initial_prompt is None:
+            raise UsageError("carry_initial_prompt is given without initial_prompt; give both")
+        clips_of(self.clip_timestamps, 0)
+
+
+_OF_A_WINDOW = (
+    "task",
+    "best_of",
+    "beam_size",
+    "patience",
+    "length_penalty",
+    "sample_len",
+    "suppress_tokens",
+    "suppress_blank",
+    "without_timestamps",
+    "max_initial_timestamp",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+)
+
+
+def transcribe(
+    model: Whisper,
+    audio: Tensor | np.ndarray,
+    options: TranscribeOptions | None = None,
+    on_segment: OnSegment | None = None,
+    on_progress: OnProgress | None = None,
+) -> Transcript:
+    """audio (N,) at 16 kHz -> its transcript.
+
+    on_segment: called with every segment that has text, when its window is done.   on_progress: called after every
+    window with the seconds done and the seconds in all.
+    Raises InputError for audio of another shape or with NaN, UsageError for options that cannot be used.
+    """
+    options = options or TranscribeOptions()
+    options.check()
+    job = _sequential(model, audio, options, on_segment, on_progress)
+    return next(_run(model, iter([job]), options.fallback, 1))
+
+
+def transcribe_many(
+    model: Whisper,
+    audios: Iterable[Tensor | np.ndarray],
+    options: TranscribeOptions | None = None,
+    batch_size: int = 8,
+) -> Iterator[Transcript]:
+    """The transcripts of several recordings, in their order; `transcribe` of each, `batch_size` at a time side by side.
+
+    audios are taken one by one, as the ones before them are done.
+    """
+    options = options or TranscribeOptions()
+    options.check()
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}; give at least 1")
+    jobs = (_sequential(model, audio, options) for audio in audios)
+    return _run(model, jobs, options.fallback, batch_size)
+
+
+def clips_of(timestamps: str | Sequence[float], content_frames: int) -> list[tuple[int, int]]:
+    """The stretches to be transcribed, in mel frames, from "start,end,start,end,..." in seconds; what lies after the
+    recording's end is left out. Raises UsageError."""
+    try:
+        given = timestamps.split(",") if isinstance(timestamps, str) else timestamps
+        times = [float(time) for time in given if time != ""]
+    except (TypeError, ValueError):
+        times = [math.nan]
+    in_order = all(earlier <= later for earlier, later in itertools.pairwise(times))
+    if not in_order or not all(0 <= time < math.inf for time in times):
+        raise UsageError(
+            f"clip_timestamps is {timestamps!r}; give seconds as start,end,start,end, each after the one before"
+        )
+    points = [min(round(time * FRAMES_PER_SECOND), content_frames) for time in times or [0.0]]
+    if len(points) % 2:
+        points.append(content_frames)
+    return list(zip(points[::2], points[1::2], strict=True))
+
+
+# What the algorithm asks for, and is sent:
+
+
+@dataclass(frozen=True)
+class _Detect:
+    """The language spoken in mel (M, 3000): its code and the features."""
+
+    mel: Tensor
+
+
+@dataclass(frozen=True)
+class _Decode:
+    """What mel (M, 3000) says: the features (1, 1500, D), if they are not known, and a DecodingResult."""
+
+    mel: Tensor
+    features: Tensor | None
+    options: DecodingOptions
+
+
+@dataclass(frozen=True)
+class _Align:
+    """The times of the words of a text: a list of WordTiming."""
+
+    features: Tensor
+    tokenizer: Tokenizer
+    text: list[int]
+    n_frames: int
+
+
+_Request = _Detect | _Decode | _Align
+_Job = Generator[_Request, Any, Transcript]
+
+
+def _sequential(
+    model: Whisper,
+    audio: Tensor | np.ndarray,
+    options: TranscribeOptions,
+    on_segment: OnSegment | None = None,
+    on_progress: OnProgress | None = None,
+) -> _Job:
+    """The transcript of one recording."""
+    mel = log_mel(_checked(audio), model.dims.n_mels, padding=N_SAMPLES)
+    content_frames = mel.shape[1] - N_FRAMES
+    clips = clips_of(options.clip_timestamps, content_frames)
+
+    language = "en" if options.language is None else find_language(options.language)
+    first_features = None
+    if options.language is None and model.dims.is_multilingual:
+        language, first_features = yield _Detect(mel[:, :N_FRAMES])
+    tokenizer = (
+        tokenizer_of(model, language, options.task) if model.dims.is_multilingual else tokenizer_of(model)
+    )
+    decoding = options.decoding(language=language)
+
+    hotwords = None if options.prefix else options.hotwords
+    context = Context(
+        tokenizer, model.dims.n_text_ctx, options.initial_prompt, options.carry_initial_prompt, hotwords
+    )
+    prefix = options.prefix
+    segments: list[Segment] = []
+    last_speech = 0.0
+    for clip_start, clip_end in clips:
+        seek = clip_start
+        while seek < clip_end:
+            window = Window(seek, min(N_FRAMES, clip_end - seek))
+            # The mel of 30 s from the start is what told the language.
+            known = first_features if seek == 0 and window.size == N_FRAMES else None
+            features, result = yield _Decode(
+                pad_or_trim(mel[:, seek : seek + window.size]),
+                known,
+                replace(decoding, prompt=context.prompt(), prefix=prefix, seed=options.seed + seek),
+            )
+            prefix = None
+            if options.fallback.is_silence(result):
+                seek += window.size
+                _tell(on_progress, seek, clip_end, content_frames)
+                continue
+
+            cut = cut_into_segments(window, result, tokenizer)
+            found, seek = cut.segments, cut.seek
+            if options.word_timestamps:
+                text = [token for segment in found for token in segment.tokens if token < tokenizer.eot]
+                timings = yield _Align(features, tokenizer, text, window.size)
+                found = add_word_timestamps(
+                    found,
+                    timings,
+                    tokenizer,
+                    last_speech=last_speech,
+                    prepend_punctuations=options.prepend_punctuations,
+                    append_punctuations=options.append_punctuations,
+                )
+                end = last_word_end(found)
+                if not cut.ended and end is not None and end > window.start:
+                    seek = round(end * FRAMES_PER_SECOND)
+                if options.hallucination_silence_threshold is not None:
+                    guarded = skip_silence(
+                        found,
+                        window,
+                        seek,
+                        threshold=options.hallucination_silence_threshold,
+                        ended=cut.ended,
+                        last_speech=last_speech,
+                        content_frames=content_frames,
+                    )
+                    found, seek = guarded.segments, guarded.seek
+                    if guarded.skipped:
+                        seek = max(seek, window.seek + 1)
+                        continue
+                end = last_word_end(found)
+                if end is not None:
+                    last_speech = end
+            seek = seek if seek > window.seek else window.seek + window.size  # or it would never end
+
+            for segment in found:
+                segment = replace(_emptied(segment), id=len(segments))
+                segments.append(segment)
+                context.add(segment.tokens)
+                if on_segment is not None and segment.text:
+                    on_segment(segment)
+            if (
+                not options.condition_on_previous_text
+                or result.temperature > options.prompt_reset_on_temperature
+            ):
+                context.reset()
+            _tell(on_progress, seek, clip_end, content_frames)
+    return Transcript(
+        tokenizer.decode(context.said), tuple(segments), language, content_frames / FRAMES_PER_SECOND
+    )
+
+
+def _emptied(segment: Segment) -> Segment:
+    """The segment, without its content if it has no length or no text."""
+    if segment.start == segment.end or not segment.text.strip():
+        return replace(segment, text="", tokens=(), words=())
+    return segment
+
+
+def _tell(on_progress: OnProgress | None, seek: int, clip_end: int, content_frames: int) -> None:
+    if on_progress is not None:
+        on_progress(min(seek, clip_end) / FRAMES_PER_SECOND, content_frames / FRAMES_PER_SECOND)
+
+
+def _checked(audio: Tensor | np.ndarray) -> Tensor:
+    samples = torch.as_tensor(audio)
+    if samples.ndim != 1:
+        raise InputError(f"samples of shape {tuple(samples.shape)}; expected (N,), mono at 16 kHz")
+    if not samples.is_floating_point():
+        raise InputError(f"samples are {samples.dtype}; expected floating point within -1 to 1")
+    if not bool(torch.isfinite(samples).all()):
+        raise InputError("the samples hold NaN or infinity; repair the recording")
+    return samples.float()
+
+
+@torch.inference_mode()
+def _run(
+    model: Whisper, jobs: Iterator[_Job], fallback: FallbackOptions, batch_size: int
+) -> Iterator[Transcript]:
+    """The results of the jobs in their order, at most `batch_size` of them under way."""
+    done: dict[int, Transcript] = {}
+    waiting: dict[int, tuple[_Job, _Request]] = {}
+    n_started = n_given = 0
+
+    def advance(index: int, job: _Job, answer: Any) -> None:
+        try:
+            waiting[index] = (job, job.send(answer))
+        except StopIteration as stop:
+            waiting.pop(index, None)
+            done[index] = stop.value
+
+    exhausted = False
+    while True:
+        while not exhausted and len(waiting) < batch_size:
+            job = next(jobs, None)
+            if job is None:
+                exhausted = True
+                break
+            advance(n_started, job, None)
+            n_started += 1
+        while n_given in done:
+            yield done.pop(n_given)
+            n_given += 1
+        if not waiting:
+            if exhausted:
+                return
+            continue
+        indices = list(waiting)
+        answers = _answer(model, [waiting[i][1] for i in indices], fallback)
+        for i, answer in zip(indices, answers, strict=True):
+            advance(i, waiting[i][0], answer)
+
+
+def _answer(model: Whisper, requests: list[_Request], fallback: FallbackOptions) -> list[Any]:
+    """The answers to requests, those of a kind together."""
+    answers: dict[int, Any] = {}
+    detect = {i: request for i, request in enumerate(requests) if isinstance(request, _Detect)}
+    if detect:
+        features = model.encode(torch.stack([request.mel for request in detect.values()]))
+        for at, (i, (language, _)) in enumerate(zip(detect, detect_language(model, features), strict=True)):
+            answers[i] = (language, features[at : at + 1])
+    decode = {i: request for i, request in enumerate(requests) if isinstance(request, _Decode)}
+    if decode:
+        features = _encode(model, list(decode.values()))
+        results = decode_with_fallback(model, features, [r.options for r in decode.values()], fallback)
+        for at, (i, result) in enumerate(zip(decode, results, strict=True)):
+            answers[i] = (features[at : at + 1], result)
+    align = {i: request for i, request in enumerate(requests) if isinstance(request, _Align)}
+    if align:
+        timings = _align(model, list(align.values()))
+        answers.update(zip(align, timings, strict=True))
+    return [answers[i] for i in range(len(requests))]
+
+
+def _encode(model: Whisper, requests: list[_Decode]) -> Tensor:
+    """Features (B, 1500, D) of the windows, those that are known taken as they are."""
+    new = [request.mel for request in requests if request.features is None]
+    encoded = iter(model.encode(torch.stack(new)).split(1) if new else ())
+    return torch.cat([next(encoded) if r.features is None else r.features for r in requests])
+
+
+def _align(model: Whisper, requests: list[_Align]) -> list[list[WordTiming]]:
+    features = torch.cat([request.features for request in requests])
+    return find_alignment(
+        model,
+        [request.tokenizer for request in requests],
+        [request.text for request in requests],
+        features,
+        [request.n_frames for request in requests],
+    )
