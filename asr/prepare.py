@@ -38,11 +38,11 @@ class FusedAttention(nn.Module):
     forward = MultiHeadAttention.forward
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = (self.heads(part) for part in self.inputs(x).chunk(3, dim=-1))
+        query, key, value = self.inputs(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         return query, key, value
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        key, value = (self.heads(part) for part in self.inputs(x).chunk(2, dim=-1))
+        key, value = self.inputs(x).unflatten(-1, (2, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         return key, value
 
 

@@ -290,7 +290,9 @@ class Whisper(nn.Module):
     def encode(self, mel: Tensor) -> Tensor:
         """mel (B, M, 2 A) -> features (B, A, D)."""
         mel = mel.to(self.device, self.dtype)
-        if mel.device.type == "cpu" and len(mel) > 1:  # a window fills the cores and nearly the caches; four miss them
+        if (
+            mel.device.type == "cpu" and len(mel) > 1
+        ):  # a window fills the cores and nearly the caches; four miss them
             return torch.cat([self.encoder(window[None]) for window in mel])
         return self.encoder(mel)
 

@@ -32,21 +32,24 @@ class Int8Linear(nn.Module):
         scale = weight.abs().amax(dim=1).clamp(min=1e-8).double() / 127
         zero = torch.zeros(len(weight), dtype=torch.long)
         rows = torch.quantize_per_channel(weight.float(), scale, zero, 0, torch.qint8)
-        packed_bias = None if bias is None or by_row else bias.float()
+        # Rows brought to one size get the bias after they have got theirs back.
+        self._bias = bias.float() if by_row and bias is not None else None
+        inside = bias.float() if not by_row and bias is not None else None
         before = torch.backends.quantized.engine
         torch.backends.quantized.engine = engine
         try:
-            self._packed = torch.ops.quantized.linear_prepack(rows, packed_bias)
+            self._packed = torch.ops.quantized.linear_prepack(rows, inside)
         finally:
             torch.backends.quantized.engine = before
-        self._by_row, self._bias = by_row, None if bias is None else bias.float()
+        self._by_row = by_row
         # Without VNNI pairs of products saturate in 16 bits unless the inputs leave a bit free.
         self._reduce_range = not _has_vnni()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features), float32, on the CPU -> (..., out_features)."""
-        if not self._by_row:
-            return torch.ops.quantized.linear_dynamic(x, self._packed, self._reduce_range)
+        if not self._by_row or x.numel() == self.in_features:
+            y = torch.ops.quantized.linear_dynamic(x, self._packed, self._reduce_range)
+            return y if self._bias is None else y.add_(self._bias)
         size = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12)
         y = torch.ops.quantized.linear_dynamic(x / size, self._packed, self._reduce_range)
         return y.mul_(size) if self._bias is None else torch.addcmul(self._bias, y, size)
