@@ -6,6 +6,7 @@
 >>> codec = myna.load_codec("myna-24k")           # the model itself: codec.encode, codec.decode, streams
 >>> speech = myna.say("Hello.", "me.wav", consent="I am the speaker and agree")  # speech.samples (N,)
 >>> for chunk in myna.stream("Hello.", "my-voice"): play(chunk)                  # while it is made
+>>> transcript = myna.transcribe("talk.wav", "small.en")           # transcript.text, .segments with times
 """
 
 from __future__ import annotations
@@ -13,9 +14,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Speaker", "Speech", "__version__", "compress", "decompress", "load_codec", "say", "stream"]
+__all__ = [
+    "Speaker",
+    "Speech",
+    "Transcriber",
+    "Transcript",
+    "__version__",
+    "compress",
+    "decompress",
+    "load_codec",
+    "say",
+    "stream",
+    "transcribe",
+]
 
 if TYPE_CHECKING:
+    from .asr.transcriber import Transcriber, Transcript, transcribe
     from .codec.api import compress, decompress
     from .codec.registry import load_codec
     from .tts.speaker import Speaker, Speech, say, stream
@@ -35,4 +49,8 @@ def __getattr__(name: str) -> Any:
         from .tts import speaker
 
         return getattr(speaker, name)
+    if name in ("Transcriber", "Transcript", "transcribe"):
+        from .asr import transcriber
+
+        return getattr(transcriber, name)
     raise AttributeError(f"module 'myna' has no attribute {name!r}")

@@ -13,7 +13,7 @@ import typer
 
 from .. import __version__
 from ..errors import MynaError
-from . import compress, decompress, evaluate, info, models, say, train, voices
+from . import compress, decompress, evaluate, info, models, say, train, transcribe, voices
 from .console import PIPE_CLOSED, complain, silence_stdout
 from .demo import command as demo
 
@@ -22,7 +22,7 @@ INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells count
 
 app = typer.Typer(
     name="myna",
-    help="Compress speech to a few kilobits a second and back. Offline, streaming, on a CPU or a GPU.",
+    help="Compress speech, clone a voice, write down what is said. Offline, streaming, on a CPU or a GPU.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,6 +49,7 @@ app.command("compress")(compress.command)
 app.command("decompress")(decompress.command)
 app.command("info")(info.command)
 app.command("say")(say.command)
+app.command("transcribe")(transcribe.command)
 app.add_typer(models.app, name="models")
 app.add_typer(voices.app, name="voices")
 app.command("demo")(demo.command)

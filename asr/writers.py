@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from .transcribe import Transcript, Word
+    from .transcript import Transcript, Word
 
 LONG_PAUSE = 3.0  # seconds from the start of one word to the start of the next
 _UNLIMITED = 1000  # characters in a line, words in a subtitle
@@ -115,7 +115,9 @@ def _ms(seconds: float) -> int:
 
 def _cues(transcript: Transcript, options: SubtitleOptions) -> Iterator[Cue]:
     segments = transcript.segments
-    if segments and segments[0].words is not None:
+    if all(
+        segment.words is not None for segment in segments
+    ):  # one without text has none, and no others may have
         yield from _cues_of_words(transcript, options)
         return
     for segment in segments:

@@ -6,13 +6,27 @@ import io
 import itertools
 import json
 import random
+from dataclasses import replace
 
 import pytest
-from myna.asr.transcribe import Segment, Transcript, Word
+from myna.asr.transcript import Segment, Transcript, Word
 from myna.asr.writers import FORMATS, SubtitleOptions, format_timestamp, render
 from myna.errors import UsageError
 
-WORDS = ["a", "I", "the", "Myna", "transcribes", "well-known", "don't", "x" * 60, "größer", "日本語", "<b>", "…"]
+WORDS = [
+    "a",
+    "I",
+    "the",
+    "Myna",
+    "transcribes",
+    "well-known",
+    "don't",
+    "x" * 60,
+    "größer",
+    "日本語",
+    "<b>",
+    "…",
+]
 
 
 def random_transcript(rng: random.Random, words: bool) -> Transcript:
@@ -37,15 +51,15 @@ def random_transcript(rng: random.Random, words: bool) -> Transcript:
                 start=start,
                 end=at,
                 text=text,
-                tokens=[rng.randrange(50_000) for _ in spoken],
+                tokens=tuple(rng.randrange(50_000) for _ in spoken),
                 temperature=0.0,
                 avg_logprob=-rng.random(),
                 compression_ratio=1.2,
                 no_speech_prob=rng.random(),
-                words=spoken if words else None,
+                words=tuple(spoken) if words else None,
             )
         )
-    return Transcript("".join(s.text for s in segments), segments, "en", at)
+    return Transcript("".join(s.text for s in segments), tuple(segments), "en", at)
 
 
 def reference(transcript: Transcript, kind: str, options: SubtitleOptions) -> str:
@@ -90,9 +104,9 @@ def test_lines_are_broken_where_openai_whisper_breaks_them(kind, highlight):
 
 
 def spoken(*words: tuple[str, float, float], text: str = "") -> Transcript:
-    said = [Word(word, start, end, 0.9) for word, start, end in words]
-    segment = Segment(0, 0, 0.0, 5.0, text or "".join(w.word for w in said), [1], 0.0, -0.1, 1.0, 0.0, said)
-    return Transcript(segment.text, [segment], "en", 5.0)
+    said = tuple(Word(word, start, end, 0.9) for word, start, end in words)
+    segment = Segment(0, 0, 0.0, 5.0, text or "".join(w.word for w in said), (1,), 0.0, -0.1, 1.0, 0.0, said)
+    return Transcript(segment.text, (segment,), "en", 5.0)
 
 
 def test_a_long_pause_ends_a_subtitle_that_is_not_full():
@@ -109,6 +123,15 @@ def test_the_word_that_is_said_is_underlined():
         "00:00.500 --> 00:00.700\nOne two",
         "00:00.700 --> 00:01.000\nOne <u>two</u>",
     ]
+
+
+@pytest.mark.parametrize("kind", ["srt", "vtt"])
+def test_a_first_segment_without_text_hides_no_others(kind):
+    """Segments that are emptied have no words, whether words were asked for or not; openai-whisper fails on them."""
+    heard = spoken((" One", 0.0, 0.5), (" two", 0.7, 1.0)).segments[0]
+    segments = (replace(heard, text="", tokens=(), words=()), replace(heard, text=" One two", words=None))
+    transcript = Transcript(" One two", segments, "en", 5.0)
+    assert render(transcript, kind).count("One two") == 1
 
 
 def test_the_transcript_is_not_changed():
@@ -139,5 +162,5 @@ def test_lines_of_nothing_are_refused(name):
 
 
 def test_another_format_is_refused():
-    with pytest.raises(UsageError, match="docx is not a format .* txt, srt, vtt, tsv, json"):
+    with pytest.raises(UsageError, match=r"docx is not a format .* txt, srt, vtt, tsv, json"):
         render(spoken((" One", 0.0, 0.5)), "docx")

@@ -1,0 +1,409 @@
+"""`myna transcribe`: where texts go, what is refused, one bad file among many, and real speech with Whisper tiny.en."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from myna.apps import transcribe as command
+from myna.apps.cli import run
+from myna.asr import transcriber
+from myna.asr.transcribe import TranscribeOptions
+from myna.asr.transcript import Segment, Transcript, Word
+from myna.asr.writers import FORMATS
+from myna.data.audio import Audio, write_audio
+from myna.errors import InputError, MissingModelError
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+SPEECH = ASSETS / "speech.wav"
+WHISPER = "tiny.en"
+
+
+class Scripted:
+    """Stands for the model: hears "Said 0." in the first two seconds, "Said 1." in the next; keeps how it was asked."""
+
+    name, precision = "scripted", "float32"
+
+    def __init__(self):
+        self.calls: list[tuple[str, TranscribeOptions, int]] = []
+        self.interrupt_at: float | None = None
+
+    def transcribe(self, source, options, *, batch_size=0, vad=False, on_segment=None, on_progress=None):
+        samples = transcriber.load_samples(source)
+        self.calls.append(("one", options, batch_size))
+        made = []
+        for index in range(-(-len(samples) // 32_000)):
+            if self.interrupt_at is not None and 2 * index >= self.interrupt_at:
+                raise KeyboardInterrupt
+            start, end = 2.0 * index, min(2.0 * index + 2, len(samples) / 16_000)
+            words = (Word(" Said", start, start + 0.5, 0.9), Word(f" {index}.", start + 0.5, end, 0.9))
+            timed = words if options.word_timestamps else None
+            made.append(Segment(index, 0, start, end, f" Said {index}.", (1,), 0.0, -0.1, 1.0, 0.0, timed))
+            if on_segment:
+                on_segment(made[-1])
+            if on_progress:
+                on_progress(end, len(samples) / 16_000)
+        return Transcript("".join(s.text for s in made), tuple(made), "en", len(samples) / 16_000)
+
+    def transcribe_many(self, sources, options, *, batch_size=8):
+        for source in sources:
+            one = self.transcribe(source, options)
+            self.calls[-1] = ("many", options, batch_size)
+            yield one
+
+
+@pytest.fixture
+def scripted(monkeypatch, tmp_path) -> Scripted:
+    """The stand-in, in an empty folder with speech.wav (7.1 s) in it."""
+    stand_in = Scripted()
+    monkeypatch.setattr(command, "_load", lambda *_: stand_in)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SPEECH, tmp_path)
+    return stand_in
+
+
+def written(folder: str = "out") -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+# ---- where it goes
+
+
+def test_text_goes_to_standard_output(scripted, myna):
+    done = myna("transcribe", "speech.wav")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "Said 0.\nSaid 1.\nSaid 2.\nSaid 3.\n"
+    assert os.listdir() == ["speech.wav"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_one_format_is_the_same_in_a_pipe_and_in_a_file(scripted, myna, kind):
+    assert myna("transcribe", "speech.wav", "-o", "out", "--format", kind, "-q").out == ""
+    assert written() == [f"speech.{kind}"]
+    assert myna("transcribe", "speech.wav", "--format", kind).out == Path(f"out/speech.{kind}").read_text(
+        "utf-8"
+    )
+
+
+def test_into_a_folder_all_formats(scripted, myna):
+    done = myna("transcribe", "speech.wav", "--output-dir", "new/out")
+    assert done.code == 0, done
+    assert written("new/out") == [f"speech.{kind}" for kind in sorted(FORMATS)]
+    assert done.out.startswith("new/out/speech.txt, ")
+    assert "7.06 s of audio, language en" in done.out
+    assert myna("transcribe", "speech.wav", "-o", "two", "--format", "srt,txt,srt").code == 0
+    assert written("two") == ["speech.srt", "speech.txt"]
+
+
+def test_standard_input(scripted, myna, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(SPEECH.read_bytes())))
+    assert myna("transcribe", "-", "-o", "out", "--format", "txt").code == 0
+    assert written() == ["stdin.txt"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    myna("transcribe", "-").failed_with(3, "standard input is empty")
+
+
+def test_a_named_pipe_is_read_once(scripted, myna, tmp_path):
+    os.mkfifo("pipe")
+    with subprocess.Popen(["cp", str(SPEECH), "pipe"]):
+        done = myna("transcribe", "pipe")
+    assert done.out.count("Said") == 4
+
+
+def test_a_folder_keeps_its_tree(scripted, myna):
+    Path("in/deep").mkdir(parents=True)
+    shutil.copy(SPEECH, "in/a.b.wav")
+    shutil.copy(ASSETS / "lj.flac", "in/deep/c.FLAC")
+    Path("in/notes.txt").write_text("no audio")
+    Path("in/.hidden.wav").write_text("no audio either")
+    done = myna("transcribe", "in", "speech.wav", "-o", "out", "--format", "txt")
+    assert done.code == 0, done
+    assert written() == ["a.b.txt", "deep/c.txt", "speech.txt"]
+    assert "3 recordings, 0:20 of audio" in done.out
+
+
+def test_several_texts_in_a_pipe_have_titles(scripted, myna):
+    done = myna("transcribe", "speech.wav", ASSETS / "speechocean.flac")
+    assert done.out == (
+        f"==> speech.wav <==\nSaid 0.\nSaid 1.\nSaid 2.\nSaid 3.\n"
+        f"==> {ASSETS / 'speechocean.flac'} <==\nSaid 0.\nSaid 1.\nSaid 2.\n"
+    )
+
+
+def test_json_is_the_whole_result(scripted, myna):
+    report = json.loads(myna("transcribe", "speech.wav", "--json", "--word-timestamps").out)
+    assert (report["input"], report["model"], report["language"]) == ("speech.wav", "scripted", "en")
+    assert report["text"] == " Said 0. Said 1. Said 2. Said 3."
+    assert report["segments"][1]["words"][0] == {
+        "word": " Said",
+        "start": 2.0,
+        "end": 2.5,
+        "probability": 0.9,
+    }
+    assert report["seconds"] == pytest.approx(7.06, abs=0.01)
+    assert report["elapsed"] > 0
+    done = myna("transcribe", "speech.wav", "none.wav", "-o", "out", "--json")
+    report = json.loads(done.out)
+    assert [len(file["outputs"]) for file in report["files"]] == [5]
+    assert [(error["input"], error["exit_code"]) for error in report["errors"]] == [("none.wav", 3)]
+    assert done.code == 3
+
+
+def test_verbose_shows_times_on_standard_error(scripted, myna):
+    done = myna("transcribe", "speech.wav", "-o", "out", "--verbose")
+    assert done.err.splitlines()[0] == "[00:00.000 --> 00:02.000] Said 0."
+    assert len(done.err.splitlines()) == 4
+
+
+def test_subtitles_are_laid_out(scripted, myna):
+    layout = ("--word-timestamps", "--max-line-width", 10, "--max-line-count", 2)
+    done = myna("transcribe", "speech.wav", "--format", "srt", *layout)
+    assert done.out.startswith("1\n00:00:00,000 --> 00:00:04,000\nSaid 0.\nSaid 1.\n\n2\n")
+    done = myna("transcribe", "speech.wav", "--format", "vtt", "-w", "--highlight-words")
+    assert done.out.split("\n\n")[1] == "00:00.000 --> 00:00.500\n<u>Said</u> 0."
+
+
+# ---- how it is decoded
+
+
+def test_short_recordings_are_decoded_together_long_ones_alone(scripted, myna):
+    rng = np.random.default_rng(0)
+    for name, seconds in (("a", 1), ("b", 2), ("c", 700), ("d", 3)):
+        write_audio(f"{name}.wav", 0.1 * rng.standard_normal(8000 * seconds).astype(np.float32), 8000)
+    done = myna("transcribe", "a.wav", "b.wav", "c.wav", "d.wav", "-o", "out", "--format", "txt")
+    assert done.code == 0, done
+    assert [kind for kind, _, _ in scripted.calls] == ["many", "many", "one", "one"]
+    assert len(Path("out/c.txt").read_text().splitlines()) == 350
+
+
+def test_batched_is_one_recording_at_a_time(scripted, myna):
+    assert myna("transcribe", "speech.wav", ASSETS / "lj.flac", "--batched", "--batch-size", 3).code == 0
+    assert [(kind, size) for kind, _, size in scripted.calls] == [("one", 3), ("one", 3)]
+
+
+def test_options_arrive(scripted, myna):
+    assert myna("transcribe", "speech.wav").code == 0
+    _, options, batch_size = scripted.calls.pop()
+    assert batch_size == 0
+    assert options.temperature == pytest.approx(TranscribeOptions.temperature)
+    assert options.suppress_tokens == (-1,)
+    assert options == TranscribeOptions(temperature=options.temperature, suppress_tokens=(-1,))
+    given = ["--language", "English", "--beam-size", 2, "--best-of", 3, "--patience", 1.5]
+    given += ["--length-penalty", 0.5, "--temperature", 0.1, "--temperature-increment-on-fallback", "none"]
+    given += ["--compression-ratio-threshold", 3, "--logprob-threshold", "none", "--no-speech-threshold", 0.5]
+    given += ["--initial-prompt", "Names.", "--carry-initial-prompt", "--prefix", "So", "--hotwords", "Myna"]
+    given += ["--no-condition-on-previous-text", "--suppress-tokens", "-1,50", "--word-timestamps"]
+    given += ["--hallucination-silence-threshold", 2, "--clip-timestamps", "1,2.5,4", "--task", "translate"]
+    given += ["--prepend-punctuations", "¿", "--append-punctuations", "!"]
+    done = myna("transcribe", "speech.wav", *given)
+    assert done.code == 0, done
+    _, options, _ = scripted.calls.pop()
+    assert options.temperature == (0.1,)
+    assert (options.language, options.task) == ("en", "translate")
+    assert (options.beam_size, options.best_of, options.patience, options.length_penalty) == (2, 3, 1.5, 0.5)
+    assert (options.compression_ratio_threshold, options.logprob_threshold) == (3.0, None)
+    assert (options.no_speech_threshold, options.hallucination_silence_threshold) == (0.5, 2.0)
+    assert (options.initial_prompt, options.carry_initial_prompt) == ("Names.", True)
+    assert (options.prefix, options.hotwords, options.condition_on_previous_text) == ("So", "Myna", False)
+    assert (options.word_timestamps, list(options.suppress_tokens)) == (True, [-1, 50])
+    assert options.clip_timestamps == "1,2.5,4"
+    assert (options.prepend_punctuations, options.append_punctuations) == ("¿", "!")
+
+
+@pytest.mark.parametrize(
+    ("start", "increment", "expected"),
+    [
+        (0.0, 0.2, (0, 0.2, 0.4, 0.6, 0.8, 1)),
+        (0.5, 0.25, (0.5, 0.75, 1)),
+        (0.3, None, (0.3,)),
+        (1.4, 0.2, (1.4,)),
+    ],
+)
+def test_temperatures(start, increment, expected):
+    assert command.temperatures(start, increment) == pytest.approx(expected)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), ("recordings", "--live")),
+        (("speech.wav", "--format", "docx"), ("docx", "txt, srt, vtt, tsv, json, all")),
+        (("speech.wav", "--format", "all"), ("--output-dir",)),
+        (("speech.wav", "speech.wav", "--format", "srt"), ("--output-dir",)),
+        (("speech.wav", "--json", "--format", "srt"), ("--json",)),
+        (("-", "-"), ("once",)),
+        (("speech.wav", "speech.wav", "-o", "out"), ("speech.*", "rename")),
+        (("speech.wav", "--max-line-width", 40), ("--word-timestamps",)),
+        (("speech.wav", "-w", "--max-line-count", 2), ("--max-line-width",)),
+        (("speech.wav", "-w", "--max-line-width", 0), ("at least 1",)),
+        (("speech.wav", "-w", "--max-line-width", 9, "--max-words-per-line", 2), ("exclude",)),
+        (("speech.wav", "--batch-size", 0), ("--batch-size 0",)),
+        (("speech.wav", "--threads", 0), ("--threads 0",)),
+        (("speech.wav", "--int8", "--float32"), ("float32 and int8",)),
+        (("speech.wav", "--temperature", -1), ("--temperature -1",)),
+        (("speech.wav", "--temperature-increment-on-fallback", 0), ("more than 0",)),
+        (("speech.wav", "--logprob-threshold", "low"), ("--logprob-threshold low", "none")),
+        (("speech.wav", "--suppress-tokens", "a,b"), ("a,b", "token ids")),
+        (("speech.wav", "--clip-timestamps", "3,1"), ("3,1", "ascending")),
+        (("speech.wav", "--clip-timestamps", "1,x"), ("1,x",)),
+        (("speech.wav", "--beam-size", 0), ("beam",)),
+        (("speech.wav", "--task", "sing"), ("sing", "translate")),
+        (("speech.wav", "--language", "Gernan"), ("Gernan", "german")),
+        (("speech.wav", "--live"), ("--live",)),
+        (("--live", "-o", "out"), ("--output-dir",)),
+        (("--live", "-", "--live-rate", 10), ("--live-rate 10",)),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_options_that_make_no_sense(scripted, myna, args, words):
+    myna("transcribe", *args).failed_with(2, *words)
+    assert os.listdir() == ["speech.wav"]
+    assert scripted.calls == []
+
+
+def test_outputs_are_not_overwritten(scripted, myna):
+    Path("out").mkdir()
+    Path("out/speech.vtt").write_text("mine")
+    myna("transcribe", "speech.wav", "-o", "out").failed_with(2, "speech.vtt exists", "--force")
+    assert scripted.calls == []
+    assert written() == ["speech.vtt"]
+    assert myna("transcribe", "speech.wav", "-o", "out", "--force").code == 0
+    assert Path("out/speech.vtt").read_text().startswith("WEBVTT")
+    done = myna("transcribe", "speech.wav", ASSETS / "lj.flac", "-o", "out")  # the rest goes on
+    assert done.code == 2
+    assert "speech.txt exists" in done.err
+    assert Path("out/lj.txt").exists()
+
+
+@pytest.mark.parametrize("folder", ["speech.wav", "speech.wav/out", "/proc/none"])
+def test_an_output_folder_that_cannot_be_written(scripted, myna, folder):
+    myna("transcribe", "speech.wav", "-o", folder).failed_with(6, folder)
+    assert scripted.calls == []
+
+
+def wav(samples: np.ndarray, rate: int = 16_000) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, samples.T, rate, subtype="FLOAT", format="WAV")
+    return out.getvalue()
+
+
+BAD = {
+    "missing": (None, "no such file"),
+    "empty": (b"", "is empty"),
+    "text": (b"Not audio, whatever its name says.\n" * 30, "not audio"),
+    "truncated": (SPEECH.read_bytes()[:90_000], "truncated"),
+    "truncated-flac": ((ASSETS / "lj.flac").read_bytes()[:20_000], ""),
+    "nan": (
+        wav(np.r_[np.zeros(16_000), np.nan, np.zeros(100)].astype(np.float32)),
+        "NaN or infinity at 1.000 s",
+    ),
+    "no-samples": (wav(np.zeros(0, np.float32)), "no samples"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_recording(scripted, myna, kind):
+    content, word = BAD[kind]
+    if content is not None:
+        Path("bad.wav").write_bytes(content)
+    myna("transcribe", "bad.wav", "-o", "out").failed_with(3, "bad.wav", word)
+    assert not Path("out").exists()
+
+
+def test_a_bad_one_among_many(scripted, myna):
+    Path("in").mkdir()
+    for kind, (content, _) in BAD.items():
+        if content is not None:
+            Path(f"in/{kind}.wav").write_bytes(content)
+    shutil.copy(SPEECH, "in/zebra.wav")
+    shutil.copy(ASSETS / "lj.flac", "in/ant.flac")
+    done = myna("transcribe", "in", "none.wav", "-o", "out", "--format", "txt")
+    assert done.code == 3
+    assert written() == ["ant.txt", "zebra.txt"]
+    lines = done.err.splitlines()
+    assert len(lines) == len(BAD) + 1
+    assert lines[-1] == "myna: error: 7 of 9 files failed"
+    assert all(line.startswith("myna: error: ") for line in lines)
+
+
+def test_different_failures_are_exit_code_1(scripted, myna):
+    Path("out").mkdir()
+    Path("out/speech.txt").write_text("mine")
+    assert myna("transcribe", "speech.wav", "none.wav", "-o", "out", "--format", "txt").code == 1
+    assert Path("out/speech.txt").read_text() == "mine"
+
+
+def test_a_folder_without_audio(scripted, myna):
+    Path("in").mkdir()
+    myna("transcribe", "in").failed_with(3, "in holds no files", ".wav")
+
+
+def test_a_missing_model_is_said_once(scripted, myna, monkeypatch):
+    def fail(*_):
+        raise MissingModelError("whisper-huge is not on this machine; myna models download whisper-huge")
+
+    monkeypatch.setattr(command, "_load", fail)
+    myna("transcribe", "speech.wav", ASSETS / "lj.flac", "-o", "out").failed_with(4, "download")
+    assert not Path("out").exists()
+
+
+def test_ctrl_c_half_way_leaves_nothing_half_written(scripted, myna):
+    scripted.interrupt_at = 4
+    myna("transcribe", "speech.wav", "-o", "out").failed_with(130, "interrupted")
+    assert not Path("out").exists()
+    write_audio("short.wav", np.zeros(32_000, np.float32), 16_000)
+    done = myna("transcribe", "short.wav", "speech.wav", "-o", "out", "--format", "txt")
+    assert done.code == 130
+    assert written() == ["short.txt"]  # what was complete is kept
+
+
+def test_a_reader_that_has_gone_ends_it_quietly(scripted, myna, monkeypatch):
+    class Gone(io.BytesIO):
+        def write(self, data):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Gone()))
+    monkeypatch.setattr("myna.apps.console.silence_stdout", lambda: None)
+    assert run(["transcribe", "speech.wav"]) == 141
+
+
+# ---- samples and models, in Python
+
+
+def test_samples_are_mono_at_16_khz():
+    rng = np.random.default_rng(0)
+    stereo = rng.uniform(-0.5, 0.5, (2, 8000)).astype(np.float32)
+    np.testing.assert_allclose(transcriber.load_samples(stereo), stereo.mean(axis=0), atol=1e-7)
+    assert transcriber.load_samples(Audio(stereo, 8000)).shape == (16_000,)
+    assert transcriber.load_samples(stereo.astype(np.float64)[0]).dtype == np.float32
+    file = io.BytesIO(wav(stereo, 8000))
+    np.testing.assert_allclose(
+        transcriber.load_samples(file), transcriber.load_samples(Audio(stereo, 8000)), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("samples", "word"),
+    [
+        (np.zeros(0, np.float32), "no samples"),
+        (np.zeros((1, 0), np.float32), "no samples"),
+        (np.array([0.0, np.nan]), "NaN"),
+        (np.zeros(10, np.int16), "int16"),
+        (np.zeros((1, 2, 3)), "(1, 2, 3)"),
+    ],
+)
+def test_samples_that_are_refused(samples, word):
+    with pytest.raises(InputError) as error:
+        transcriber.load_samples(samples)
+    assert word in str(error.value)
