@@ -115,7 +115,7 @@ def find_spans(probabilities: np.ndarray, seconds: float, options: VadOptions) -
         for first, last in _cut(group, probabilities, options):
             if (last - first) * FRAME_SECONDS >= options.min_speech:
                 found.append(Span(first * FRAME_SECONDS, min(last * FRAME_SECONDS, seconds)))
-    return _padded(found, seconds, options.pad)
+    return padded(found, seconds, options.pad)
 
 
 def _speaking(probabilities: np.ndarray, options: VadOptions) -> list[tuple[int, int]]:
@@ -171,7 +171,7 @@ def _cut(
     return [*spans, (first, last)]
 
 
-def _padded(spans: list[Span], seconds: float, pad: float) -> list[Span]:
+def padded(spans: list[Span], seconds: float, pad: float) -> list[Span]:
     """Each span with its pads; where two would meet, they share the silence."""
     made = []
     for i, span in enumerate(spans):
