@@ -1,4 +1,4 @@
-"""`myna evaluate`: codecs and cloned speech, measured side by side with what else there is."""
+"""`myna evaluate`: codecs, cloned speech and recognisers, measured side by side with what else there is."""
 
 from __future__ import annotations
 
@@ -168,6 +168,76 @@ def tts(
     console = Console(quiet=quiet, json=json)
     with console.count("evaluating") as progress:
         report = evaluate_tts(data, options, out, force, progress)
+    if json:
+        print(report.to_json(), end="")
+    elif markdown:
+        print(report.to_markdown(), end="")
+    elif not quiet:
+        print(report.to_table(), end="")
+
+
+@app.command("asr")
+def asr(
+    data: list[str] = typer.Argument(
+        None,
+        metavar="[DATA]...",
+        help="Recordings with their texts: .tar shards, folders, files or patterns.",
+    ),
+    data_option: list[str] = typer.Option(
+        [], "--data", "-d", help="The same, as an option; may be repeated."
+    ),
+    model: str = typer.Option(
+        "tiny.en", "--model", "-m", help="A name or a path; all systems take these weights."
+    ),
+    system: list[str] = typer.Option(
+        [],
+        "--system",
+        help="myna, myna-int8, openai-whisper, faster-whisper, faster-whisper-int8; may be repeated.  "
+        "[default: all that are installed]",
+    ),
+    beam_size: list[int] = typer.Option([1, 5], help="Beams, 1 is greedy; may be repeated."),
+    language: str = typer.Option("en", "--language", "-l", help="Of the recordings, by name or code."),
+    fallback: bool = typer.Option(
+        False, "--fallback", help="Higher temperatures where a result looks wrong, instead of 0 only."
+    ),
+    out: Path = typer.Option(
+        None, "--out", "-o", help="A folder for report.md, report.json and the pictures."
+    ),
+    limit: int = typer.Option(None, help="At most this many clips, spread evenly."),
+    source: str = typer.Option(None, help="Only clips of this source (shards)."),
+    split: str = typer.Option(None, help="Only clips of this split (shards)."),
+    worst: int = typer.Option(10, help="So many of the worst clips are listed."),
+    seed: int = typer.Option(0, help="Of the temperatures above 0, and of the interval."),
+    threads: int = typer.Option(None, help="Of every system.  [default: as many as torch takes]"),
+    markdown: bool = typer.Option(False, "--markdown", help="Print the tables as Markdown."),
+    json: bool = typer.Option(False, "--json", help="Print the report as JSON, clip by clip."),
+    force: bool = typer.Option(False, "--force", "-f", help="Overwrite the files of an earlier report."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no table."),
+) -> None:
+    """Compare recognisers on the same weights: word errors, speed, memory, agreement."""
+    from ..evaluation.asr_report import RecognitionEvaluation, evaluate_asr
+
+    data = [*(data or []), *data_option]
+    if not data:
+        raise UsageError("nothing to listen to: give recordings, a folder, a pattern or .tar shards")
+    if markdown and json:
+        raise UsageError("--markdown and --json cannot both go to standard output; --out DIR writes both")
+    options = RecognitionEvaluation(
+        model=model,
+        systems=tuple(system) or None,
+        beam_sizes=tuple(beam_size),
+        language=language,
+        limit=limit,
+        source=source,
+        split=split,
+        fallback=fallback,
+        seed=seed,
+        threads=threads,
+        worst=worst,
+    )
+    console = Console(quiet=quiet, json=json)
+    with console.count("evaluating") as progress:
+        report = evaluate_asr(data, options, out, force, progress)
     if json:
         print(report.to_json(), end="")
     elif markdown:

@@ -15,7 +15,6 @@ import torch
 
 from ..codec import Codec
 from ..codec.registry import load_codec
-from ..data.files import atomic_output, check_output, output_errors
 from ..errors import UsageError
 from . import plots
 from .clips import Clip, load_clips
@@ -23,6 +22,7 @@ from .codebooks import CodebookCounter, CodebookUse
 from .metrics import Metric, choose_metrics, mean_score
 from .opus import HIGHEST, LOWEST
 from .report import Report, Row, Speed
+from .report_folder import NO_PICTURES, check_folder, write_folder
 from .systems import Outcome, device_of, through_codec, through_opus, uncompressed
 
 Progress = Callable[[float, float | None], None]  # seconds of audio done, in all
@@ -74,8 +74,7 @@ def evaluate_codec(
     out = None if out_dir is None else Path(out_dir)
     notes: list[str] = []
     if out is not None:
-        for name in FILES:
-            check_output(out / name, force)
+        check_folder(out, FILES, force)
     metrics, missing = choose_metrics(options.metrics)
     notes += missing
     codecs = [m if isinstance(m, Codec) else load_codec(m, device=options.device) for m in models]
@@ -132,14 +131,9 @@ def write_report(
         contents["rate_quality.png"] = plots.rate_quality(report)
         contents["spectrograms.png"] = plots.spectrograms(panels, report.sample_rate)
     except ImportError:
-        note = "the pictures are left out: they need matplotlib (pip install 'myna[evaluate]')"
-        report = replace(report, notes=(*report.notes, note))
+        report = replace(report, notes=(*report.notes, NO_PICTURES))
     contents["report.md"] = report.to_markdown().encode()
-    with output_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        with atomic_output(out / name, force) as file:
-            file.write(content)
+    write_folder(out, contents, force)
     return report
 
 

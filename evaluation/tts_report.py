@@ -21,7 +21,7 @@ import torch
 from ..codec import Codec
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
-from ..data.files import atomic_output, check_output, output_errors
+from ..data.files import output_errors
 from ..errors import InputError, MissingModelError, UsageError
 from ..tts import speaker as tts
 from ..tts.presets import SpeechOptions
@@ -33,6 +33,7 @@ from .clips import Clip, load_clips
 from .hard_sentences import HARD_SENTENCES, HardSentence
 from .intelligibility import words
 from .quick import reconstruct
+from .report_folder import NO_PICTURES, check_folder, write_folder
 from .tts_plots import Panels
 from .tts_scores import MEASURES, MOST_REFERENCES, Judge, Likeness
 from .tts_systems import load_speaker, say_timed
@@ -108,7 +109,9 @@ def evaluate_tts(
     options = options or SpeechEvaluation()
     out = None if out_dir is None else Path(out_dir)
     if out is not None:
-        _check_folder(out, options.audio, force)
+        check_folder(out, FILES, force)
+        if options.audio:
+            _check_audio(out, force)
     elif options.audio:
         raise UsageError("the speech can be kept only beside a report; give a folder for it with --out")
     texts = None if options.texts is None else read_lines(options.texts, options.limit)
@@ -155,15 +158,9 @@ def write_report(
         contents["scatter.png"] = tts_plots.scatter(report)
         contents["mel.png"] = tts_plots.mels(pictured, sample_rate)
     except ImportError:
-        report = with_notes(
-            report, "the pictures are left out: they need matplotlib (pip install 'myna[evaluate]')"
-        )
+        report = with_notes(report, NO_PICTURES)
     contents |= {"report.json": report.to_json().encode(), "report.md": report.to_markdown().encode()}
-    with output_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        with atomic_output(out / name, force) as file:
-            file.write(content)
+    write_folder(out, contents, force)
     return report
 
 
@@ -183,13 +180,9 @@ class _Cast:
         return (apart(rest, [said]) or rest or list(self.prompt))[:MOST_REFERENCES]
 
 
-def _check_folder(out: Path, audio: bool, force: bool) -> None:
-    """Refuse, before any work is done, a place where the files of a report cannot be or already are."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; give a folder for the report")
-    for name in FILES:
-        check_output(out / name, force)
-    if audio and not force and any((out / "audio").glob("*.wav")):
+def _check_audio(out: Path, force: bool) -> None:
+    """Refuse, before any work is done, a folder of recordings that are in the way."""
+    if not force and any((out / "audio").glob("*.wav")):
         raise UsageError(
             f"{out / 'audio'} holds recordings; give --force to overwrite them, or another folder"
         )

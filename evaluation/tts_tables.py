@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from .bootstrap import RESAMPLES, interval
 from .report import NARROWEST, finite, markdown_line
 from .tts_scores import Heard, Likeness
 
 GROUND_TRUTH = "ground truth"
-_RESAMPLES = 1000  # of the clips, for an interval
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class SpeechReport:
             threads = f"{self.threads} thread" + ("s" if self.threads != 1 else "")
             parts.append(f"preset {self.preset}{tries}, seed {self.seed}, on {self.device}, {threads}")
         if self.recogniser:
-            parts.append(f"words as heard by {self.recogniser}; in brackets 95 % of {_RESAMPLES} resamples")
+            parts.append(f"words as heard by {self.recogniser}; in brackets 95 % of {RESAMPLES} resamples")
         return "; ".join(parts) + "."
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
@@ -224,14 +224,9 @@ def _hard_table(clips: Sequence[SpokenClip]) -> tuple[list[str], list[list[str]]
 
 
 def _interval(clips: Sequence[SpokenClip]) -> tuple[float, float]:
-    """The middle 95 % of the word error rate over resamples of the clips (bootstrap, Efron 1979)."""
-    counts = np.array([(c.heard.word_errors, c.heard.n_words) for c in clips], float)
-    if not counts[:, 1].sum():
-        return math.nan, math.nan
-    drawn = np.random.default_rng(0).integers(len(clips), size=(_RESAMPLES, len(clips)))
-    errors, n_words = counts[drawn].sum(1).T
-    low, high = np.quantile(errors / np.maximum(1, n_words), (0.025, 0.975))
-    return float(low), float(high)
+    """The middle 95 % of the word error rate over resamples of the clips."""
+    heard = [clip.heard for clip in clips]
+    return interval([h.word_errors for h in heard], [h.n_words for h in heard])
 
 
 def _ratio(pairs: Sequence[tuple[int, int]]) -> float:

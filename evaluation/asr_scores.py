@@ -1,0 +1,46 @@
+"""Errors of a recogniser: words and characters of what was said against what was heard, both normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Counts of one clip. characters: the spaces between words among them, as jiwer counts."""
+
+    n_words: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    n_characters: int
+    character_errors: int
+
+    @property
+    def word_errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def wer(self) -> float:
+        """Word error rate; above 1 where more was heard than said."""
+        return self.word_errors / self.n_words
+
+
+def compare(said: str, heard: str, normalize: Callable[[str], str]) -> Errors | None:
+    """What was heard against what was said; None where nothing is left of what was said once it is normalised."""
+    import jiwer
+
+    reference, hypothesis = (" ".join(normalize(text).split()) for text in (said, heard))
+    if not reference:
+        return None
+    words = jiwer.process_words(reference, hypothesis)
+    letters = jiwer.process_characters(reference, hypothesis)
+    return Errors(
+        n_words=len(reference.split()),
+        substitutions=words.substitutions,
+        deletions=words.deletions,
+        insertions=words.insertions,
+        n_characters=len(reference),
+        character_errors=letters.substitutions + letters.deletions + letters.insertions,
+    )
