@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
 
 from .console import Console, size
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
 app = typer.Typer(help="List, fetch and convert models.", no_args_is_help=True)
+
+
+def registry_of(name: str) -> ModuleType:
+    """The registry that knows a name: of the codecs, or of the Whispers. Raises UsageError naming what both know."""
+    from ..asr import registry as whispers
+    from ..codec import registry as codecs
+    from ..errors import UsageError
+
+    if whispers.is_known(name):
+        return whispers
+    if any(entry.name == name for entry in codecs.list_models()):
+        return codecs
+    names = [entry.name for entry in (*codecs.list_models(), *whispers.list_models())]
+    raise UsageError(f"no model named {name!r}: choose one of {', '.join([*names, *whispers.ALIASES])}")
 
 
 @app.command("list")
 def list_command(json: bool = typer.Option(False, "--json", help="Print the list as JSON.")) -> None:
     """All models known by name, and which of them are on this machine."""
-    from ..codec.registry import list_models, model_path
+    from ..asr import registry as whispers
+    from ..codec import registry as codecs
 
+    paths = [(entry, codecs.model_path(entry.name)) for entry in codecs.list_models()]
+    paths += [(entry, whispers.model_path(entry.name)) for entry in whispers.list_models()]
     rows = [
         {
             "name": entry.name,
             "kind": entry.kind,
-            "installed": model_path(entry.name).is_file(),
+            "installed": path.exists(),
             "description": entry.description,
             "license": entry.license,
             "url": entry.url,
             "sha256": entry.sha256,
-            "path": str(model_path(entry.name)),
+            "path": str(path),
         }
-        for entry in list_models()
+        for entry, path in paths
     ]
     width = max(len(row["name"]) for row in rows)
     lines = [
@@ -42,14 +65,17 @@ def download_command(
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no result line."),
 ) -> None:
-    """Fetch the official weights of a model into the cache, and check them."""
-    from ..codec.registry import download
-
+    """Fetch the official weights of a model into the cache, and check them where a checksum is published."""
+    registry = registry_of(name)
+    entry = registry.find_model(name)
     console = Console(quiet, json)
     with console.transfer(f"downloading {name}") as progress:
-        path = download(name, progress, force)
-    facts = {"name": name, "path": str(path), "bytes": path.stat().st_size}
-    console.result(facts, f"{path} ({size(path.stat().st_size)})")
+        path = registry.download(name, progress, force)
+    n_bytes = path.stat().st_size
+    checked = entry.url is None or entry.sha256 is not None
+    facts = {"name": name, "path": str(path), "bytes": n_bytes, "sha256": entry.sha256}
+    unchecked = "" if checked else "; not checked, its publisher states no checksum"
+    console.result(facts, f"{path} ({size(n_bytes)}{unchecked})")
 
 
 @app.command("path")
@@ -59,15 +85,17 @@ def path_command(
     ),
 ) -> None:
     """Where a model is, or would be after a download."""
-    from ..codec.registry import cache_dir, model_path
+    from ..data.download import cache_dir
 
-    typer.echo(str(model_path(name) if name else cache_dir()))
+    typer.echo(str(registry_of(name).model_path(name) if name else cache_dir()))
 
 
 @app.command("convert")
 def convert_command(
     source: str = typer.Argument(
-        ..., metavar="IN", help="A name, or an EnCodec .th, DAC .pth or safetensors file."
+        ...,
+        metavar="IN",
+        help="A name, or a checkpoint: EnCodec .th, DAC .pth, Whisper .pt, a folder of faster-whisper, safetensors.",
     ),
     output: str = typer.Argument(..., metavar="OUT", help="A .safetensors file, its configuration inside."),
     force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),
@@ -75,8 +103,14 @@ def convert_command(
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No result line."),
 ) -> None:
     """Write any model that can be loaded as one safetensors file of ours."""
-    from ..codec.registry import convert
+    from ..asr import registry as whispers
+    from ..codec import registry as codecs
+    from ..data.files import check_output
 
-    model = convert(source, output, force)
+    check_output(output, force)
+    asr = whispers.is_known(source) or whispers.is_whisper(source)
+    if not asr and not Path(source).exists():
+        registry_of(source)
+    model = (whispers if asr else codecs).convert(source, output, force)
     name = getattr(model, "name", type(model).__name__)
     Console(quiet, json).result({"input": source, "output": output, "model": name}, f"{output}: {name}")

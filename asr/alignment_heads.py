@@ -1,5 +1,6 @@
-"""Which heads of a published model's cross-attention follow the words: (layer, head) pairs, as published with openai-whisper
-(`_ALIGNMENT_HEADS` of its `__init__.py`). A checkpoint of OpenAI's does not carry them, nor does an old CTranslate2 one.
+"""Which heads of a published model's cross-attention follow the words: (layer, head) pairs, as published with
+openai-whisper (`_ALIGNMENT_HEADS` of its `__init__.py`). OpenAI's checkpoints do not carry them, nor do CTranslate2's
+of before 2023.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def published_heads(name: str) -> Heads | None:
 
 
 def find_heads(dims: WhisperDims, stated: Any = None, name: str | None = None) -> Heads | None:
-    """The heads to use: those that the checkpoint states, else those of the model's name, else those of the only published
-    model of its dimensions, else None, for what `Whisper` then takes.
+    """The heads to use: those that the checkpoint states, else those of the model's name, else those of the only
+    published model of its dimensions, else None, for what `Whisper` then takes.
 
     Heads that the model does not have are passed over: distilled models have been published with their teacher's.
     """

@@ -1,7 +1,8 @@
 """Our checkpoints of a Whisper: one safetensors file, no other needed.
 
-    metadata["config"] = {"family": "whisper", "name", "dims": {...}, "alignment_heads": [[layer, head], ...], "n_tokens"}
-    weights by OpenAI's names, and "vocabulary", (n,) uint8: the bytes of n_tokens text tokens as `vocabularies.pack` makes
+    metadata["config"] = {"family": "whisper", "name", "dims": {...}, "alignment_heads": [[layer, head], ...],
+                          "n_tokens"}
+    weights by OpenAI's names, and "vocabulary", (n,) uint8: n_tokens text tokens as `vocabularies.pack` writes them
 
 A weight is kept in float16 where that loses nothing: most were published so.
 """
@@ -61,8 +62,8 @@ def is_checkpoint(metadata: dict[str, str]) -> bool:
 
 
 def build_checkpoint(file: CheckpointFile, path: str | Path) -> Whisper:
-    """The model of a file that has been read, float32, in evaluation mode. Raises InputError where it is damaged or of a
-    version to come."""
+    """The model of a file that has been read, float32, in evaluation mode. Raises InputError where it is damaged or of
+    a version to come."""
     described: dict[str, Any] = json.loads(file.metadata["config"])
     described.pop("family")
     heads = described.get("alignment_heads")

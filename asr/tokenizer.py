@@ -34,8 +34,8 @@ _MARKS = [*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', "<<", ">>", "<<<", ">>>", "--
 _MARKS += ["((", "))", "(((", ")))", "[[", "]]", "{{", "}}", "♪♪", "♪♪♪"]
 _MUSIC = "♩♪♫♬♭♮♯"
 
-# GPT-2 parts text into runs of one kind before it merges. The kinds are written as letters (see `_kinds`), where a space
-# before a run belongs to it, and the last of several spaces belongs to what follows.
+# GPT-2 parts text into runs of one kind before it merges. The kinds are written as letters (see `_kind`); a space before
+# a run belongs to it, also the last of several.
 _RUN = re.compile(r" ?L+| ?N+| ?O+|[ s]+(?![LNO])|[ s]+")
 _CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)")
 # White space as Unicode defines it; Python's own also counts the separators U+001C to U+001F.
@@ -45,7 +45,7 @@ _SPACES = frozenset("\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") |
 
 
 def check_vocabulary(n_tokens: int, n_vocab: int, path: str | Path = "this model") -> int:
-    """How many languages a model of n_vocab ids has, n_tokens of which are text. Raises InputError if that cannot be."""
+    """How many languages a model of n_vocab ids has, n_tokens of them text. Raises InputError if that cannot be."""
     n_languages = n_vocab - n_tokens - _N_SPECIAL - N_TIMESTAMPS
     if not 0 <= n_languages <= len(LANGUAGES):
         raise InputError(
@@ -57,12 +57,12 @@ def check_vocabulary(n_tokens: int, n_vocab: int, path: str | Path = "this model
 class Tokenizer:
     """Text to ids and back, for one model, language and task.
 
-    vocabulary: the bytes of every text token by id, a model's `vocabulary`.   n_vocab: ids in all, special ones included.
+    vocabulary: the bytes of every text token by id, a model's `vocabulary`.   n_vocab: ids in all, special ones too.
     language: of the speech, by code or name; task: "transcribe" or "translate". A multilingual model takes English and
     "transcribe" where none is given; one of English alone has neither in its prompt.
 
-    Raises UsageError for a language or task that the model does not know, InputError for no vocabulary or one that does not
-    fit.
+    Raises UsageError for a language or task that the model does not know, InputError for no vocabulary or one that does
+    not fit.
     """
 
     def __init__(

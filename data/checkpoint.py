@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +52,21 @@ def read_safetensors(path: str | Path) -> CheckpointFile:
         ) from None
 
 
-def read_torch(path: str | Path) -> Mapping[str, Any]:
-    """What `torch.save` wrote, read without running anything in it. Raises InputError."""
+def safetensors_keys(path: str | Path) -> tuple[list[str], dict[str, str]]:
+    """The names of the tensors and the metadata of a safetensors file, without its tensors. Raises InputError."""
     try:
-        package = torch.load(path, map_location="cpu", weights_only=True)
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            return list(file.keys()), file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a whole safetensors file ({' '.join(str(error).split())})") from None
+
+
+def read_torch(path: str | Path) -> Mapping[str, Any]:
+    """What `torch.save` wrote, read without running anything in it; its tensors are those of the file until they are
+    copied. Raises InputError."""
+    try:
+        # What older versions of torch saved is no zip archive and cannot be mapped.
+        package = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     # The restricted unpickler fails on arbitrary bytes in whichever way it stumbles.
     except Exception as error:
         reason = " ".join(str(error).split())[:80]

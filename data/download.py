@@ -48,8 +48,8 @@ def cache_dir() -> Path:
 def fetch_entry(entry: ModelEntry, path: Path, progress: Progress | None = None, force: bool = False) -> Path:
     """Fetch a model's weights to `path`, check them, and return it; nothing to do if they are there.
 
-    What belongs beside them comes first, so that a model whose weights are there is whole. Raises MissingModelError when
-    they cannot be fetched or are not what the publisher states; what was there before then stays as it was.
+    What belongs beside them comes first, so that a model whose weights are there is whole. Raises MissingModelError
+    when they cannot be fetched or are not what the publisher states; what was there before then stays as it was.
     """
     if path.is_file() and not force:
         return path

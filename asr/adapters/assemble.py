@@ -37,8 +37,8 @@ def assemble(
 
     weights: by OpenAI's names, of any float type; emptied on the way, so that no more than one is in memory twice.
     audio_heads, text_heads: of the encoder's and the decoder's attention; None for heads of 64 channels.
-    alignment_heads: as the checkpoint states them.   vocabulary: of the checkpoint; None for the published one.   stated: the dimensions
-    that the checkpoint gives itself, by name, which must be those of the weights.
+    alignment_heads: as the checkpoint states them.   vocabulary: of the checkpoint; None for the published one.
+    stated: the dimensions that the checkpoint gives itself, by name, which must be those of the weights.
 
     Raises InputError where they are not the weights of a Whisper.
     """

@@ -1,13 +1,13 @@
 """Whisper as CTranslate2 lays it out, the folders of faster-whisper:
 
-    model.bin              variables by name, then aliases (ctranslate2/specs/model_spec.py writes it, src/models/model.cc
-                           reads it); tightly packed, little-endian
+    model.bin              variables by name, then aliases, tightly packed, little-endian (ctranslate2's
+                           specs/model_spec.py writes it, src/models/model.cc reads it)
     config.json            alignment_heads, in conversions since 2023
     vocabulary.json        a list by id; vocabulary.txt, a line each, in older conversions
 
     model.bin := u32 version, str spec, u32 revision, u32 n, n variables, u32 m, m aliases
-    variable  := str name, u8 rank, u32 dims[rank], u8 dtype, u32 n_bytes, bytes     (before version 4: u8 bytes of an item,
-                                                                                      u32 items)
+    variable  := str name, u8 rank, u32 dims[rank], u8 dtype, u32 n_bytes, bytes
+                 before version 4, for dtype and n_bytes: u8 bytes of an item, u32 items
     alias     := str alias, str name                                                 (since version 3)
     str       := u16 length with the closing zero, bytes
 

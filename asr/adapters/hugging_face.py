@@ -11,7 +11,7 @@ or a safetensors file of it, with whatever of the others is beside it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,9 @@ _LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _EMBEDDING, _PROJECTION = "decoder.embed_tokens.weight", "proj_out.weight"
 
 
-def is_hugging_face(weights: Mapping[str, Any]) -> bool:
+def is_hugging_face(weights: Iterable[str]) -> bool:
     """Whether weights are named as those of transformers' Whisper, with or without its head."""
-    return any(key.removeprefix("model.") == _EMBEDDING for key in weights)
+    return any(str(key).removeprefix("model.") == _EMBEDDING for key in weights)
 
 
 def load_hugging_face_folder(folder: Path, name: str) -> Whisper:

@@ -1,5 +1,5 @@
-"""OpenAI's checkpoints: {"dims": ..., "model_state_dict": ...} of `torch.save`, most in float16. The names are ours; there
-is no vocabulary in them and no alignment heads."""
+"""OpenAI's checkpoints: {"dims": ..., "model_state_dict": ...} of `torch.save`, most in float16. Their names are ours;
+there is no vocabulary in them and no alignment heads."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_no_text_becomes_a_special_token_and_no_half_character_an_error():
 
 
 def test_small_vocabularies_work_and_foreign_ones_are_refused():
-    letters = tuple(bytes([i]) for i in range(256)) + (b"th", b"the")
+    letters = (*(bytes([i]) for i in range(256)), b"th", b"the")
     ours = Tokenizer(letters, 258 + 8 + 1501)
     assert ours.n_languages == 0
     assert ours.encode("the thé") == [257, 32, 256, 0xC3, 0xA9]
