@@ -12,6 +12,8 @@ from .console import Console, size
 if TYPE_CHECKING:
     from types import ModuleType
 
+WEIGHTS = (".bin", ".pt", ".pth", ".safetensors", ".th")
+
 app = typer.Typer(help="List, fetch and convert models.", no_args_is_help=True)
 
 
@@ -106,11 +108,17 @@ def convert_command(
     from ..asr import registry as whispers
     from ..codec import registry as codecs
     from ..data.files import check_output
+    from ..errors import MissingModelError
 
     check_output(output, force)
-    asr = whispers.is_known(source) or whispers.is_whisper(source)
-    if not asr and not Path(source).exists():
-        registry_of(source)
-    model = (whispers if asr else codecs).convert(source, output, force)
+    if Path(source).exists():
+        registry = whispers if whispers.is_whisper(source) else codecs
+    elif whispers.is_repository(source):
+        registry = whispers
+    elif Path(source).suffix in WEIGHTS or len(Path(source).parts) > 1:
+        raise MissingModelError(f"no model at {source}; give a checkpoint, or a name of `myna models list`")
+    else:
+        registry = registry_of(source)
+    model = registry.convert(source, output, force)
     name = getattr(model, "name", type(model).__name__)
     Console(quiet, json).result({"input": source, "output": output, "model": name}, f"{output}: {name}")

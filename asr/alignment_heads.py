@@ -45,7 +45,8 @@ _UNIQUE = {
 
 
 def published_heads(name: str) -> Heads | None:
-    """The heads of a model by its name ("large" and "turbo" included); None for a name that is not OpenAI's."""
+    """The heads of a model by its name, as OpenAI, Hugging Face or faster-whisper write it; None for any other."""
+    name = name.removeprefix("faster-").removeprefix("whisper-")
     name = {"large": "large-v3", "turbo": "large-v3-turbo"}.get(name, name)
     if name not in _TABLE:
         return None

@@ -74,6 +74,7 @@ _CONVERTED = {
     **{name: f"Systran/faster-{name.replace('distil-', 'distil-whisper-')}" for name, *_ in _DISTILLED[:-1]},
     "distil-large-v3.5": "distil-whisper/distil-large-v3.5-ct2",
 }
+_SUFFIXES = (".pt", ".bin", ".safetensors")
 ALIASES = {"large": "large-v3", "turbo": "large-v3-turbo"}
 
 
@@ -109,6 +110,11 @@ def list_models() -> tuple[ModelEntry, ...]:
 def is_known(name: str) -> bool:
     """Whether a name is one of `list_models`, or "large" or "turbo"."""
     return any(entry.name == ALIASES.get(name, name) for entry in _MODELS)
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the form of a repository of Hugging Face's: "owner/model"."""
+    return re.fullmatch(r"[\w-]+/[\w.-]+", name) is not None and Path(name).suffix not in _SUFFIXES
 
 
 def find_model(name: str) -> ModelEntry:
@@ -175,19 +181,18 @@ def load_whisper(name_or_path: str | Path, device: str | torch.device = "cpu") -
         return place(_load(path, name), device)
     path = Path(name_or_path)
     if not path.exists():
-        repository = isinstance(name_or_path, str) and re.fullmatch(r"[\w-]+/[\w.-]+", name_or_path)
-        cached = _in_hub(name_or_path) if repository else None
-        if cached is not None:
-            return place(_load(cached, path.name), device)
-        if repository:
+        if isinstance(name_or_path, str) and is_repository(name_or_path):
+            cached = _in_hub(name_or_path)
+            if cached is not None:
+                return place(_load(cached, path.name), device)
             raise MissingModelError(
                 f"{name_or_path} is neither a path nor in the Hugging Face cache {_hub_cache()}; "
                 f"give a path, or one of {_names()}"
             )
-        if path.suffix in (".pt", ".bin", ".safetensors") or len(path.parts) > 1:
+        if path.suffix in _SUFFIXES or len(path.parts) > 1:
             raise MissingModelError(f"no model at {name_or_path}; give a checkpoint, or one of {_names()}")
         raise UsageError(f"no Whisper named {str(name_or_path)!r}: choose one of {_names()}, or a path")
-    return place(_load(path, path.stem if path.suffix in (".pt", ".safetensors") else path.name), device)
+    return place(_load(path, _name_of(path)), device)
 
 
 def convert(source: str | Path, target: str | Path, force: bool = False) -> Whisper:
@@ -217,6 +222,14 @@ def is_whisper(path: str | Path) -> bool:
         return is_openai(package) or is_hugging_face(package)
     except InputError:
         return False
+
+
+def _name_of(path: Path) -> str:
+    """What a checkpoint is called: the name of its file, or of its folder where all such files have the same."""
+    path = path.resolve()
+    if path.is_dir():
+        return path.name
+    return path.parent.name if path.name in ("model.bin", *FILES) else path.stem
 
 
 def _load(path: Path, name: str) -> Whisper:

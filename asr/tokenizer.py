@@ -34,8 +34,8 @@ _MARKS = [*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', "<<", ">>", "<<<", ">>>", "--
 _MARKS += ["((", "))", "(((", ")))", "[[", "]]", "{{", "}}", "♪♪", "♪♪♪"]
 _MUSIC = "♩♪♫♬♭♮♯"
 
-# GPT-2 parts text into runs of one kind before it merges. The kinds are written as letters (see `_kind`); a space before
-# a run belongs to it, also the last of several.
+# GPT-2 parts text into runs of one kind before it merges. The kinds are written as letters (see `_kind`); a space
+# before a run belongs to it, also the last of several.
 _RUN = re.compile(r" ?L+| ?N+| ?O+|[ s]+(?![LNO])|[ s]+")
 _CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)")
 # White space as Unicode defines it; Python's own also counts the separators U+001C to U+001F.

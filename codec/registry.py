@@ -33,11 +33,11 @@ _DAC = "https://github.com/descriptinc/descript-audio-codec/releases/download/"
 
 
 def _entry(
-    name: str, root: str, file: str, sha256: str | None, description: str, license: str, **more: str
+    name: str, root: str, file: str, sha256: str | None, description: str, license: str, kind: str = "codec"
 ) -> ModelEntry:
     # DAC's releases differ only in their folder: weights.pth alone would not say which model it is.
     kept = file.replace("/", "-") if root == _DAC else file
-    return ModelEntry(name, root + file, kept, sha256, description, license, **more)
+    return ModelEntry(name, root + file, kept, sha256, description, license, kind)
 
 
 _MODELS = (

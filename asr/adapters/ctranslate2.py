@@ -66,11 +66,13 @@ def load_ctranslate2(folder: Path, name: str) -> Whisper:
             raise InputError(f"{path} is empty; download it again")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             variables = _Reader(data, path).read()
-    heads = [_integer(variables.get(f"{part}/num_heads"), path) for part in ("encoder", "decoder")]
+    audio_heads = _integer(variables.get("encoder/num_heads"), path)
+    text_heads = _integer(variables.get("decoder/num_heads"), path)
     config = read_config(folder / "config.json")
     vocabulary = _vocabulary(folder, variables.get("decoder/embeddings/weight"))
     weights = _rename(variables, path)
-    return assemble(weights, path, name, *heads, config.get("alignment_heads"), vocabulary)
+    del variables  # `assemble` frees one weight after another
+    return assemble(weights, path, name, audio_heads, text_heads, config.get("alignment_heads"), vocabulary)
 
 
 def is_model_bin(path: Path) -> bool:

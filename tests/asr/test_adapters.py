@@ -409,6 +409,8 @@ def test_the_table_of_heads_is_the_published_one():
         theirs.set_alignment_heads(dump)
         indices = theirs.alignment_heads.indices().T.tolist()
         assert published_heads(name) == tuple(map(tuple, indices)), name
+    assert published_heads("faster-whisper-large-v2") == published_heads("large-v2")
+    assert published_heads("whisper-tiny") == published_heads("tiny")
     assert published_heads("my-own") is None
 
 
