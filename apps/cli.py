@@ -13,7 +13,7 @@ import typer
 
 from .. import __version__
 from ..errors import MynaError
-from . import compress, decompress, evaluate, info, models, say, train, transcribe, voices
+from . import compress, decompress, evaluate, info, models, prepare, say, train, transcribe, voices
 from .console import PIPE_CLOSED, complain, silence_stdout
 from .demo import command as demo
 
@@ -53,6 +53,7 @@ app.command("transcribe")(transcribe.command)
 app.add_typer(models.app, name="models")
 app.add_typer(voices.app, name="voices")
 app.command("demo")(demo.command)
+app.command("prepare")(prepare.command)
 app.command("train")(train.train)
 app.add_typer(evaluate.app, name="evaluate")
 

@@ -22,6 +22,7 @@ BELOW = {
     "tts": {"codec", "discriminators", "asr", "layers", "kernels", "data"},
     "training": {"tts", "codec", "discriminators", "asr", "layers", "kernels", "data", "evaluation"},
     "evaluation": {"tts", "codec", "discriminators", "asr", "layers", "kernels", "data", "training"},
+    "preparation": {"tts", "codec", "asr", "layers", "kernels", "data", "evaluation"},
     "weights": set(),
     "recipes": set(),
     "voices": set(),

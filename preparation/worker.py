@@ -1,0 +1,73 @@
+"""What a worker is given, and how it works: one thread, so that its results depend on nothing but the unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ..errors import InputError
+from .options import PrepareOptions
+from .transcribe import Recogniser
+from .unit import Unit
+
+# Before a worker starts: libraries count their threads when they are loaded.
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
+
+CRASHED = "reading it ends the process that does"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """folder: of the recordings.   out: of the corpus.   recogniser: makes one, in the worker."""
+
+    folder: Path
+    out: Path
+    options: PrepareOptions
+    recogniser: Callable[[PrepareOptions], Recogniser | None]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the engine reports of a unit.   seconds: of audio.   timings: seconds of work by stage."""
+
+    key: str
+    n_bytes: int
+    seconds: float
+    timings: Mapping[str, float]
+
+
+def complete(setup: Setup, unit: Unit, skip: Mapping[str, str] | None = None) -> Done:
+    """Run a unit and write it to the journal, unless it is there. skip: as in `Pipeline.run`."""
+    from .journal import Journal
+
+    if not setup.folder.is_dir() or not setup.out.is_dir():
+        raise InputError(
+            f"{setup.folder} or {setup.out} is not there where a worker runs; all machines need both at the same path"
+        )
+    journal = Journal(setup.out)
+    made = None if skip else journal.result(unit)
+    if made is None:
+        made = journal.complete(unit, _pipeline(setup), skip)
+    return Done(unit.key, unit.n_bytes, made.seconds, made.timings)
+
+
+def try_recording(setup: Setup, unit: Unit, place: int) -> None:
+    """One recording of a unit, its result thrown away: to see whether it ends the process."""
+    import os
+
+    with open(os.devnull, "wb") as nowhere:
+        _pipeline(setup).run(Unit(unit.key, unit.recordings[place : place + 1], 0), nowhere)
+
+
+@lru_cache(maxsize=1)
+def _pipeline(setup: Setup):
+    import torch
+
+    from .unit import Pipeline
+
+    torch.set_num_threads(1)
+    return Pipeline(setup.folder, setup.options, setup.recogniser(setup.options))
