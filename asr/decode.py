@@ -20,6 +20,7 @@ from .logit_filters import filters_of
 from .options import DecodingOptions
 from .prompts import Prompt, prompt_of, tokenizer_of
 from .search import Candidate, best, search_of
+from .speculative import can_speculate, speculate
 from .tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
 from .whisper import DecoderState, Whisper
 
@@ -136,6 +137,9 @@ def _decode_alike(
     no_speech = logits.softmax(1)[:, tokenizer.no_speech].tolist()
     if prompts[0].tail:
         logits, state = _read(model, state, [prompt.tail for prompt in prompts], tokenizer.eot)
+    if can_speculate(model, len(prompts), options.n_group, options.temperature):
+        taken = speculate(model, logits, state, filters, tokenizer.eot, prompts[0].limit)
+        return [_result(tokenizer, taken, no_speech[0], options)]
     if options.n_group > 1:
         state = state.spread(options.n_group)
 
@@ -162,16 +166,17 @@ def _decode_alike(
             alive = [alive[slot] for slot in kept]
         logits, state = model.step(search.sampled[:, -1:], state)
 
-    results = []
-    for i in range(len(prompts)):
-        taken = best(found[i], options.length_penalty)
-        text = tokenizer.decode(taken.tokens).strip()
-        average = taken.sum_logprob / (len(taken.tokens) + 1)
-        ratio = compression_ratio(text)
-        results.append(
-            DecodingResult("", tuple(taken.tokens), text, average, no_speech[i], options.temperature, ratio)
-        )
-    return results
+    chosen = (best(found[i], options.length_penalty) for i in range(len(prompts)))
+    return [_result(tokenizer, taken, no_speech[i], options) for i, taken in enumerate(chosen)]
+
+
+def _result(
+    tokenizer: Tokenizer, taken: Candidate, no_speech: float, options: DecodingOptions
+) -> DecodingResult:
+    text = tokenizer.decode(taken.tokens).strip()
+    average = taken.sum_logprob / (len(taken.tokens) + 1)
+    ratio = compression_ratio(text)
+    return DecodingResult("", tuple(taken.tokens), text, average, no_speech, options.temperature, ratio)
 
 
 def _read(
@@ -180,7 +185,7 @@ def _read(
     """The logits (R, V) after each row's tokens, and the next state."""
     longest = max(map(len, tokens))
     padded = [[*row, *[padding] * (longest - len(row))] for row in tokens]
-    device = state.position.device
+    device = model.device
     lengths = torch.tensor([len(row) for row in tokens], device=device)
     uniform = min(map(len, tokens)) == longest
     return model.step(torch.tensor(padded, device=device), state, None if uniform else lengths)

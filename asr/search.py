@@ -179,15 +179,23 @@ def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n_values = x.shape[1]
     whole = n_values // _BLOCK
     if whole < k or not (x.is_contiguous() and x.device.type == "cpu"):
-        return x.topk(k)
+        return _top(x, k)
     maxima = x[:, : whole * _BLOCK].unflatten(1, (whole, _BLOCK)).amax(2)
     if n_values % _BLOCK:
         maxima = torch.cat([maxima, x[:, whole * _BLOCK :].amax(1, keepdim=True)], 1)
-    blocks = maxima.topk(k)[1].sort(1)[0]  # in order, so that of equal values the first is taken
+    blocks = _top(maxima, k)[1]
     index = (blocks[..., None] * _BLOCK + torch.arange(_BLOCK)).flatten(1)
     values = x.gather(1, index.clamp(max=n_values - 1)).masked_fill_(index >= n_values, float("-inf"))
-    values, at = values.topk(k)
+    values, at = _top(values, k)
     return values, index.gather(1, at).clamp_(max=n_values - 1)
+
+
+def _top(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """torch.topk, but that of equal values a single one is the first."""
+    if k > 1:
+        return x.topk(k)
+    values, index = x.max(1, keepdim=True)
+    return values, index
 
 
 def _until(tokens: list[int], end: int) -> list[int]:
