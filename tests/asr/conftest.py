@@ -7,22 +7,25 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from torch import Tensor
-
 from myna.asr.vocabularies import vocabulary_for
 from myna.asr.whisper import WhisperDims
+from torch import Tensor
 
 ENGLISH, MULTILINGUAL = 51864, 51865
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one window's decoding is to give. no_speech: its probability.   doubts: text tokens as likely as the one that
-    is meant, itself included: the log-probability of each token is that of 1 in so many."""
+    """What one window's decoding is to give.
+
+    no_speech: its probability.   doubts: text tokens as likely as the one that is meant, itself included, so
+    that its probability is 1 in so many.   n_tail: tokens of the prompt after the start of the transcript.
+    """
 
     tokens: Sequence[int]
     no_speech: float = 0.0
     doubts: int = 1
+    n_tail: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class ScriptedWhisper:
     prompts: list[tuple[int, ...]] = field(default_factory=list)
     windows: list[Tensor] = field(default_factory=list)
     device = torch.device("cpu")
+    draft = None
 
     def __post_init__(self):
         self.dims = replace(WhisperDims(), n_vocab=self.n_vocab)
@@ -77,20 +81,19 @@ class ScriptedWhisper:
     def step(self, tokens: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         logits = torch.full((len(tokens), self.n_vocab), -20.0)
         rows = []
-        for i, (answer, read) in enumerate(state.rows):
-            read = (*read, *tokens[i, : None if lengths is None else int(lengths[i])].tolist())
-            sot = len(read) - 1 - read[::-1].index(self.eot + 1)
-            begins = sot + 1
-            while begins < len(read) and self.eot < read[begins] < self.n_vocab - 1501:
-                begins += 1
-            n = len(read) - begins
-            if n == 0:
+        for i, (answer, before) in enumerate(state.rows):
+            read = (*before, *tokens[i, : None if lengths is None else int(lengths[i])].tolist())
+            n_tail = answer.n_tail if answer.n_tail is not None else 2 * (self.n_vocab > ENGLISH)
+            begins = len(read) - read[::-1].index(self.eot + 1) + n_tail
+            n = max(0, len(read) - begins)
+            if before in self.prompts and n == 0:
+                self.prompts[-1 - self.prompts[::-1].index(before)] = read
+            elif not before:
                 self.prompts.append(read)
-            token = answer.tokens[n] if n < len(answer.tokens) else self.eot
-            logits[i, token] = 30.0
             logits[i, 1000 : 1000 + answer.doubts - 1] = 29.999
-            if n == 0:
-                logits[i, self.no_speech] = 30.0 + torch.logit(torch.tensor(answer.no_speech)).item()
+            logits[i, answer.tokens[n] if n < len(answer.tokens) else self.eot] = 30.0
+            odds = torch.tensor(answer.no_speech).logit()
+            logits[i, self.no_speech] = odds + logits[i].logsumexp(0) if n == 0 else -20.0
             rows.append((answer, read))
         return logits, State(rows)
 

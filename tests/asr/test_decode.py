@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from myna.asr.decode import DecodingOptions, compression_ratio, decode, detect_language
 from myna.asr.fallback import FallbackOptions, at_temperature, decode_with_fallback
 from myna.asr.prompts import Context, prompt_of, tokenizer_of
@@ -153,7 +152,8 @@ def test_different_options_in_one_call(multilingual, features):
     alone = [decode(multilingual, features[i : i + 1], o)[0] for i, o in enumerate(each)]
     assert [r.tokens for r in together] == [r.tokens for r in alone]
     assert [r.language for r in together][:2] == ["de", "fr"]
-    assert together[0].language_probs is None and together[2].language_probs is not None
+    assert together[0].language_probs is None
+    assert together[2].language_probs is not None
 
 
 def test_seed_of_the_samples(english, features):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from myna.asr.logit_filters import (
     NoRepeatNgram,
     RepetitionPenalty,
@@ -119,7 +118,8 @@ def test_timestamps_that_are_likelier_together(tokenizer, time):
     rules(logits, torch.tensor([[time(0), 5], [time(0), 5]]))
     first, second = allowed(logits)
     assert first == set(range(time(1), V))
-    assert 400 in second and time(1) in second
+    assert 400 in second
+    assert time(1) in second
 
 
 def test_repetition_penalty_spares_timestamps(tokenizer, time):
@@ -151,4 +151,5 @@ def test_filters_in_the_order_of_the_original(tokenizer):
         SuppressTokens,
     ]
     rules = filters_of(tokenizer, DecodingOptions(max_initial_timestamp=0.5), 0.02)[-1]
-    assert isinstance(rules, TimestampRules) and rules.max_initial == 25
+    assert isinstance(rules, TimestampRules)
+    assert rules.max_initial == 25

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from myna.asr.decode import DecodingOptions, decode
 from myna.asr.features import N_SAMPLES, log_mel, pad_or_trim
 from myna.asr.registry import load_whisper
@@ -206,7 +205,9 @@ def test_alignment_of_a_window(model, reference, recordings, mels, features):
 
     ours_tokenizer = Tokenizer(model.vocabulary or (), model.dims.n_vocab)
     n_frames = [len(recordings[i]) // 160 for i in (18, 0)]
-    texts = [ours_tokenizer.encode(text) for text in (' The "position" of the page, on paper.', " I wanted to.")]
+    texts = [
+        ours_tokenizer.encode(text) for text in (' The "position" of the page, on paper.', " I wanted to.")
+    ]
     ours = find_alignment(model, [ours_tokenizer] * 2, texts, features[[18, 0]], n_frames)
     for i, row in enumerate((18, 0)):
         theirs = their_alignment(reference, get_tokenizer(False), texts[i], mels[row], n_frames[i])

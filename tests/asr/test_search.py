@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-
 from myna.asr.options import DecodingOptions
 from myna.asr.search import BeamSearch, Candidate, Sampling, best, search_of, top_k
 
@@ -28,9 +27,7 @@ def run(search, n_audios: int, steps: int) -> list[list[Candidate]]:
     found: dict[int, list[Candidate]] = {}
     for _ in range(steps):
         group = len(search.sampled) // len(alive)
-        rows = [
-            language(tuple(row), seed=alive[i // group]) for i, row in enumerate(search.sampled.tolist())
-        ]
+        rows = [language(tuple(row), seed=alive[i // group]) for i, row in enumerate(search.sampled.tolist())]
         search.update(torch.stack(rows))
         over = [i for i, done in enumerate(search.done) if done]
         found |= {alive[i]: search.candidates(i) for i in over}
@@ -83,7 +80,9 @@ def test_beams_of_several_audios(size, patience):
     for seed in range(n_audios):
         expected = plain_beams(seed, size, enough, steps)
         assert [c.tokens for c in found[seed]] == [c.tokens for c in expected]
-        assert [c.sum_logprob for c in found[seed]] == pytest.approx([c.sum_logprob for c in expected], abs=1e-5)
+        assert [c.sum_logprob for c in found[seed]] == pytest.approx(
+            [c.sum_logprob for c in expected], abs=1e-5
+        )
 
 
 def test_patience_waits_for_more():
@@ -97,14 +96,16 @@ def test_rows_say_which_beam_goes_on():
     assert search.update(torch.tensor([[5.0, 4.9, 0.0, -9.0]])) is None  # all beams have the same past
     assert search.sampled.tolist() == [[0], [1]]
     rows = search.update(torch.tensor([[0.0, 0.0, 0.0, 0.0], [9.0, 8.9, 0.0, -9.0]]))
-    assert rows is not None and rows.tolist() == [1, 1]
+    assert rows is not None
+    assert rows.tolist() == [1, 1]
     assert search.sampled.tolist() == [[1, 0], [1, 1]]
 
 
 def test_forbidden_ends_do_not_count():
     search = BeamSearch(END, 2, 1.0, 1, CPU)
     search.update(torch.tensor([[0.0, -math.inf, -math.inf, -math.inf]]))
-    assert search.finished == [[]] and search.done == [False]
+    assert search.finished == [[]]
+    assert search.done == [False]
 
 
 def test_greedy_adds_up_to_the_end():
@@ -171,4 +172,5 @@ def test_equal_values_give_the_first():
 def test_search_of_the_options():
     assert isinstance(search_of(DecodingOptions(beam_size=2), END, [0], CPU), BeamSearch)
     sampling = search_of(DecodingOptions(temperature=0.4, best_of=3), END, [0], CPU)
-    assert isinstance(sampling, Sampling) and sampling.n_group == 3
+    assert isinstance(sampling, Sampling)
+    assert sampling.n_group == 3
