@@ -91,12 +91,16 @@ def _entries() -> Iterator[ModelEntry]:
         file = f"whisper/{name}/model.safetensors"
         yield ModelEntry(name, url, file, None, described, "MIT", "asr", beside)
     for original, repository in _CONVERTED.items():
-        name = f"faster-{original}" if original.startswith("distil-") else f"faster-whisper-{original}"
+        name = _converted_name(original)
         described = f"{original} as faster-whisper takes it (CTranslate2; no checksum is published)"
         url = f"{_HUB}{repository}/resolve/main/model.bin"
         yield ModelEntry(
             name, url, f"whisper/{name}/model.bin", None, described, "MIT", "asr", ("config.json",)
         )
+
+
+def _converted_name(original: str) -> str:
+    return f"faster-{original}" if original.startswith("distil-") else f"faster-whisper-{original}"
 
 
 _MODELS = tuple(_entries())
@@ -127,7 +131,7 @@ def find_model(name: str) -> ModelEntry:
 
 def _names() -> str:
     names = [name for name, *_ in _SIZES] + list(ALIASES) + [name for name, *_ in _DISTILLED]
-    return ", ".join(names) + ", any of them as faster-whisper-NAME"
+    return ", ".join(names) + ", another name of `myna models list`"
 
 
 def model_path(name: str) -> Path:
@@ -157,6 +161,9 @@ def find_weights(name: str) -> Path | None:
     converted = _CONVERTED[original]
     if original != entry.name:
         return _in_hub(converted)
+    fetched = cache_dir() / find_model(_converted_name(original)).file
+    if fetched.is_file():
+        return fetched
     theirs = _user_cache() / "whisper" / f"{original}.pt"
     if theirs.is_file():
         return theirs

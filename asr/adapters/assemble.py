@@ -56,6 +56,10 @@ def assemble(
         model = Whisper(dims, find_heads(dims, alignment_heads, name), vocabulary, name)
     for key in list(weights):
         tensor = weights.pop(key)
+        if not tensor.is_floating_point():
+            raise InputError(
+                f"{path}: {key} is of {tensor.dtype}, quantized in a way unknown here; give a float checkpoint"
+            )
         weights[key] = torch.empty(tensor.shape).copy_(tensor)  # out of the file's memory, and contiguous
     load_strictly(model, weights, path, assign=True)
     return model.eval()

@@ -174,6 +174,9 @@ def test_a_name_is_looked_for_in_every_cache_in_turn(machine, monkeypatch):
     put(faster / "model.bin")
     assert find_weights("base.en") == faster == find_weights("faster-whisper-base.en")
 
+    converted = put(machine / "myna" / "whisper" / "faster-whisper-base.en" / "model.bin")
+    assert find_weights("base.en") == converted == find_weights("faster-whisper-base.en")
+    converted.unlink()
     original = put(machine / "user" / "whisper" / "base.en.pt")
     assert find_weights("base.en") == original
     ours = put(machine / "myna" / "whisper" / "base.en.pt")
@@ -332,6 +335,10 @@ def test_dims_that_are_not_those_of_the_weights(model, change: dict, words: tupl
         (lambda p: p["model_state_dict"].update({"decoder.ln.bias": torch.zeros(3)}), ("(3,) instead",)),
         (lambda p: p["model_state_dict"].update({"encoder.conv1.weight": torch.zeros(3)}), ("is (3,)",)),
         (lambda p: p["model_state_dict"].update({"decoder.ln.bias": "zero"}), ("not named weights",)),
+        (
+            lambda p: p["model_state_dict"].update({"decoder.ln.bias": torch.zeros(16, dtype=torch.int8)}),
+            ("decoder.ln.bias is of torch.int8", "float checkpoint"),
+        ),
         (lambda p: p.update(dims=[1, 2]), ("not dimensions",)),
         (lambda p: p.update(model_state_dict=None), ("not named weights",)),
     ],
