@@ -14,7 +14,7 @@ import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 
-import faster_whisper
+import faster_whisper.utils
 import pytest
 import torch
 from myna.asr import registry
