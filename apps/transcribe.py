@@ -124,7 +124,9 @@ def command(
         "0.2", metavar="FLOAT|none", help="Added when a text looks wrong.", rich_help_panel=_DECODING
     ),
     beam_size: int = typer.Option(
-        5, help="Beams at temperature 0; 1 is greedy and fastest.", rich_help_panel=_DECODING
+        None,
+        help="Beams at temperature 0; 1 is greedy and fastest.  [default: 5; --live: 1]",
+        rich_help_panel=_DECODING,
     ),
     best_of: int = typer.Option(5, help="Texts to choose from above 0.", rich_help_panel=_DECODING),
     patience: float = typer.Option(None, help="Of beam search.  [default: 1]", rich_help_panel=_DECODING),
@@ -222,7 +224,7 @@ def command(
                 temperature,
                 parse_optional("temperature-increment-on-fallback", temperature_increment_on_fallback),
             ),
-            beam_size=beam_size,
+            beam_size=beam_size if beam_size is not None else 1 if live else 5,
             best_of=best_of,
             patience=patience,
             length_penalty=length_penalty,

@@ -128,7 +128,8 @@ class FileTranscriber:
             report = self._deliver(transcriber, recording, transcript, elapsed, streamed=self._streams())
         if self._console.json:
             self._console.result(report, "")
-        self._say(describe(report))
+        if report.outputs:
+            self._say(describe(report))
 
     def many(self, recordings: list[Recording]) -> None:
         """One after the other; a bad one is reported and the rest go on. Ends with the exit code of the failures, 1 if
@@ -159,7 +160,8 @@ class FileTranscriber:
                         reports.append(self._deliver(transcriber, recording, transcript, elapsed, title=True))
                     except MynaError as error:
                         fail(recording, error)
-                    else:
+                        continue
+                    if reports[-1].outputs:
                         self._say(describe(reports[-1]))
         self._conclude(reports, errors, time.perf_counter() - began)
 
@@ -380,8 +382,10 @@ def find_recordings(files: Iterable[str], to_files: bool) -> list[Recording]:
 
 
 def describe(report: TranscribeReport) -> str:
-    """One line for people."""
-    line = f"{', '.join(report.outputs)}: {report.seconds:.2f} s of audio, language {report.language}"
+    """One line for people, of a report with outputs."""
+    first, *others = report.outputs
+    names = ", ".join((first, *(Path(other).suffix for other in others)))
+    line = f"{names}: {report.seconds:.2f} s of audio, language {report.language}"
     return f"{line}, {report.seconds / report.elapsed:.1f}x real time" if report.elapsed else line
 
 

@@ -55,6 +55,7 @@ def test_there_is_something_to_test():
         "evaluate",
         "train",
         "say",
+        "transcribe",
         "voices",
         "demo",
     }

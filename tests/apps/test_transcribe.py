@@ -6,8 +6,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,11 @@ from myna.asr import transcriber
 from myna.asr.transcribe import TranscribeOptions
 from myna.asr.transcript import Segment, Transcript, Word
 from myna.asr.writers import FORMATS
-from myna.data.audio import Audio, write_audio
-from myna.errors import InputError, MissingModelError
+from myna.data.audio import Audio, read_audio, write_audio
+from myna.errors import InputError, MissingModelError, UsageError
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-SPEECH = ASSETS / "speech.wav"
+SPEECH, LJ = ASSETS / "speech.wav", ASSETS / "lj.flac"
 WHISPER = "tiny.en"
 
 
@@ -97,7 +99,7 @@ def test_into_a_folder_all_formats(scripted, myna):
     done = myna("transcribe", "speech.wav", "--output-dir", "new/out")
     assert done.code == 0, done
     assert written("new/out") == [f"speech.{kind}" for kind in sorted(FORMATS)]
-    assert done.out.startswith("new/out/speech.txt, ")
+    assert done.out.startswith("new/out/speech.txt, .srt, .vtt, .tsv, .json: ")
     assert "7.06 s of audio, language en" in done.out
     assert myna("transcribe", "speech.wav", "-o", "two", "--format", "srt,txt,srt").code == 0
     assert written("two") == ["speech.srt", "speech.txt"]
@@ -121,7 +123,7 @@ def test_a_named_pipe_is_read_once(scripted, myna, tmp_path):
 def test_a_folder_keeps_its_tree(scripted, myna):
     Path("in/deep").mkdir(parents=True)
     shutil.copy(SPEECH, "in/a.b.wav")
-    shutil.copy(ASSETS / "lj.flac", "in/deep/c.FLAC")
+    shutil.copy(LJ, "in/deep/c.FLAC")
     Path("in/notes.txt").write_text("no audio")
     Path("in/.hidden.wav").write_text("no audio either")
     done = myna("transcribe", "in", "speech.wav", "-o", "out", "--format", "txt")
@@ -163,6 +165,18 @@ def test_verbose_shows_times_on_standard_error(scripted, myna):
     assert len(done.err.splitlines()) == 4
 
 
+def test_a_terminal_sees_segments_as_they_come(scripted, monkeypatch):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    screen = Terminal(io.BytesIO(), "utf-8")
+    monkeypatch.setattr(sys, "stdout", screen)
+    scripted.interrupt_at = 4
+    assert run(["transcribe", "speech.wav"]) == 130
+    assert screen.buffer.getvalue() == b"Said 0.\nSaid 1.\n"
+
+
 def test_subtitles_are_laid_out(scripted, myna):
     layout = ("--word-timestamps", "--max-line-width", 10, "--max-line-count", 2)
     done = myna("transcribe", "speech.wav", "--format", "srt", *layout)
@@ -185,7 +199,7 @@ def test_short_recordings_are_decoded_together_long_ones_alone(scripted, myna):
 
 
 def test_batched_is_one_recording_at_a_time(scripted, myna):
-    assert myna("transcribe", "speech.wav", ASSETS / "lj.flac", "--batched", "--batch-size", 3).code == 0
+    assert myna("transcribe", "speech.wav", LJ, "--batched", "--batch-size", 3).code == 0
     assert [(kind, size) for kind, _, size in scripted.calls] == [("one", 3), ("one", 3)]
 
 
@@ -255,7 +269,7 @@ def test_temperatures(start, increment, expected):
         (("speech.wav", "--temperature-increment-on-fallback", 0), ("more than 0",)),
         (("speech.wav", "--logprob-threshold", "low"), ("--logprob-threshold low", "none")),
         (("speech.wav", "--suppress-tokens", "a,b"), ("a,b", "token ids")),
-        (("speech.wav", "--clip-timestamps", "3,1"), ("3,1", "ascending")),
+        (("speech.wav", "--clip-timestamps", "3,1"), ("3,1", "each after the one before")),
         (("speech.wav", "--clip-timestamps", "1,x"), ("1,x",)),
         (("speech.wav", "--beam-size", 0), ("beam",)),
         (("speech.wav", "--task", "sing"), ("sing", "translate")),
@@ -280,7 +294,7 @@ def test_outputs_are_not_overwritten(scripted, myna):
     assert written() == ["speech.vtt"]
     assert myna("transcribe", "speech.wav", "-o", "out", "--force").code == 0
     assert Path("out/speech.vtt").read_text().startswith("WEBVTT")
-    done = myna("transcribe", "speech.wav", ASSETS / "lj.flac", "-o", "out")  # the rest goes on
+    done = myna("transcribe", "speech.wav", LJ, "-o", "out")  # the rest goes on
     assert done.code == 2
     assert "speech.txt exists" in done.err
     assert Path("out/lj.txt").exists()
@@ -303,7 +317,7 @@ BAD = {
     "empty": (b"", "is empty"),
     "text": (b"Not audio, whatever its name says.\n" * 30, "not audio"),
     "truncated": (SPEECH.read_bytes()[:90_000], "truncated"),
-    "truncated-flac": ((ASSETS / "lj.flac").read_bytes()[:20_000], ""),
+    "truncated-flac": (LJ.read_bytes()[:20_000], ""),
     "nan": (
         wav(np.r_[np.zeros(16_000), np.nan, np.zeros(100)].astype(np.float32)),
         "NaN or infinity at 1.000 s",
@@ -327,7 +341,7 @@ def test_a_bad_one_among_many(scripted, myna):
         if content is not None:
             Path(f"in/{kind}.wav").write_bytes(content)
     shutil.copy(SPEECH, "in/zebra.wav")
-    shutil.copy(ASSETS / "lj.flac", "in/ant.flac")
+    shutil.copy(LJ, "in/ant.flac")
     done = myna("transcribe", "in", "none.wav", "-o", "out", "--format", "txt")
     assert done.code == 3
     assert written() == ["ant.txt", "zebra.txt"]
@@ -354,7 +368,7 @@ def test_a_missing_model_is_said_once(scripted, myna, monkeypatch):
         raise MissingModelError("whisper-huge is not on this machine; myna models download whisper-huge")
 
     monkeypatch.setattr(command, "_load", fail)
-    myna("transcribe", "speech.wav", ASSETS / "lj.flac", "-o", "out").failed_with(4, "download")
+    myna("transcribe", "speech.wav", LJ, "-o", "out").failed_with(4, "download")
     assert not Path("out").exists()
 
 
@@ -378,7 +392,233 @@ def test_a_reader_that_has_gone_ends_it_quietly(scripted, myna, monkeypatch):
     assert run(["transcribe", "speech.wav"]) == 141
 
 
-# ---- samples and models, in Python
+# ---- real speech, real weights
+
+
+@pytest.fixture(scope="module")
+def tiny_en() -> transcriber.Transcriber:
+    return transcriber.Transcriber(WHISPER)
+
+
+@pytest.fixture
+def whisper(tiny_en, monkeypatch, tmp_path) -> transcriber.Transcriber:
+    """Whisper tiny.en, loaded once; in an empty folder."""
+
+    def load(model, device, precision, threads, options, console):
+        tiny_en.options(options)
+        return tiny_en
+
+    monkeypatch.setattr(command, "_load", load)
+    monkeypatch.chdir(tmp_path)
+    return tiny_en
+
+
+def test_what_was_said(whisper, myna):
+    done = myna("transcribe", SPEECH)
+    assert done.code == 0, done
+    assert "These subordinate chiefs were also rewarded out of the scanty prison" in done.out
+
+
+def test_python_hears_what_the_command_hears(whisper, myna, capsys):
+    import myna as package
+
+    report = json.loads(myna("transcribe", LJ, "--word-timestamps", "--json").out)
+    heard = package.transcribe(LJ, whisper, word_timestamps=True)
+    assert isinstance(heard, package.Transcript)
+    assert heard.to_dict() == {name: report[name] for name in ("text", "segments", "language")}
+    assert "neat and clear" in heard.text
+    words = report["segments"][0]["words"]
+    assert "".join(word["word"] for word in words) == report["segments"][0]["text"]
+    samples = read_audio(LJ, 16_000, mono=True).samples
+    assert package.transcribe(samples[0], whisper).text == heard.text
+
+
+def test_side_by_side_is_one_by_one(whisper, myna):
+    # Greedy and without fallback: what is sampled depends on chance.
+    fast = ("--beam-size", 1, "--temperature-increment-on-fallback", "none", "--format", "json", "-q")
+    files = [SPEECH, LJ]
+    assert myna("transcribe", *files, "-o", "together", *fast).code == 0
+    for path in files:
+        assert myna("transcribe", path, "-o", "alone", *fast).code == 0
+        together, alone = (
+            json.loads(Path(f, f"{path.stem}.json").read_text()) for f in ("together", "alone")
+        )
+        assert together["text"] == alone["text"] != ""
+        for one, other in zip(together["segments"], alone["segments"], strict=True):
+            assert (one["start"], one["end"], one["tokens"]) == (
+                other["start"],
+                other["end"],
+                other["tokens"],
+            )
+            assert one["avg_logprob"] == pytest.approx(other["avg_logprob"], abs=1e-3)
+
+
+@pytest.mark.parametrize("how", ["--batched", "--vad"])
+def test_silence_is_left_out(whisper, myna, how):
+    """Speech, and long silence about it: the words and their times are where they were."""
+    speech = read_audio(LJ, 16_000, mono=True).samples
+    quiet = np.zeros((1, 16_000 * 20), np.float32)
+    write_audio("in.wav", np.concatenate([quiet, speech, quiet], axis=1), 16_000)
+    report = json.loads(
+        myna("transcribe", "in.wav", how, "--word-timestamps", "--json", "--beam-size", 1).out
+    )
+    words = [word for segment in report["segments"] for word in segment["words"]]
+    assert [word["word"].strip() for word in words[:3]] == ["The", "best,", "mostly"]
+    assert len(words) == 15
+    assert 19.5 < words[0]["start"] < 20.6
+    assert 25 < words[-1]["end"] < 26.2
+    write_audio("quiet.wav", quiet, 16_000)
+    report = json.loads(myna("transcribe", "quiet.wav", how, "--json").out)
+    assert (report["text"], report["segments"], report["seconds"]) == ("", [], 20.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "rate", "expected"),
+    [
+        ("one-sample", np.full((1, 1), 0.5), 16_000, ""),
+        ("half-a-millisecond", np.zeros((1, 8)), 16_000, ""),
+        ("eight-channels", None, 24_000, "was neat and clear"),
+        ("8-khz", None, 8_000, "was neat and clear"),
+    ],
+)
+def test_unusual_recordings(whisper, myna, name, samples, rate, expected):
+    if samples is None:
+        speech = read_audio(LJ, rate).samples
+        samples = np.repeat(speech, 8, axis=0) if name == "eight-channels" else speech
+    write_audio("in.wav", samples.astype(np.float32), rate)
+    done = myna("transcribe", "in.wav", "-o", "out", "--beam-size", 1, "-q")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    text = Path("out/in.txt").read_text("utf-8")
+    assert expected in text if expected else text.strip() == ""
+    assert json.loads(Path("out/in.json").read_text())["text"].strip() == text.strip()
+
+
+def test_live_from_a_pipe(whisper, monkeypatch, capfdbinary):
+    """WAV at another rate, and raw samples: the same words, sentence by sentence or each change as JSON."""
+    speech = read_audio(LJ, 16_000, mono=True).samples
+    Path("speech.raw").write_bytes((speech[0] * 32_767).astype("<i2").tobytes())
+    write_audio("speech.wav", read_audio(LJ).samples, 24_000)
+    with open("speech.wav", "rb") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert run(["transcribe", "--live", "-q"]) == 0
+    text = capfdbinary.readouterr().out.decode()
+    assert "neat and clear" in text
+    assert text.endswith("distinction.\n")
+    with open("speech.raw", "rb") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert run(["transcribe", "--live", "-", "--json"]) == 0
+    captured = capfdbinary.readouterr()
+    updates = [json.loads(line) for line in captured.out.decode().splitlines()]
+    assert len(updates) > 1
+    assert "".join(update["stable"] for update in updates).strip() == " ".join(text.split())
+    ends = [word["end"] for update in updates for word in update["words"]]
+    assert ends == sorted(ends)
+    assert b"about 2 s after they are said" in captured.err
+
+
+def test_live_refuses_what_it_cannot_read(whisper, monkeypatch, myna):
+    with open(LJ, "rb") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        myna("transcribe", "--live", "-", "-q").failed_with(3, "16-bit samples or WAV")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(("--language", "de"), ("English only", "use tiny")), (("--task", "translate"), ("cannot translate",))],
+)
+def test_an_english_model_is_not_asked_for_more(whisper, myna, args, words):
+    myna("transcribe", SPEECH, "-o", "out", *args).failed_with(2, "tiny.en", *words)
+    assert not Path("out").exists()
+
+
+# ---- models that are not there, or are something else
+
+
+@pytest.fixture
+def weights() -> Path:
+    from myna.asr.registry import find_weights
+
+    found = find_weights(WHISPER)
+    assert found is not None
+    return found if found.is_dir() else found.parent
+
+
+def test_models_that_cannot_be_used(weights, myna, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("no-weights", "cut", "foreign"):
+        shutil.copytree(weights, name, ignore=shutil.ignore_patterns("model.bin"))
+    with open(weights / "model.bin", "rb") as file:
+        Path("cut/model.bin").write_bytes(file.read(1 << 20))
+    Path("foreign/model.bin").write_bytes(SPEECH.read_bytes())
+    Path("empty").mkdir()
+    for name, code in (("no-weights", 4), ("empty", 4), ("cut", 3), ("foreign", 3), ("none/here", 4)):
+        myna("transcribe", SPEECH, "-o", "out", "-m", name).failed_with(code, name)
+    myna("transcribe", SPEECH, "-o", "out", "-m", "tinny.en").failed_with(
+        2, "tinny.en", "tiny.en, tiny, base.en"
+    )
+    myna("transcribe", SPEECH, "-o", "out", "-m", SPEECH).failed_with(3, "speech.wav")
+    myna("transcribe", SPEECH, "-m", WHISPER, "--device", "gpu").failed_with(2, "gpu", "cuda")
+    myna("transcribe", SPEECH, "-m", WHISPER, "--precision", "int4").failed_with(
+        2, "int4", "auto, float32, int8"
+    )
+    assert not Path("out").exists()
+
+
+def test_without_a_model_the_best_one_here(monkeypatch, tmp_path):
+    here = {"small.en", "tiny", "base", "turbo"}
+    monkeypatch.setattr(transcriber, "find_weights", lambda name: tmp_path if name in here else None)
+    assert transcriber.default_model() == "turbo"
+    assert transcriber.default_model("de", "translate") == "base"
+    here.remove("turbo")
+    assert transcriber.default_model() == "small.en"
+    assert transcriber.default_model("de") == "base"
+    here -= {"tiny", "base"}
+    with pytest.raises(MissingModelError, match="myna models download small"):
+        transcriber.default_model("de")
+
+
+def test_precision(tiny_en):
+    assert tiny_en.precision == "float32"
+    small = transcriber.Transcriber(WHISPER, precision="int8")
+    assert small.precision == "int8"
+    assert "were also rewarded" in small.transcribe(SPEECH, beam_size=1).text
+    with pytest.raises(UsageError, match="CPU"):
+        transcriber.Transcriber(WHISPER, "cuda", "int8")
+    with pytest.raises(UsageError, match="no option beams"):
+        tiny_en.transcribe(SPEECH, beams=3)
+
+
+def test_a_signal_half_way(spawn, tmp_path):
+    speech = read_audio(SPEECH, 16_000, mono=True).samples
+    write_audio(tmp_path / "long.wav", np.tile(speech, 50), 16_000)  # a minute of work
+
+    def listen() -> None:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # tests in the background of a shell inherit its deafness
+
+    args = (
+        "transcribe",
+        tmp_path / "long.wav",
+        "-o",
+        tmp_path / "out",
+        "--model",
+        WHISPER,
+        "--beam-size",
+        1,
+        "--verbose",
+    )
+    process = spawn(*args, stdout=subprocess.PIPE, preexec_fn=listen)
+    assert process.stderr.readline().startswith(b"[00:00")
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert err.decode().splitlines()[-1] == "myna: error: interrupted; nothing was left half written"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.wav"]
+
+
+# ---- samples, in Python
 
 
 def test_samples_are_mono_at_16_khz():
