@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..layers.int8 import Int8Linear, int8_engine
-from .whisper import MultiHeadAttention, Whisper
+from .whisper import MultiHeadAttention, TextDecoder, Whisper
 
 
 class FusedAttention(nn.Module):
@@ -67,7 +67,8 @@ _FEW = 16
 
 @torch.no_grad()
 def prepare(model: Whisper, int8: bool = False) -> Whisper:
-    """A copy for inference, in evaluation mode; it shares the weights it leaves as they are.
+    """A copy for inference, in evaluation mode; it shares the weights it leaves as they are. In float32 on a CPU it has
+    a `draft`, its decoder in 8 bits.
 
     int8: matrices in 8 bits, the inputs of their products quantised row by row. Raises UsageError where the model is
     not float32 on a CPU, or torch has no such products for it.
@@ -77,14 +78,29 @@ def prepare(model: Whisper, int8: bool = False) -> Whisper:
         raise UsageError(
             "8-bit products need a float32 model on a CPU that torch knows them for; use float32"
         )
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    shared[id(model.vocabulary)] = model.vocabulary
-    ready = copy.deepcopy(model, shared).eval()
+    ready = copy.deepcopy(model, _shared(model)).eval()
     for parameter in ready.parameters():
         parameter.requires_grad_(False)
-    _make_ready(ready, engine)
-    ready.decoder.head = Head(model.decoder.token_embedding.weight.detach(), engine)
+    if not int8 and model.device.type == "cpu" and model.dtype == torch.float32 and int8_engine() is not None:
+        ready._draft.append(
+            _decoder_for_inference(copy.deepcopy(model.decoder, _shared(model)), int8_engine())
+        )
+    _make_ready(ready.encoder, engine)
+    _decoder_for_inference(ready.decoder, engine)
     return ready
+
+
+def _shared(model: Whisper) -> dict[int, Any]:
+    """What a deep copy takes over as it is. A new one each time: copying adds what was copied."""
+    kept = [*model.parameters(), *model.buffers(), model.vocabulary]
+    return {id(thing): thing for thing in kept}
+
+
+def _decoder_for_inference(decoder: TextDecoder, engine: str | None) -> TextDecoder:
+    table = decoder.token_embedding.weight.detach()
+    _make_ready(decoder, engine)
+    decoder.head = Head(table, engine)
+    return decoder.eval()
 
 
 def _make_ready(module: nn.Module, engine: str | None) -> None:
@@ -93,7 +109,7 @@ def _make_ready(module: nn.Module, engine: str | None) -> None:
             setattr(module, name, FusedAttention(child, name == "cross_attn", engine))
         elif isinstance(child, nn.Linear):
             setattr(module, name, _linear(child.weight.detach(), child.bias.detach(), engine))
-        else:
+        elif not isinstance(child, Head):
             _make_ready(child, engine)
 
 

@@ -174,6 +174,10 @@ class DecoderState:
         rows = torch.arange(len(self.position), device=self.position.device).repeat_interleave(n_beams)
         return replace(self.select(rows), n_beams=n_beams)
 
+    def rewind(self, n_tokens: int) -> DecoderState:
+        """The state before the last tokens that every row has read."""
+        return replace(self, position=self.position - n_tokens, reach=self.reach - n_tokens)
+
     def _room_for(self, n_tokens: int, limit: int) -> DecoderState:
         """Slots for n_tokens more, and some to come."""
         reach = self.reach + n_tokens
@@ -278,6 +282,12 @@ class Whisper(nn.Module):
         self.vocabulary = None if vocabulary is None else tuple(vocabulary)
         self.encoder = AudioEncoder(dims)
         self.decoder = TextDecoder(dims)
+        self._draft: list[TextDecoder] = []  # in a list: it is no part of the checkpoint
+
+    @property
+    def draft(self) -> TextDecoder | None:
+        """The decoder in 8 bits that writes ahead of this one (asr/speculative.py), None where there is none."""
+        return self._draft[0] if self._draft else None
 
     @property
     def device(self) -> torch.device:
