@@ -104,7 +104,7 @@ def transcribe_batched(
 
 @dataclass(eq=False)
 class _Part:
-    """A window, or what is left of one, and what became of it. before: tokens that were said in the window before it."""
+    """A window, or what is left of one, and what became of it. before: tokens said in the window before it."""
 
     window: SpeechWindow
     is_first: bool = False
@@ -115,8 +115,8 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Heard:
-    """What the model said in a part. cut: its segments, in times of the window.   end: seconds of the window after which
-    nothing was said.   open: the text after that belongs to what follows."""
+    """What the model said in a part. cut: its segments, in times of the window.   end: seconds of the window after
+    which nothing was said.   open: the text after that belongs to what follows."""
 
     result: DecodingResult
     cut: Cut
@@ -303,14 +303,14 @@ def _part(
     if not pauses or not words:
         return [segment]
     edges = [segment.start, *pauses, segment.end]
+    sides: list[list[WordTiming]] = [[] for _ in edges[1:]]
+    side = 0
+    for word in words:
+        if any(c.isalnum() for c in word.word):  # punctuation stays with the word before it
+            side = max(side, sum((word.start + word.end) / 2 >= pause for pause in pauses))
+        sides[side].append(word)
     made = []
-    for start, end in itertools.pairwise(edges):
-        inside = [
-            word
-            for word in words
-            if (start == edges[0] or (word.start + word.end) / 2 >= start)
-            and (end == edges[-1] or (word.start + word.end) / 2 < end)
-        ]
+    for start, end, inside in zip(edges, edges[1:], sides, strict=False):
         text = [token for word in inside for token in word.tokens]
         if text:
             first, last = (

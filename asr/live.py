@@ -225,7 +225,7 @@ class LiveTranscriber:
             start = max(word.start, made[-1].end if made else self._until)
             if start > spans[-1].end + _LATE:
                 break
-            made.append(replace(word, start=start, end=max(start, min(word.end, end))))
+            made.append(_in_speech(replace(word, start=start, end=max(start, min(word.end, end))), spans))
         return made
 
     def _unheard(self, spans: list[Span]) -> float:
@@ -294,6 +294,14 @@ class LiveTranscriber:
         text = self._before + "".join(word.word for word in self._begun[:gone])
         self._before = text if len(text) <= _CONTEXT else text[-_CONTEXT:].partition(" ")[2]
         self._begun = self._begun[gone:]
+
+
+def _in_speech(word: Word, spans: Sequence[Span]) -> Word:
+    """The word without the silence before and after it, over which the alignment may draw it out."""
+    inside = [span for span in spans if span.end > word.start and span.start < word.end]
+    if not inside:
+        return word
+    return replace(word, start=max(word.start, inside[0].start), end=min(word.end, inside[-1].end))
 
 
 def _agreement(last: list[Word], words: list[Word]) -> int:

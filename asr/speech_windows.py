@@ -98,7 +98,9 @@ def pack(
     windows: list[SpeechWindow] = []
     for clip in clips:
         inside = [i for i, s in enumerate(speech) if s.end > clip.start and s.start < clip.end]
-        windows += _packed([_within(speech[i], clip) for i in inside], [_within(pieces[i], clip) for i in inside])
+        windows += _packed(
+            [_within(speech[i], clip) for i in inside], [_within(pieces[i], clip) for i in inside]
+        )
     return windows
 
 
@@ -106,7 +108,11 @@ def _packed(speech: list[Span], pieces: list[Span]) -> list[SpeechWindow]:
     windows: list[SpeechWindow] = []
     first = 0
     while first < len(pieces):
-        end, total, full = first, 0.0, []  # full: one past the last piece, where the window would be full enough
+        end, total, full = (
+            first,
+            0.0,
+            [],
+        )  # full: one past the last piece, where the window would be full enough
         while end < len(pieces) and (end == first or total + pieces[end].seconds <= CHUNK_SECONDS):
             total += pieces[end].seconds
             end += 1

@@ -102,8 +102,8 @@ class _Silero(nn.Module):
         x = (cosines.square() + sines.square()).sqrt()  # (F, 129, 4)
         for conv in self.convs:
             x = F.relu(conv(x))  # (F, 128, 1) after the last
-        x, state = self.lstm(x.squeeze(-1), state)
-        return self.out(F.relu(x)).sigmoid().squeeze(-1), state
+        x, after = self.lstm(x.squeeze(-1), state)
+        return self.out(F.relu(x)).sigmoid().squeeze(-1), after
 
 
 @lru_cache(maxsize=1)
