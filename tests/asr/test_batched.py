@@ -213,7 +213,7 @@ def test_what_a_window_leaves_unsaid_is_decoded_again(deaf, readings, script):
     assert transcript.text == " One two. Three four."
     assert transcript.segments[1].start == pytest.approx(transcript.segments[0].end, abs=0.01)
     said = played.options[1][0].prompt  # what the window said is the previous text of its rest
-    assert tokenizer_of(model).decode(said) == " One two."
+    assert tokenizer_of(deaf).decode(said) == " One two."
 
 
 def test_what_is_left_knows_nothing_unless_it_should(deaf, readings, script):
