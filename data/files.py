@@ -12,6 +12,11 @@ from typing import BinaryIO
 
 from ..errors import InputError, OutputError, UsageError
 
+try:
+    import fcntl
+except ImportError:  # Windows: temporary files get names of their own, and nobody's are removed
+    fcntl = None
+
 
 def check_output(path: str | Path, force: bool = False) -> None:
     """Refuse, before any work is done, an output that exists (unless `force`) or that is a folder."""
@@ -27,7 +32,8 @@ def atomic_output(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
     """Open `path` for writing through a temporary name in the same folder.
 
     The name appears only when the block ends without an exception; otherwise (Ctrl-C included) the temporary
-    file is removed and a file that was there before stays as it was. Devices and pipes are written directly.
+    file is removed and a file that was there before stays as it was. What a killed process left of the same
+    output is removed by the next that writes it. Devices and pipes are written directly.
 
     Raises UsageError if the file exists without `force`, OutputError if it cannot be written (no permission,
     no such folder, no space).
@@ -39,13 +45,16 @@ def atomic_output(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
                 yield file
             return
         final = Path(path).resolve()  # through a symbolic link, to replace what it points to
-        partial = final.with_name(f".{final.name[:200]}.{secrets.token_hex(4)}.part")
-        file = open(partial, "xb+")  # noqa: SIM115 (closed below, before the rename)
+        file, partial = _open_partial(final)
+        held = os.dup(file.fileno())  # keeps the lock until the file has its name
         try:
             with file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())  # a rename that survives a power cut must not name an empty file
+            if fcntl is None:  # a file that is open cannot be renamed there
+                os.close(held)
+                held = -1
             if final.exists() and not force:
                 raise UsageError(f"{path} was created meanwhile; give --force to overwrite it")
             os.replace(partial, final)
@@ -53,6 +62,9 @@ def atomic_output(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise
+        finally:
+            if held >= 0:
+                os.close(held)
 
 
 @contextlib.contextmanager
@@ -75,6 +87,47 @@ def input_errors(path: str | Path) -> Iterator[None]:
         if isinstance(error, IsADirectoryError):
             raise InputError(f"{path} is a folder; expected a file") from error
         raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _open_partial(final: Path) -> tuple[BinaryIO, Path]:
+    """A new file beside `final`, locked for as long as it is open, and its name.
+
+    The name is always the same, so that what a killed process left is found, unless somebody else is writing
+    the same output just now.
+    """
+    usual = final.with_name(f".{final.name[:200]}.part")
+    other = final.with_name(f".{final.name[:200]}.{secrets.token_hex(4)}.part")
+    _remove_abandoned(usual)
+    with contextlib.suppress(FileExistsError):
+        file = open(usual, "xb+")  # noqa: SIM115 (closed by the caller)
+        # In between, somebody else may have taken it for an abandoned one.
+        if _lock(file.fileno()) is not False and os.fstat(file.fileno()).st_nlink:
+            return file, usual
+        file.close()
+    return open(other, "xb+"), other
+
+
+def _remove_abandoned(partial: Path) -> None:
+    """Remove a temporary file whose writer is dead: nobody holds its lock."""
+    if fcntl is None or partial.is_symlink():
+        return
+    with contextlib.suppress(OSError), open(partial, "rb+") as file:
+        if _lock(file.fileno()) and os.path.samestat(os.fstat(file.fileno()), os.stat(partial)):
+            partial.unlink()
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether nobody else holds the lock of an open file, which is ours until it is closed; None where there
+    are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def _is_device(path: Path) -> bool:
