@@ -295,7 +295,7 @@ def command(
 
         inputs = (*SUFFIXES, ".myna") if options.bitrate or options.target_size else SUFFIXES
         folder = Path(output) if output else None
-        run_jobs(jobs_in(Path(source), folder, inputs, "{}.myna"), compressor.job, console)
+        run_jobs(jobs_in(Path(source), folder, inputs, "{}.myna", console.note), compressor.job, console)
     else:
         target = Path(output) if output else Path(source).with_suffix(".myna")
         if source != PIPE and target == Path(source):

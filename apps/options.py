@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,10 +83,17 @@ class Job:
     target: Path
 
 
-def jobs_in(folder: Path, output: Path | None, suffixes: Iterable[str], new_name: str) -> Iterator[Job]:
+def jobs_in(
+    folder: Path,
+    output: Path | None,
+    suffixes: Iterable[str],
+    new_name: str,
+    note: Callable[[str], None] | None = None,
+) -> Iterator[Job]:
     """Every file below `folder` with one of `suffixes`, and where its result goes: the same tree
     below `output`, or beside it. `new_name` is a pattern of the stem: "{}.myna".
 
+    A file that is named as the result of another one is left out, and `note` is told.
     Raises InputError if there is none, UsageError if two of them would give the same output.
     """
     wanted = tuple(suffixes)
@@ -99,6 +106,13 @@ def jobs_in(folder: Path, output: Path | None, suffixes: Iterable[str], new_name
             continue
         target = (output or folder) / source.relative_to(folder).with_name(new_name.format(source.stem))
         if target in found:
+            results = [path for path in (source, found[target]) if path.name == target.name]
+            if len(results) == 1:
+                other = source if results[0] != source else found[target]
+                if note:
+                    note(f"{results[0]} is left out: {other} is compressed anew")
+                found[target] = other
+                continue
             raise UsageError(f"{found[target]} and {source} would both become {target}; rename one of them")
         found[target] = source
     if not found:

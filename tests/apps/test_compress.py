@@ -152,6 +152,25 @@ def test_folder_keeps_its_tree_and_goes_on_after_a_bad_file(myna, tiny_model, tm
     assert read_audio(tmp_path / "back" / "deep" / "er" / "c.wav").sample_rate == 16_000
 
 
+def test_a_file_beside_its_recording_is_left_out_of_a_folder(myna, tiny_model, tmp_path):
+    """A folder that has been compressed before, now at a lower bitrate: a.myna is a.wav's."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.wav").write_bytes(SPEECH.read_bytes())
+        assert myna("compress", folder / f"{name}.wav", "--model", tiny_model).code == 0
+    (folder / "b.wav").unlink()
+    before = [(folder / f"{name}.myna").read_bytes() for name in "ab"]
+    outcome = myna("compress", folder, tmp_path / "out", "--bitrate", "0.5", "--model", tiny_model)
+    assert outcome.code == 0, outcome
+    assert "a.myna is left out" in outcome.err
+    assert "b.myna is left out" not in outcome.err
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.myna", "b.myna"]
+    assert [(folder / f"{name}.myna").read_bytes() for name in "ab"] == before
+    assert myna("compress", folder, "--bitrate", "0.5", "--model", tiny_model, "--force").code == 0
+    assert len((folder / "a.myna").read_bytes()) < len(before[0])
+
+
 def test_two_files_that_would_become_one_are_refused(myna, tiny_model, tmp_path):
     for name in ("a.wav", "a.flac"):
         (tmp_path / name).write_bytes(SPEECH.read_bytes())
