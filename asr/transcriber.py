@@ -109,14 +109,14 @@ class Transcriber:
         Raises InputError, UsageError.
         """
         options = self.options(options, **changes)
-        samples = load_samples(source)
-        if not batch_size:
-            if vad:
-                options = replace(options, clip_timestamps=_speech_in(samples, options))
-            return transcribe_samples(self.model, samples, options, on_segment, on_progress)
-        from .batched import transcribe_batched
+        held = [load_samples(source)]  # popped, so that an hour of samples goes when its features are there
+        if batch_size:
+            from .batched import transcribe_batched
 
-        return transcribe_batched(self.model, samples, options, batch_size, on_segment, on_progress)
+            return transcribe_batched(self.model, held.pop(), options, batch_size, on_segment, on_progress)
+        if vad:
+            options = replace(options, clip_timestamps=_speech_in(held[0], options))
+        return transcribe_samples(self.model, held.pop(), options, on_segment, on_progress)
 
     def transcribe_many(
         self,
