@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.checkpoint import CheckpointFile, config_from_dict, load_strictly, read_safetensors
 from ..data.files import atomic_output
@@ -93,11 +94,27 @@ def build_checkpoint(file: CheckpointFile, path: str | Path) -> nn.Module:
     return model.eval()
 
 
+_HASHES: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
+
+
 def weights_hash(model: nn.Module) -> str:
     """sha256 (64 hex digits) over the names, shapes and values of a model's weights: the same weights have
-    the same hash whichever file they came from."""
+    the same hash whichever file they came from. Made once, and again when a weight has changed (other than by
+    way of its `.data`, which leaves no trace)."""
+    weights = sorted(model.state_dict().items())
+    # Weights made in inference mode do not count their changes.
+    if any(value.is_inference() for _, value in weights):
+        return _hash(weights)
+    key = [(name, value.data_ptr(), value._version, value.shape, value.dtype) for name, value in weights]
+    cached = _HASHES.get(model)
+    if cached is None or cached[0] != key:
+        cached = _HASHES[model] = (key, _hash(weights))
+    return cached[1]
+
+
+def _hash(weights: list[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
+    for key, value in weights:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -196,6 +196,7 @@ def load_encodec_lm(name_or_path: str | Path) -> EncodecLM:
     return model
 
 
+@torch.inference_mode(False)  # whoever calls: weights made in inference mode cannot count their changes
 def load_model(name_or_path: str | Path) -> nn.Module:
     """Whatever model a name or a checkpoint stands for, on the CPU. Raises as `load_codec` does."""
     if isinstance(name_or_path, str) and any(entry.name == name_or_path for entry in _MODELS):

@@ -332,6 +332,32 @@ def test_interrupted_half_way(spawn, tiny_model, tmp_path, number, code):
     assert left(tmp_path / "out") == []
 
 
+def test_interrupt_while_the_program_is_still_being_imported():
+    stop = """
+import sys
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Stop())
+from myna.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", stop], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "myna: error: interrupted; nothing was left half written\n"
+
+
+def test_the_program_that_is_installed_is_this_one():
+    """The script imports one module before it can catch anything: it must be a small one."""
+    assert 'myna = "myna.__main__:main"' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    listed = "import sys, myna.__main__; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True).stdout.split()
+    assert not {"typer", "rich", "torch", "numpy"} & set(modules)
+
+
 def test_interrupt_in_python_is_one_line(myna, tiny_model, tmp_path, monkeypatch):
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt

@@ -10,7 +10,7 @@ import urllib.error
 
 import pytest
 import torch
-from myna.codec import registry
+from myna.codec import checkpoint, registry
 from myna.codec.checkpoint import load_checkpoint, save_checkpoint, weights_hash
 from myna.codec.dac import DAC, DACConfig
 from myna.codec.encodec import EncodecConfig, build_encodec
@@ -52,6 +52,24 @@ def test_the_hash_follows_the_weights():
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1
     assert weights_hash(model) != before
+
+
+def test_the_hash_is_made_once_for_a_model(monkeypatch):
+    model, made = registry.load_codec("myna-24k"), []
+    make = checkpoint._hash
+    monkeypatch.setattr(checkpoint, "_hash", lambda weights: made.append(1) or make(weights))
+    before = weights_hash(model)
+    assert weights_hash(model) == before
+    assert len(made) == 1
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.inference_mode():
+        next(model.parameters()).mul_(2)
+    assert weights_hash(model) != before
+    model.load_state_dict(weights)
+    assert weights_hash(model) == before
+    assert len(made) == 3
+    with torch.inference_mode():
+        assert weights_hash(registry.load_codec("myna-24k")) == before
 
 
 def test_load_codec_reads_our_checkpoints_and_says_no_to_other_models(tmp_path):
