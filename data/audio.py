@@ -265,20 +265,29 @@ class SoundWriter:
         self._guard.file.flush()
 
 
-def read_audio(source: str | Path | BinaryIO, sample_rate: int | None = None, mono: bool = False) -> Audio:
+def read_audio(
+    source: str | Path | BinaryIO,
+    sample_rate: int | None = None,
+    mono: bool = False,
+    most: int | None = None,
+) -> Audio:
     """A whole recording, resampled to `sample_rate` Hz if given, its channels averaged if `mono`.
 
+    most: at most so many samples (a channel) of its beginning; what is behind them is not even read.
     Raises InputError as AudioReader does.
     """
     with AudioReader(source) as reader:
         rate = reader.info.sample_rate
         channels = 1 if mono else reader.info.channels
         resampler = Resampler(rate, sample_rate or rate, channels)
-        blocks = []
+        blocks, n = [], 0
         for block in reader.blocks():
             blocks.append(resampler.push(block.mean(axis=0, keepdims=True) if mono else block))
+            n += blocks[-1].shape[1]
+            if most is not None and n >= most:
+                return Audio(np.concatenate(blocks, axis=1)[:, :most], resampler.rate_out)
     blocks.append(resampler.flush())
-    return Audio(np.concatenate(blocks, axis=1), resampler.rate_out)
+    return Audio(np.concatenate(blocks, axis=1)[:, :most], resampler.rate_out)
 
 
 def write_audio(

@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -52,6 +53,28 @@ class _Entry:
         return str(self.path) if self.member is None else f"{self.path}:{self.member}"
 
 
+class Clips(Sequence[Clip]):
+    """Clips that are decoded whenever they are asked for, and not kept: as many as there are, in the memory of
+    one. Raises InputError where a recording cannot be read."""
+
+    def __init__(self, entries: Sequence[_Entry], sample_rate: int, max_seconds: float | None):
+        self._entries, self._sample_rate, self._max_seconds = entries, sample_rate, max_seconds
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Clips: ...
+
+    def __getitem__(self, index: int | slice) -> Clip | Clips:
+        if isinstance(index, slice):
+            return Clips(self._entries[index], self._sample_rate, self._max_seconds)
+        return _decode(self._entries[index], self._sample_rate, self._max_seconds)
+
+
 def load_clips(
     data: Sequence[str | Path],
     sample_rate: int,
@@ -61,13 +84,27 @@ def load_clips(
     split: str | None = None,
     max_seconds: float | None = None,
 ) -> list[Clip]:
+    """All clips of `find_clips`, decoded."""
+    found = find_clips(data, sample_rate, limit=limit, source=source, split=split, max_seconds=max_seconds)
+    return list(found)
+
+
+def find_clips(
+    data: Sequence[str | Path],
+    sample_rate: int,
+    *,
+    limit: int | None = None,
+    source: str | None = None,
+    split: str | None = None,
+    max_seconds: float | None = None,
+) -> Clips:
     """The clips of `data` at `sample_rate`, in order of their keys.
 
     limit: at most so many, evenly spaced over the order, so that the choice is the same every time and covers
     all speakers of a sorted corpus. source, split: keep only clips whose JSON says so. max_seconds: cut
     longer ones (their text is then dropped, since it says more than is heard).
 
-    Raises InputError when nothing is found or a recording cannot be read.
+    Raises InputError when nothing is found.
     """
     entries = sorted(
         (e for path in _expand(data) for e in _entries(path) if _matches(e, source, split)),
@@ -81,7 +118,7 @@ def load_clips(
         )
     if limit is not None and limit < len(entries):
         entries = [entries[i * len(entries) // limit] for i in range(limit)]
-    return [_decode(entry, sample_rate, max_seconds) for entry in entries]
+    return Clips(entries, sample_rate, max_seconds)
 
 
 def _expand(data: Sequence[str | Path]) -> Iterator[Path]:
@@ -135,21 +172,21 @@ def _matches(entry: _Entry, source: str | None, split: str | None) -> bool:
 
 
 def _decode(entry: _Entry, sample_rate: int, max_seconds: float | None) -> Clip:
-    wav = _read(entry, sample_rate)
+    most = None if max_seconds is None else int(max_seconds * sample_rate)
+    wav = _read(entry, sample_rate, None if most is None else most + 1)
     if len(wav) == 0:
         raise InputError(f"{entry.where} holds no samples; leave it out")
-    cut = max_seconds is not None and len(wav) > max_seconds * sample_rate
-    if max_seconds is not None:
-        wav = wav[: int(max_seconds * sample_rate)]
+    cut = most is not None and len(wav) > most
+    wav = wav[:most]
     meta = {name: str(value) for name, value in entry.meta.items() if value is not None}
     text = None if cut else meta.get("text")
     return Clip(entry.key, wav, sample_rate, meta.get("source"), meta.get("speaker"), text)
 
 
-def _read(entry: _Entry, sample_rate: int) -> np.ndarray:
-    """(N,), mono."""
+def _read(entry: _Entry, sample_rate: int, most: int | None) -> np.ndarray:
+    """(N,), mono, at most `most` samples."""
     if entry.member is None:
-        return read_audio(entry.path, sample_rate, mono=True).samples[0]
+        return read_audio(entry.path, sample_rate, mono=True, most=most).samples[0]
     try:
         with tarfile.open(entry.path) as tar:
             member = tar.extractfile(entry.member)
@@ -157,6 +194,6 @@ def _read(entry: _Entry, sample_rate: int) -> np.ndarray:
     except (tarfile.TarError, OSError) as error:
         raise InputError(f"cannot read {entry.where}: {error}") from error
     try:
-        return read_audio(io.BytesIO(data), sample_rate, mono=True).samples[0]
+        return read_audio(io.BytesIO(data), sample_rate, mono=True, most=most).samples[0]
     except InputError as error:
         raise InputError(f"{entry.where}: {error}") from error

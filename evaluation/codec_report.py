@@ -17,7 +17,7 @@ from ..codec import Codec
 from ..codec.registry import load_codec
 from ..errors import UsageError
 from . import plots
-from .clips import Clip, load_clips
+from .clips import Clip, find_clips
 from .codebooks import CodebookCounter, CodebookUse
 from .metrics import Metric, choose_metrics, mean_score
 from .opus import HIGHEST, LOWEST
@@ -79,7 +79,7 @@ def evaluate_codec(
     notes += missing
     codecs = [m if isinstance(m, Codec) else load_codec(m, device=options.device) for m in models]
     books = [_codebooks(codec.eval(), options.bitrates) for codec in codecs]
-    clips = load_clips(
+    clips = find_clips(
         data,
         options.sample_rate,
         limit=options.limit,
@@ -92,8 +92,10 @@ def evaluate_codec(
 
     table = _Table(metrics)
     counters = [CodebookCounter(codec.n_codebooks, codec.codebook_size) for codec in codecs]
+    # Decoded once to no end but this: a file that cannot be read is found now, not after hours.
     done, seconds = 0.0, sum(clip.duration for clip in clips)
     for clip in clips:
+        table.begin(clip)
         table.add(_Key("uncompressed", None, 16.0 * options.sample_rate), clip, uncompressed(clip))
         for rate in options.opus:
             table.add(_Key("opus", None, rate), clip, through_opus(clip, rate))
@@ -113,7 +115,7 @@ def evaluate_codec(
         sample_rate=options.sample_rate,
         threads=torch.get_num_threads(),
         device=str(device_of(codecs[0])) if codecs else options.device,
-        rows=table.rows(clips),
+        rows=table.rows(),
         use=use,
         notes=tuple(notes),
     )
@@ -157,26 +159,32 @@ class _Table:
 
     def __init__(self, metrics: Sequence[Metric]):
         self.metrics = metrics
+        self.clips: list[Clip] = []
+        self.seconds = 0.0
         self.scores: dict[_Key, list[list[float]]] = {}
         self.outcomes: dict[_Key, list[Outcome]] = {}
         self.first: dict[_Key, np.ndarray] = {}
 
+    def begin(self, clip: Clip) -> None:
+        """What is added next is this clip's. What has been judged need not stay in memory."""
+        self.clips.append(replace(clip, wav=clip.wav[:0].copy()))
+        self.seconds += clip.duration
+
     def add(self, key: _Key, clip: Clip, outcome: Outcome) -> None:
         self.first.setdefault(key, outcome.wav)
         self.scores.setdefault(key, []).append([m.score(clip, outcome.wav) for m in self.metrics])
-        # What has been judged need not stay in memory.
         kept = replace(outcome, wav=np.zeros(0, np.float32), codes=None)
         self.outcomes.setdefault(key, []).append(kept)
 
-    def rows(self, clips: Sequence[Clip]) -> tuple[Row, ...]:
-        return tuple(self._row(key, clips) for key in self.scores)
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(self._row(key) for key in self.scores)
 
     def panels(self) -> list[tuple[str, np.ndarray]]:
         """The first clip through each system."""
         return [(key.title, wav) for key, wav in self.first.items()]
 
-    def _row(self, key: _Key, clips: Sequence[Clip]) -> Row:
-        outcomes, seconds = self.outcomes[key], sum(clip.duration for clip in clips)
+    def _row(self, key: _Key) -> Row:
+        outcomes, clips, seconds = self.outcomes[key], self.clips, self.seconds
         scores = np.array(self.scores[key], float).reshape(len(clips), len(self.metrics))
         payloads = [o.payload_bytes for o in outcomes if o.payload_bytes is not None]
         times = [o.times for o in outcomes if o.times is not None]

@@ -33,6 +33,17 @@ def test_folders_patterns_and_sidecars(tmp_path, speech):
     assert [c.key for c in load_clips([str(tmp_path / "**" / "*.flac")], 24000)] == ["two"]
 
 
+def test_a_cut_clip_is_the_beginning_of_the_whole_one(tmp_path, speech):
+    soundfile.write(tmp_path / "long.wav", np.tile(speech, 12), 24000, subtype="FLOAT")
+    (tmp_path / "long.txt").write_text("all of it", "utf-8")
+    whole = load_clips([tmp_path], 16000)[0]
+    assert whole.duration > 10
+    for seconds in (0.5, 6.0, whole.duration, 2 * whole.duration):
+        clip = load_clips([tmp_path], 16000, max_seconds=seconds)[0]
+        np.testing.assert_array_equal(clip.wav, whole.wav[: int(seconds * 16000)])
+        assert (clip.text is None) == (seconds < whole.duration)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

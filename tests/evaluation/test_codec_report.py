@@ -1,9 +1,11 @@
 import json
+import weakref
 
 import pytest
 from myna.apps.evaluate import app
 from myna.errors import InputError, UsageError
 from myna.evaluation import codec_report
+from myna.evaluation.clips import Clips, load_clips
 from myna.evaluation.codec_report import FILES, EvaluationOptions, evaluate_codec
 from myna.evaluation.opus import ogg_payload, opus
 from myna.evaluation.systems import through_codec
@@ -42,10 +44,30 @@ def test_bitrates_are_those_of_the_bytes(report, scalar_codec, shard):
         row = row_of(report, "scalar", k)
         assert row.nominal == 16000 * k
         assert row.nominal < row.bitrate < row.nominal * 1.1
-    clip = codec_report.load_clips([shard], 24000)[0]
+    clip = load_clips([shard], 24000)[0]
     outcomes = dict(through_codec(scalar_codec, clip, [1, 3]))
     assert outcomes[1].n_bytes < outcomes[3].n_bytes
     assert len(outcomes[3].wav) == len(clip.wav)
+
+
+def test_one_clip_at_a_time_is_in_memory(scalar_codec, shard, monkeypatch):
+    alive: list[weakref.ref] = []
+    most = 0
+    decode = Clips.__getitem__
+
+    def counted(self, index):
+        nonlocal most
+        clip = decode(self, index)
+        alive.append(weakref.ref(clip.wav))
+        most = max(most, sum(ref() is not None for ref in alive))
+        return clip
+
+    monkeypatch.setattr(Clips, "__getitem__", counted)
+    report = evaluate_codec([scalar_codec], [shard], EvaluationOptions(opus=(), metrics=("si_sdr",)))
+    assert report.n_clips == 4
+    assert report.seconds == pytest.approx(4.0)
+    assert len(alive) > 4
+    assert most <= 3  # the first, whose spectrograms are drawn, the last one and the next
 
 
 def test_opus_gives_what_was_asked_for(speech):
