@@ -26,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # otherwise "[default: ...]" would be taken for a style, and vanish
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

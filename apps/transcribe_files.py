@@ -59,12 +59,12 @@ class Outputs:
 
     def check(self, recording: Recording) -> None:
         """Raises UsageError if one of its files exists without `force`, OutputError if they cannot be written."""
-        for target in self.targets(recording):
+        targets = self.targets(recording)
+        for target in targets[:1]:  # all are in one folder
             with output_errors(target):
                 there = next(folder for folder in target.absolute().parents if folder.exists())
-                tempfile.TemporaryFile(
-                    dir=there
-                ).close()  # the mode alone does not say it: disks may be read-only
+                tempfile.TemporaryFile(dir=there).close()  # its mode does not say it: disks may be read-only
+        for target in targets:
             check_output(target, self.force)
 
     def write(self, recording: Recording, transcript: Transcript) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -243,6 +245,12 @@ def test_options_arrive(scripted, myna):
 )
 def test_temperatures(start, increment, expected):
     assert command.temperatures(start, increment) == pytest.approx(expected)
+
+
+def test_help_says_every_default(myna):
+    text = " ".join(myna("transcribe", "--help").out.replace("│", " ").split())
+    for default in ("the best here", "5; --live: 1", "2.4", "the text to standard output"):
+        assert f"[default: {default}]" in text
 
 
 # ---- what is refused
@@ -514,6 +522,57 @@ def test_live_from_a_pipe(whisper, monkeypatch, capfdbinary):
     ends = [word["end"] for update in updates for word in update["words"]]
     assert ends == sorted(ends)
     assert b"about 2 s after they are said" in captured.err
+
+
+class Microphone:
+    """Stands for the package sounddevice: hears lj.flac, and then somebody presses Ctrl-C."""
+
+    class PortAudioError(Exception):
+        pass
+
+    def __init__(self, there: bool = True):
+        self.there = there
+
+    def InputStream(self, rate, blocksize, channels, dtype, callback):  # noqa: N802 (sounddevice's name)
+        if not self.there:
+            raise self.PortAudioError("Error querying device -1")
+        assert (rate, channels, dtype) == (16_000, 1, "float32")
+
+        def hear() -> None:
+            for block in np.split(samples, range(blocksize, len(samples), blocksize)):
+                callback(block[:, None], len(block), None, None)
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        samples = read_audio(LJ, rate, mono=True).samples[0]
+        threading.Thread(target=hear, daemon=True).start()
+        return contextlib.nullcontext()
+
+
+class Keyboard(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_live_from_a_microphone_until_ctrl_c(whisper, monkeypatch, myna):
+    monkeypatch.setitem(sys.modules, "sounddevice", Microphone())
+    monkeypatch.setattr(sys, "stdin", Keyboard())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = myna("transcribe", "--live")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done.code == 0, done
+    assert "neat and clear" in done.out
+    assert "microphone; Ctrl-C ends it" in done.err
+
+
+def test_live_without_a_microphone(scripted, monkeypatch, myna):
+    monkeypatch.setattr(sys, "stdin", Keyboard())
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    myna("transcribe", "--live").failed_with(4, "pip install sounddevice", "--live -")
+    monkeypatch.setitem(sys.modules, "sounddevice", Microphone(there=False))
+    myna("transcribe", "--live").failed_with(2, "no microphone", "device -1")
 
 
 def test_live_refuses_what_it_cannot_read(whisper, monkeypatch, myna):
