@@ -45,7 +45,7 @@ class Journal:
             size = path.stat().st_size
         except (OSError, ValueError, TypeError, KeyError):
             return None  # not there, or of another version
-        return made if size == sum(piece.size for piece in made.pieces) else None
+        return made if size == made.n_bytes else None
 
     def is_done(self, unit: Unit) -> bool:
         """Cheaper than asking for the result."""
@@ -164,10 +164,9 @@ class Journal:
             finally:
                 if not (self.root / "config.json").exists():  # nothing was begun, or all is finished
                     (self.root / "lock").unlink(missing_ok=True)
-                    with contextlib.suppress(OSError):
-                        self.root.rmdir()
-                        if not existed:
-                            self.out.rmdir()
+                    for folder in [self.root] + [self.out] * (not existed):
+                        with contextlib.suppress(OSError):
+                            folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

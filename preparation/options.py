@@ -49,6 +49,7 @@ class PrepareOptions:
     seed: int = 0  # of the choice of held-out speakers
     shard_mb: int = 500  # megabytes (10^6) a shard, at most
     batch_size: int = 8  # pieces decoded together; another size may round differently
+    unit_files: int = 16  # recordings that a worker takes at once, and whose pieces share batches
 
     def __post_init__(self):
         def refuse(name: str, expected: str) -> None:
@@ -89,6 +90,8 @@ class PrepareOptions:
             refuse("shard_mb", "at least 1")
         if self.batch_size < 1:
             refuse("batch_size", "at least 1")
+        if self.unit_files < 1:
+            refuse("unit_files", "at least 1")
 
         if self.language is not None:
             object.__setattr__(self, "language", find_language(self.language))

@@ -137,7 +137,7 @@ def _assemble(
 
 def _config(folder: Path, units: list[Unit], listing: Listing, options: PrepareOptions) -> dict[str, Any]:
     """What makes two runs the same."""
-    told = json.dumps([[unit.key for unit in units], [asdict(one) for one in listing.dropped]])
+    told = json.dumps([[unit.content for unit in units], [asdict(one) for one in listing.dropped]])
     return {
         "format": FORMAT,
         "myna": __version__,

@@ -29,8 +29,8 @@ def dnsmos(wav16: np.ndarray) -> float | None:
     if not wav16.any():
         return None
     wav = np.clip(wav16, -1, 1).astype(np.float32)
-    while len(wav) < WINDOW:
-        wav = np.concatenate([wav, wav])
+    if len(wav) < WINDOW:
+        wav = np.resize(wav, WINDOW)  # said again, until it is long enough
     scores = []
     for first in np.linspace(0, len(wav) - WINDOW, -(-len(wav) // WINDOW)).astype(int):
         overall = _session().run(None, {"input_1": wav[None, first : first + WINDOW]})[0][0][2]

@@ -24,13 +24,13 @@ def assign(seconds: Mapping[str, float], given: Mapping[str, str], options: Prep
         return splits
     order = sorted(seconds, key=lambda name: hashlib.sha256(f"{options.seed} {name}".encode()).digest())
     total = sum(seconds.values())
-    for split, share in (("test", options.test), ("dev", options.dev)):
-        if not share:
-            continue
+    wanted = [(split, share) for split, share in (("test", options.test), ("dev", options.dev)) if share]
+    for i, (split, share) in enumerate(wanted):
         free = [name for name in order if splits[name] == "train"]
         room, chosen = share * total, []
+        most = len(free) - len(wanted[i:])  # someone must be left for each that comes after, and for train
         for name in free:
-            if seconds[name] <= room:
+            if seconds[name] <= room and len(chosen) < most:
                 chosen.append(name)
                 room -= seconds[name]
         for name in chosen or [min(free, key=lambda name: (seconds[name], order.index(name)))]:

@@ -27,27 +27,29 @@ from .speakers import embed
 from .split import cuts
 from .transcribe import Recogniser
 
-UNIT_FILES = 16  # recordings a unit, at most
-UNIT_BYTES = 64 << 20  # and bytes of them, unless one alone is larger
+UNIT_BYTES = 64 << 20  # a unit has no more, unless one recording alone is larger
 
 
 @dataclass(frozen=True)
 class Unit:
-    """key: stands for the recordings, their sizes and times, and the options.   n_bytes: of the files."""
+    """content: stands for the recordings, their sizes and times; key: for the options, too.   n_bytes: of the files."""
 
     key: str
+    content: str
     recordings: tuple[Recording, ...]
     n_bytes: int
 
 
 @dataclass
 class UnitResult:
-    """pieces: of all recordings, their audio one after the other in the unit's file.   seconds: recorded, of what
-    could be read.   timings: seconds of processor time by stage, no part of the result."""
+    """pieces: of all recordings, their audio in the unit's file, whose length is `n_bytes` (some of it of pieces that
+    were dropped later).   seconds: recorded, of what could be read.   timings: seconds of processor time by stage, no
+    part of the result."""
 
     pieces: list[Piece] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     seconds: float = 0.0
+    n_bytes: int = 0
     timings: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -60,7 +62,7 @@ class UnitResult:
         content: dict[str, Any] = json.loads(text)
         pieces = [Piece(**piece) for piece in content["pieces"]]
         dropped = [Dropped(**one) for one in content["dropped"]]
-        return cls(pieces, dropped, content["seconds"], content["timings"])
+        return cls(pieces, dropped, content["seconds"], content["n_bytes"], content["timings"])
 
 
 def plan(folder: Path, recordings: Sequence[Recording], options: PrepareOptions) -> Iterator[Unit]:
@@ -71,8 +73,11 @@ def plan(folder: Path, recordings: Sequence[Recording], options: PrepareOptions)
     n_bytes = 0
 
     def unit() -> Unit:
-        told = json.dumps([said, facts], sort_keys=True, ensure_ascii=True)
-        return Unit(hashlib.sha256(told.encode()).hexdigest()[:32], tuple(waiting), n_bytes)
+        content, key = (
+            hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+            for told in (facts, [said, facts])
+        )
+        return Unit(key, content, tuple(waiting), n_bytes)
 
     for recording in recordings:
         try:
@@ -80,7 +85,7 @@ def plan(folder: Path, recordings: Sequence[Recording], options: PrepareOptions)
             size, changed = stat.st_size, stat.st_mtime_ns
         except OSError:  # its worker will say so
             size, changed = 0, 0
-        if waiting and (len(waiting) == UNIT_FILES or n_bytes + size > UNIT_BYTES):
+        if waiting and (len(waiting) == options.unit_files or n_bytes + size > UNIT_BYTES):
             yield unit()
             waiting, facts, n_bytes = [], [], 0
         waiting.append(recording)
@@ -134,7 +139,7 @@ class Pipeline:
             result.seconds += now.seconds
             result.pieces += pieces
             result.dropped += sorted([*now.dropped, *dropped], key=lambda one: one.start or 0.0)
-        result.seconds = round(result.seconds, 3)
+        result.seconds, result.n_bytes = round(result.seconds, 3), audio.tell()
         result.timings = {name: round(seconds, 3) for name, seconds in self._timings.items()}
         return result
 

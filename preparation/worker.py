@@ -60,7 +60,7 @@ def try_recording(setup: Setup, unit: Unit, place: int) -> None:
     import os
 
     with open(os.devnull, "wb") as nowhere:
-        _pipeline(setup).run(Unit(unit.key, unit.recordings[place : place + 1], 0), nowhere)
+        _pipeline(setup).run(Unit(unit.key, unit.content, unit.recordings[place : place + 1], 0), nowhere)
 
 
 @lru_cache(maxsize=1)
