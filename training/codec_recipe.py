@@ -97,6 +97,12 @@ class BalancerSection(Section):
 class CodecRecipe(TrainerRecipe):
     """A recipe of `myna train` for a codec."""
 
+    # A run may gain discriminators between two sittings, and weights that fit them.
+    may_change = (
+        *TrainerRecipe.may_change,
+        *("phases.adversarial_from", "discriminators", "losses", "balancer"),
+    )
+
     kind: Literal["codec"] = "codec"
     model: strict(MynaConfig) = MynaConfig()  # pyright: ignore[reportInvalidTypeForm]
     data: DataSection

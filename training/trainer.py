@@ -27,6 +27,7 @@ from .ema import EMA
 from .interrupt import Interrupt
 from .logging import RunLog
 from .recipe import Recipe, load_recipe
+from .same_run import changes, describe, may_change
 from .schedule import rate_factor
 from .trainer_recipe import TrainerRecipe, ValidationSection
 
@@ -64,6 +65,8 @@ class Trainer(ABC, Generic[R, B]):
         seed_torch(recipe.seed, 0, 0)
         self.step, self.minutes = 0, 0.0
         self.best: float | None = None
+        self._notes: list[str] = []
+        self._best_by_another = False
         self.state_path = recipe.output / "state.pt"
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -82,6 +85,8 @@ class Trainer(ABC, Generic[R, B]):
         self.log.say(
             f"{went_on}: {described}, {millions(self.model)} parameters, {world.size} x {world.device}"
         )
+        for note in self._notes:
+            self.log.say(note)
 
     # What a trainer is
 
@@ -238,6 +243,7 @@ class Trainer(ABC, Generic[R, B]):
                     "minutes": self.minutes,
                     "best": self.best,
                     "seed": self.recipe.seed,
+                    "recipe": describe(self.recipe),
                     "modules": {name: module_state(module) for name, module in self.modules.items()},
                     "optimizers": {
                         name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
@@ -253,6 +259,7 @@ class Trainer(ABC, Generic[R, B]):
         if not self.state_path.exists():
             return
         state = load_state(self.state_path, self.world.device)
+        self._compare(state)
         try:
             for name, module in self.modules.items():
                 # A run may gain a module (discriminators) between two sittings, but never its model.
@@ -267,6 +274,27 @@ class Trainer(ABC, Generic[R, B]):
             ) from error
         self.load_extra_state(state)
         self.step, self.minutes, self.best = state["step"], state["minutes"], state["best"]
+        if self._best_by_another:
+            self.best = None
+
+    def _compare(self, state: dict[str, Any]) -> None:
+        """Raise UsageError if the recipe is that of another run than the state's; note what else has changed."""
+        if "recipe" not in state:  # saved by an earlier version
+            return
+        differ = changes(state["recipe"], self.recipe)
+        free = [change for change in differ if may_change(change.key, self.recipe.may_change)]
+        fixed = [change for change in differ if change not in free]
+        if fixed:
+            folder = self.recipe.output
+            more = f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
+            raise UsageError(
+                f"{folder} holds a run of another recipe: {'; '.join(map(str, fixed[:3]))}{more}; give the old values "
+                f"to continue it, or another output with init_from={folder}/last.safetensors"
+            )
+        if free:
+            self._notes.append(f"changed since the run was saved: {'; '.join(map(str, free))}")
+        # The best of another measure is not to be compared with.
+        self._best_by_another = any(change.key == "data.held_out.best_by" for change in free)
 
 
 def run_recipe(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,14 @@ class ValidationSection(Section):
 
 class TrainerRecipe(Section):
     """The part of a recipe that training/trainer.py reads."""
+
+    # Keys and sections that may differ when a run is continued (training/same_run.py).
+    may_change: ClassVar[tuple[str, ...]] = (
+        *("init_from", "device", "precision", "threads", "max_steps", "max_minutes"),
+        *("log_every", "save_every_steps", "save_every_minutes", "half_precision_export"),
+        # Files may have moved; whether they are the same, nobody can tell from their names.
+        *("data.corpus", "data.cache", "data.speech_set", "data.codec", "data.held_out"),
+    )
 
     output: Path  # folder of the run: state, weights, logs
     seed: int = Field(default=0, ge=0)

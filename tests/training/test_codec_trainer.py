@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from myna.codec.checkpoint import load_checkpoint
 from myna.codec.myna import MynaCodec
 from myna.errors import InputError, MynaError, UsageError
 from myna.training import distributed
-from myna.training.checkpoint import load_state, module_state
+from myna.training.checkpoint import load_state, module_state, save_state
 from myna.training.codec_recipe import CodecRecipe
 from myna.training.codec_trainer import CodecTrainer, train
 from myna.training.interrupt import Interrupt
@@ -222,10 +223,68 @@ def test_what_the_user_can_mend_is_one_line(tiny, override, kind, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_state_of_another_model_is_refused(tiny):
+def test_a_state_of_another_model_is_refused(tiny, tmp_path):
+    """Without a recipe beside it, as earlier versions saved it."""
     train(TINY, [*tiny, "max_steps=1", "data.held_out=null"], quiet=True)
+    forget_recipe(tmp_path / "run" / "state.pt")
     with pytest.raises(InputError, match="is the state of another model"):
         train(TINY, [*tiny, "model.width=32"], quiet=True)
+
+
+def forget_recipe(path: Path) -> None:
+    state = load_state(path, CPU)
+    del state["recipe"]
+    save_state(path, state)
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("optimizer.lr=0.5", "optimizer.lr was 0.001, is 0.5"),
+        ("model.width=32", "model.width was 24, is 32"),
+        ("data.seconds=0.3", "data.seconds was 0.2, is 0.3"),
+        ("data.sources={low: 1}", 'data.sources was null, is {"low": 1.0}'),
+        ("data.augment.flip_share=0.1", "data.augment.flip_share was 0.5, is 0.1"),
+        ("seed=7", "seed was 0, is 7"),
+        ("schedule.decay=constant", 'schedule.decay was "cosine", is "constant"'),
+    ],
+)
+def test_another_recipe_does_not_continue_a_run(tiny, tmp_path, override, what):
+    train(TINY, [*tiny, "max_steps=1", "data.held_out=null"], quiet=True)
+    before = (tmp_path / "run" / "state.pt").read_bytes()
+    with pytest.raises(UsageError, match=re.escape(what)) as caught:
+        train(TINY, [*tiny, override], quiet=True)
+    assert "\n" not in str(caught.value)
+    assert f"init_from={tmp_path / 'run'}/last.safetensors" in str(caught.value)
+    assert (tmp_path / "run" / "state.pt").read_bytes() == before
+
+
+def test_what_may_change_is_noted(tiny, tmp_path, capsys):
+    train(TINY, [*tiny, "max_steps=1"], quiet=True)
+    train(TINY, [*tiny, "max_steps=2", "losses.mel=2.0"])
+    err = capsys.readouterr().err
+    assert "changed since the run was saved: " in err
+    assert "max_steps was 1, is 2" in err
+    assert load_state(tmp_path / "run" / "state.pt", CPU)["step"] == 2
+    train(TINY, [*tiny, "max_steps=2", "losses.mel=2.0"])
+    assert "changed since" not in capsys.readouterr().err
+
+
+def test_a_state_without_a_recipe_is_continued(tiny, tmp_path):
+    train(TINY, [*tiny, "max_steps=1"], quiet=True)
+    forget_recipe(tmp_path / "run" / "state.pt")
+    train(TINY, [*tiny, "max_steps=2", "optimizer.lr=0.5"], quiet=True)
+    assert load_state(tmp_path / "run" / "state.pt", CPU)["step"] == 2
+
+
+def test_the_best_of_another_measure_is_forgotten(tiny, tmp_path):
+    train(TINY, [*tiny, "max_steps=4"], quiet=True)
+    best = load_state(tmp_path / "run" / "state.pt", CPU)["best"]
+    assert best is not None
+    for by, kept in (("mel", best), ("si_sdr", None)):
+        run = trainer([*tiny, f"data.held_out.best_by={by}"])
+        assert run.best == kept
+        run.log.close()
 
 
 TWO_PROCESSES = """
