@@ -33,7 +33,7 @@ def bars(report: AsrReport) -> bytes:
                 low, high = (np.array([scale * getattr(r, f) for r in rows]) for f in ("wer_low", "wer_high"))
                 spread = np.maximum(0, [lengths - low, high - lengths])
             drawn = axis.barh(places, lengths, height, xerr=spread, label=source, error_kw={"lw": 0.8})
-            axis.bar_label(drawn, [f"{v:.3g}" for v in lengths], fontsize=7, padding=2)
+            axis.bar_label(drawn, [_short(v) for v in lengths], fontsize=7, padding=2)
         axis.set(title=title, yticks=range(len(labels)), yticklabels=labels)
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)
@@ -47,7 +47,7 @@ def bars(report: AsrReport) -> bytes:
 def speed(report: AsrReport) -> bytes:
     """A panel a source, a point a system: word error rate against how many times faster than real time."""
     sources = list(dict.fromkeys(row.source for row in report.rows))
-    figure, axes = new_figure(len(sources), 5.2, 4.0)
+    figure, axes = new_figure(len(sources), 5.6, 4.0)
     systems = list(dict.fromkeys(row.system for row in report.rows))
     for axis, source in zip(axes, sources, strict=False):
         for row in report.rows:
@@ -56,10 +56,11 @@ def speed(report: AsrReport) -> bytes:
             x, y = 1 / max(row.real_time_factor, 1e-9), 100 * row.wer
             marker, colour = ("o" if row.beam_size == 1 else "s"), f"C{systems.index(row.system)}"
             axis.plot(x, y, marker, color=colour, label=row.label)
-        axis.set(title=source, xlabel="times real time", ylabel="WER, %", xscale="log")
-        axis.grid(alpha=0.3, which="both")
+        axis.set(title=source, xlabel="times real time", ylabel="WER, %")
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.3)
         axis.margins(0.15)
-        axis.legend(fontsize=7)
+    axes[len(sources) - 1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return to_png(figure)
 
 
@@ -78,3 +79,8 @@ def agreement(report: AsrReport) -> bytes:
             j, i, f"{share:.0f}", ha="center", va="center", color="w" if share < 60 else "k", fontsize=8
         )
     return to_png(figure)
+
+
+def _short(value: float) -> str:
+    """Three digits, of large numbers all."""
+    return "" if math.isnan(value) else f"{value:.0f}" if value >= 100 else f"{value:.3g}"

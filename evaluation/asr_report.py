@@ -157,7 +157,8 @@ class _Run:
     def listen(self, system: System, beam_size: int) -> None:
         """All clips through one system, after one that is not timed."""
         options = self._options
-        setup = Setup(options.model, beam_size, self._language, self.threads, options.fallback, options.seed)
+        model = system.find(options.model)
+        setup = Setup(model, beam_size, self._language, self.threads, options.fallback, options.seed)
         recogniser: Recogniser = (Isolated if options.isolate else InProcess)(system, setup)
         try:
             recogniser.hear(self._clips[0].wav)

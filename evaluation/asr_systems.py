@@ -48,12 +48,14 @@ class Setup:
 
 @dataclass(frozen=True)
 class System:
-    """packages: what must be importable.   remedy: how to install them."""
+    """packages: what must be importable.   remedy: how to install them.   find: turns the model's name into what `load`
+    takes, in the process that measures: looking for it may need more memory than the system itself."""
 
     name: str
     load: Callable[[Setup], Listen]
     packages: tuple[str, ...] = ()
     remedy: str = ""
+    find: Callable[[str], str] = str
 
     def missing(self) -> str | None:
         """The first package that is not installed."""
@@ -113,12 +115,11 @@ def load_openai(setup: Setup) -> Listen:
 
 
 def load_faster(setup: Setup, compute_type: str) -> Listen:
-    """faster-whisper, on a CTranslate2 folder."""
+    """faster-whisper; the setup's model is a CTranslate2 folder."""
     import ctranslate2  # pyright: ignore[reportMissingImports]
     from faster_whisper import WhisperModel  # pyright: ignore[reportMissingImports]
 
-    folder = ctranslate2_folder(setup.model)
-    model = WhisperModel(str(folder), device="cpu", compute_type=compute_type, cpu_threads=setup.threads)
+    model = WhisperModel(setup.model, device="cpu", compute_type=compute_type, cpu_threads=setup.threads)
     ctranslate2.set_random_seed(setup.seed)
     options: dict[str, Any] = {
         "language": setup.language,
@@ -136,7 +137,7 @@ def _search(setup: Setup) -> dict[str, Any]:
     return {"beam_size": beam_size, "best_of": setup.beam_size if setup.fallback else None}
 
 
-def ctranslate2_folder(model: str) -> Path:
+def ctranslate2_folder(model: str) -> str:
     """Where weights are in CTranslate2's format; a name's may be there in several. Raises MissingModelError."""
     from ..asr.registry import find_weights, is_known
 
@@ -146,7 +147,7 @@ def ctranslate2_folder(model: str) -> Path:
     folders = [path.parent if path.name == "model.bin" else path for path in found]
     for folder in folders:
         if (folder / "model.bin").is_file():
-            return folder
+            return str(folder)
     remedy = f"`myna models download {known[-1]}`" if known else "give --model such a folder"
     raise MissingModelError(
         f"faster-whisper needs {model} in CTranslate2's format; {remedy}, or leave it out"
@@ -164,12 +165,14 @@ SYSTEMS = {
             partial(load_faster, compute_type="float32"),
             ("faster_whisper",),
             "pip install faster-whisper",
+            ctranslate2_folder,
         ),
         System(
             "faster-whisper-int8",
             partial(load_faster, compute_type="int8"),
             ("faster_whisper",),
             "pip install faster-whisper",
+            ctranslate2_folder,
         ),
     )
 }

@@ -144,7 +144,7 @@ class AsrReport:
         if len(self.agreement) > 1:
             parts.append(["Clips with equal text, %:", "", _markdown(*self._agreement_table(), 1)])
         if worst := self.worst_clips():
-            parts.append([f"Worst clips of {self.first}:", "", _markdown(*_worst_table(worst), 2)])
+            parts.append([f"Worst clips of {self.first}:", "", _markdown(*_worst_table(worst), 4)])
         if self.notes:
             parts.append([f"- {note}" for note in self.notes])
         return "\n\n".join("\n".join(part) for part in parts) + "\n"
@@ -165,7 +165,7 @@ class AsrReport:
                 console.print(_rich_table(*self._agreement_table(), 1))
             if worst := self.worst_clips():
                 console.print(f"\nworst clips of {self.first}", markup=False, highlight=False)
-                console.print(_rich_table(*_worst_table(worst), 2))
+                console.print(_rich_table(*_worst_table(worst), 4))
             for note in self.notes:
                 console.print(f"note: {note}", markup=False, highlight=False)
         return captured.get()
@@ -197,11 +197,13 @@ class AsrReport:
         return header, body
 
     def _agreement_table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["", *self.agreement]
-        return header, [
-            [name, *(f"{100 * share:.1f}" for share in shares.values())]
-            for name, shares in self.agreement.items()
+        """Systems by number in the columns: their names are too long for as many."""
+        header = ["", *(str(i) for i in range(1, len(self.agreement) + 1))]
+        body = [
+            [f"{i} {name}", *(f"{100 * share:.1f}" for share in shares.values())]
+            for i, (name, shares) in enumerate(self.agreement.items(), 1)
         ]
+        return header, body
 
 
 @dataclass(frozen=True)
@@ -233,9 +235,9 @@ _COLUMNS = (
 
 
 def _worst_table(clips: Sequence[AsrClip]) -> tuple[list[str], list[list[str]]]:
-    header = ["recordings", "clip", "s", "WER %", "said", "heard"]
+    header = ["recordings", "clip", "said", "heard", "s", "WER %"]
     return header, [
-        [c.source, c.key, f"{c.seconds:.1f}", f"{100 * c.errors.wer:.0f}", _short(c.said), _short(c.heard)]
+        [c.source, c.key, _short(c.said), _short(c.heard), f"{c.seconds:.1f}", f"{100 * c.errors.wer:.0f}"]
         for c in clips
     ]
 
@@ -259,7 +261,8 @@ def _rich_table(header: list[str], body: list[list[str]], n_left: int) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for i, title in enumerate(header):
-        table.add_column(title, justify="left" if i < n_left else "right", overflow="fold")
+        whole = i < min(n_left, 2)  # names, which the texts behind them and the titles make room for
+        table.add_column(title, justify="left" if i < n_left else "right", overflow="fold", no_wrap=whole)
     for cells in body:
         table.add_row(*map(Text, cells))
     return table
