@@ -65,6 +65,38 @@ def test_the_same_steps_give_the_same_model():
     assert one.hash == two.hash
 
 
+def test_codes_that_sound_alike_begin_alike():
+    """Rows in pairs: after starting from them each code's neighbour is its twin, "none" is at 0, and codebooks that
+    the rows do not have stay as they were."""
+    torch.manual_seed(0)
+    net = ContextNet(CONFIG)
+    before = net.embedding.detach().clone()
+    pairs = 5 + torch.randn(8, 12).repeat_interleave(2, dim=0)  # far from 0: the mean does not count
+    rows = (pairs + 0.01 * torch.randn(16, 12))[None]
+    net.start_from_codebooks(rows)
+    z = net.embedding.detach()[0]
+    nearest = (torch.cdist(z[:16], z[:16]) + 1e9 * torch.eye(16)).argmin(1)
+    assert nearest.tolist() == [i ^ 1 for i in range(16)]
+    assert torch.equal(z[16], torch.zeros(CONFIG.embedding))
+    assert torch.equal(net.embedding.detach()[1], before[1])
+    # Axes in order, the widest first, at the scale of the random start.
+    spread = z[:16].std(0)
+    assert torch.equal(spread, spread.sort(descending=True).values)
+    assert spread.mean() == pytest.approx(0.3)
+    # Codebooks of fewer dimensions than the embedding fill what they have.
+    net.start_from_codebooks(rows[..., :4])
+    assert torch.equal(net.embedding.detach()[0, :16, 4:], z[:16, 4:])
+
+
+def test_training_can_begin_at_the_codebooks():
+    short = replace(QUICK, steps=20)
+    rows = torch.randn(2, 16, 6)
+    start = {"at random": None, "at the codebooks": rows}
+    made = {name: train_context_model(predictable(), CONFIG, short, codebooks=r) for name, r in start.items()}
+    tables = [made[name].tensors["embedding"] for name in start]
+    assert not np.array_equal(*tables)
+
+
 def test_rounding_in_training_is_that_of_the_integer_model():
     torch.manual_seed(0)
     net = ContextNet(CONFIG)
