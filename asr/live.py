@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ..data.voice_activity import FRAME, RATE, VoiceActivity
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from .vad import Span, VadOptions, at_level, find_spans, level_gain
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ class LiveTranscriber:
     def _begin_anew(self) -> None:
         self._detector = VoiceActivity()
         self._level = 0.0
-        self._audio = np.zeros(0, np.float32)  # kept; the end may not have been looked at
+        self._waiting: list[np.ndarray] = []  # less than a step, not looked at yet
+        self._n_waiting = 0  # samples of them
+        self._audio = np.zeros(0, np.float32)  # kept
         self._first = 0  # sample of the stream at which it begins, a multiple of a frame
         self._looked = 0  # samples of the stream that were looked at
         self._recognised = 0  # of them, when there was a recognition last
@@ -140,25 +142,28 @@ class LiveTranscriber:
 
         catch_up: for audio that has waited: where it holds several steps, it is recognised at the end only, which is
         faster, and settles the same words mostly.
+        Raises InputError for samples of another shape, or with NaN or infinity.
         """
         samples = np.asarray(samples, np.float32)
+        if samples.ndim != 1 or not np.isfinite(samples).all():
+            raise InputError(f"samples of shape {samples.shape}; expected (n,), none of them NaN or infinite")
         while len(samples):
-            missing = self._step - (self._first + len(self._audio) - self._looked)
-            self._audio = np.concatenate([self._audio, samples[:missing]])
-            samples = samples[missing:]
-            if self._first + len(self._audio) - self._looked < self._step:
+            part = samples[: self._step - self._n_waiting]
+            self._waiting.append(part.copy())
+            self._n_waiting += len(part)
+            samples = samples[len(part) :]
+            if self._n_waiting < self._step:
                 break
-            self._look(self._step)
-            kept, waited = len(self._audio) / RATE, (self._looked - self._recognised) / RATE
-            last = len(samples) < self._step
-            full = kept > self.live.max_buffer - self.live.step
-            if not catch_up or last or full or waited >= _LONGEST_STEP:
+            self._look()
+            kept, since = len(self._audio) / RATE, (self._looked - self._recognised) / RATE
+            last, full = len(samples) < self._step, kept > self.live.max_buffer - self.live.step
+            if not catch_up or last or full or since >= _LONGEST_STEP:
                 self._tick()
         return self._update()
 
     def flush(self) -> LiveUpdate:
         """The recording is over: everything that is left is settled. The next push begins another recording."""
-        self._look(self._first + len(self._audio) - self._looked)
+        self._look()
         rest = self._detector.flush()
         self._probabilities = np.concatenate([self._probabilities, rest])
         self._tick(over=True)
@@ -168,14 +173,16 @@ class LiveTranscriber:
 
     def _update(self) -> LiveUpdate:
         words, self._new = tuple(self._new), []
-        seconds = (self._first + len(self._audio)) / RATE
+        seconds = (self._looked + self._n_waiting) / RATE
         return LiveUpdate(words, "".join(word.word for word in self._last), seconds)
 
     # ---- one step
 
-    def _look(self, n: int) -> None:
-        """Voice activity of the next n samples, at the level of the loudest moments of late."""
-        samples = self._audio[self._looked - self._first :][:n]
+    def _look(self) -> None:
+        """Voice activity of the samples that wait, at the level of the loudest moments of late."""
+        samples = np.concatenate([np.zeros(0, np.float32), *self._waiting])
+        self._waiting, self._n_waiting, n = [], 0, len(samples)
+        self._audio = np.concatenate([self._audio, samples])
         here = 0.3 / level_gain(samples) if n else 0.0
         self._level = max(self._level * _LEVEL_DECAY ** (n / RATE), here)
         found = self._detector.push(at_level(samples, 0.3 / max(self._level, 1e-3)))

@@ -17,6 +17,7 @@ import numpy as np
 from .features import CHUNK_SECONDS, SAMPLE_RATE
 from .vad import Span, VadOptions, find_spans, padded
 
+_SHORTEST_CLIP = 0.02  # seconds: two mel frames
 FULLNESS = 2 / 3  # of a window, from which on it may end
 
 
@@ -97,6 +98,8 @@ def pack(
         return _packed(speech, pieces)
     windows: list[SpeechWindow] = []
     for clip in clips:
+        if clip.seconds < _SHORTEST_CLIP:
+            continue
         inside = [i for i, s in enumerate(speech) if s.end > clip.start and s.start < clip.end]
         windows += _packed(
             [_within(speech[i], clip) for i in inside], [_within(pieces[i], clip) for i in inside]

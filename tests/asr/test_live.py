@@ -8,7 +8,7 @@ from myna.asr import live as module
 from myna.asr.live import LiveOptions, LiveTranscriber
 from myna.asr.transcript import Word
 from myna.data.voice_activity import FRAME, RATE
-from myna.errors import UsageError
+from myna.errors import InputError, UsageError
 
 PAUSE = "|"
 
@@ -250,6 +250,15 @@ def test_hardly_any_audio(n):
     transcriber = LiveTranscriber(Reader("one"))
     assert transcriber.push(np.zeros(n, np.float32)).seconds == n / RATE
     assert transcriber.flush().words == ()
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 100)), np.full(100, np.nan)])
+def test_samples_that_cannot_be_used_are_refused(wrong):
+    transcriber = LiveTranscriber(Reader("one two three."))
+    with pytest.raises(InputError, match="samples of shape"):
+        transcriber.push(wrong)
+    said = transcriber.push(transcriber._recognise.audio).stable + transcriber.flush().stable
+    assert said == " one two three."  # nothing of it was taken
 
 
 @pytest.mark.parametrize(

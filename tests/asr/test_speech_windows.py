@@ -66,6 +66,7 @@ def test_only_the_clips_count():
     windows = packed(100, clips=[Span(10, 15), Span(50, 52)])
     assert [(w.start, w.end) for w in windows] == [(10, 15), (50, 52)]
     assert packed(5, 10, 5, clips=[Span(7, 12)]) == []
+    assert packed(100, clips=[Span(10, 10)]) == []
 
 
 def test_nothing_is_said():
