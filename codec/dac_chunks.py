@@ -58,7 +58,8 @@ def unpadded(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, Conv1d):
         if x.shape[-1] <= (layer.weight.shape[-1] - 1) * layer.dilation:
             raise CorruptStreamError(
-                "the .dac file's chunks are too short to decode: it is damaged, or needs another --model"
+                "the .dac file's chunks are too short to decode: it is damaged; get it again, "
+                "or give the --model that wrote it"
             )
         return F.conv1d(x, layer.weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups)
     if isinstance(layer, ConvTranspose1d):

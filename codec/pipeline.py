@@ -428,6 +428,8 @@ def decompress(
     if n_expected is not None and n_samples < n_expected and not damage:
         damage.append(f"the file: ends after {n_samples} of {n_expected} samples")
     if not n_samples and n_expected != 0 and damage:
-        raise CorruptStreamError(f"too damaged, nothing of the recording is left ({damage[0]})")
+        raise CorruptStreamError(
+            f"too damaged, nothing of the recording is left ({damage[0]}); get the file again"
+        )
     elapsed = time.perf_counter() - began
     return Decompressed(info.original_sample_rate, info.channels, n_samples, clipped, tuple(damage), elapsed)

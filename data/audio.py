@@ -175,7 +175,9 @@ class AudioReader:
         try:
             return np.ascontiguousarray(self._sound.read(size, dtype="float32", always_2d=True).T)
         except soundfile.SoundFileError as error:
-            raise InputError(f"{self.name} is damaged: {str(error).rstrip('.').lower()}") from error
+            raise InputError(
+                f"{self.name} is damaged: {str(error).rstrip('.').lower()}; export it again"
+            ) from error
 
 
 class AudioWriter(Protocol):

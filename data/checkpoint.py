@@ -58,7 +58,9 @@ def safetensors_keys(path: str | Path) -> tuple[list[str], dict[str, str]]:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             return list(file.keys()), file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({' '.join(str(error).split())})") from None
+        raise InputError(
+            f"{path} is not a whole safetensors file ({' '.join(str(error).split())}); download or copy it again"
+        ) from None
 
 
 def read_torch(path: str | Path) -> Mapping[str, Any]:
@@ -75,7 +77,9 @@ def read_torch(path: str | Path) -> Mapping[str, Any]:
             "download it again"
         ) from None
     if not isinstance(package, Mapping):
-        raise InputError(f"{path} holds a {type(package).__name__}, expected named weights")
+        raise InputError(
+            f"{path} holds a {type(package).__name__}, expected named weights; download it again"
+        )
     return package
 
 

@@ -50,7 +50,7 @@ class WavReader:
         self._read_some = getattr(file, "read1", file.read)
         riff, riff_size, kind = struct.unpack("<4sI4s", self._exactly(12))
         if riff not in (b"RIFF", b"RF64") or kind != b"WAVE":
-            raise InputError(f"{name} is not a WAV file")
+            raise InputError(f"{name} is not a WAV file; give a recording")
         long_size, layout = None, None
         while True:
             chunk, size = struct.unpack("<4sI", self._exactly(8))
@@ -59,7 +59,7 @@ class WavReader:
             if chunk in (b"fmt ", b"ds64"):
                 if not 16 <= size <= 65536:
                     raise InputError(
-                        f"{name} has a damaged WAV header ({chunk.decode().strip()} of {size} bytes)"
+                        f"{name} has a damaged WAV header ({chunk.decode().strip()} of {size} bytes); export it again"
                     )
                 body = self._exactly(size + size % 2)
                 if chunk == b"fmt ":
@@ -69,7 +69,9 @@ class WavReader:
             else:
                 self._skip(size + size % 2)
         if layout is None:
-            raise InputError(f"{name} has a damaged WAV header (no format before the samples)")
+            raise InputError(
+                f"{name} has a damaged WAV header (no format before the samples); export it again"
+            )
         self._read_layout(layout)
         self._read_length(riff_size, size, long_size)
         self._rest = b""
@@ -109,7 +111,9 @@ class WavReader:
         if tag == EXTENSIBLE and len(layout) >= 26:
             tag = struct.unpack_from("<H", layout, 24)[0]
         if not self.channels or self._frame_bytes % self.channels:
-            raise InputError(f"{self.name} has a damaged WAV header ({self.channels} channels)")
+            raise InputError(
+                f"{self.name} has a damaged WAV header ({self.channels} channels); export it again"
+            )
         self._width = self._frame_bytes // self.channels
         self._tag = tag
         if not ((tag == PCM and self._width in (1, 2, 3, 4)) or (tag == FLOAT and self._width in (4, 8))):
@@ -137,7 +141,8 @@ class WavReader:
         there = self._n_read // self._frame_bytes
         if promised is not None and there < promised:
             raise InputError(
-                f"{self.name} is truncated: the header promises {promised} samples, {there} are there"
+                f"{self.name} is truncated: the header promises {promised} samples, {there} are there; "
+                "get the whole file"
             )
 
     def _samples(self, data: bytes) -> np.ndarray:
@@ -158,7 +163,9 @@ class WavReader:
         while len(data) < n:
             more = self._file.read(n - len(data))
             if not more:
-                raise InputError(f"{self.name} ends within its WAV header: empty or truncated")
+                raise InputError(
+                    f"{self.name} ends within its WAV header: empty or truncated; get the whole file"
+                )
             data += more
         return data
 
@@ -166,7 +173,7 @@ class WavReader:
         while n:
             data = self._file.read(min(n, 1 << 16))
             if not data:
-                raise InputError(f"{self.name} ends within its WAV header: truncated")
+                raise InputError(f"{self.name} ends within its WAV header: truncated; get the whole file")
             n -= len(data)
 
 

@@ -36,9 +36,10 @@ class DraftState:
 
 
 class Draft:
-    """The draft of `output`, continued if its key is the same, begun anew otherwise. Close it, or use `with`.
+    """The draft of `output`, continued if there is one of the same key. Close it, or use `with`.
 
-    Raises UsageError when another process writes it, OutputError when it cannot be written.
+    restart: begun anew, whatever there is. Raises UsageError when another process writes it, or when there is one of
+    another key, whose sentences would be lost; OutputError when it cannot be written.
     """
 
     def __init__(self, output: str | Path, key: str, restart: bool = False):
@@ -49,7 +50,14 @@ class Draft:
             self._file: BinaryIO = open(self.audio, "ab+")  # noqa: SIM115 (closed by `close`)
         try:
             _lock(self._file, output)
-            found = None if restart else self._read(key)
+            found = None if restart else self._read()
+            if found is not None and found.key != key:
+                n = found.n_sentences
+                raise UsageError(
+                    f"{output.name} was begun with another text, voice, seed or option, and {n} "
+                    f"sentence{'s are' if n > 1 else ' is'} kept; give those again to go on, --restart to drop "
+                    "them, or another output (-o)"
+                )
             self.resumed = found is not None
             self.state = found or DraftState(key)
             with output_errors(output):
@@ -103,8 +111,8 @@ class Draft:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _read(self, key: str) -> DraftState | None:
-        """The state of an earlier run with the same key, as far as its samples are there."""
+    def _read(self) -> DraftState | None:
+        """The state of an earlier run that said something, if its samples are there."""
         try:
             found = json.loads(self.note.read_text("utf-8"))
             level = LevelState(**found["level"]) if found["level"] is not None else None
@@ -112,7 +120,7 @@ class Draft:
         except (OSError, ValueError, TypeError, KeyError):
             return None
         whole = state.n_samples >= 0 and os.fstat(self._file.fileno()).st_size >= 2 * state.n_samples
-        return state if whole and state.key == key else None
+        return state if whole and state.n_sentences > 0 else None
 
 
 def _lock(file: BinaryIO, output: Path) -> None:

@@ -188,7 +188,9 @@ def load_voice(path: str | Path) -> Voice:
         voice = Voice(codes=tensors["codes"], phones=phones, pointer=tensors.get("pointer"), **facts)
         _check_tensors(voice)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
-        raise InputError(f"{path} is a damaged voice; make it again from its recording") from None
+        raise InputError(
+            f"{path} is a damaged voice; make it again with `myna voices add`, from its recording"
+        ) from None
     return voice
 
 
@@ -229,7 +231,9 @@ def check_codec(voice: Voice, codec: Codec) -> None:
             f"({here}); make it again from its recording"
         )
     if voice.codes.shape[0] != codec.n_codebooks or int(voice.codes.max()) >= codec.codebook_size:
-        raise InputError(f"the voice {voice.name!r} is damaged; make it again from its recording")
+        raise InputError(
+            f"the voice {voice.name!r} is damaged; make it again with `myna voices add`, from its recording"
+        )
 
 
 def codec_hash(codec: Codec) -> str:

@@ -373,7 +373,9 @@ def _coder_for_reading(header: Header) -> EntropyCoder:
             "install the version of myna that wrote it"
         )
     if model.config.codebook_size != header.codebook_size or model.config.n_codebooks < header.n_codebooks:
-        raise CorruptStreamError("the header's codebooks do not fit the entropy model that it names")
+        raise CorruptStreamError(
+            "the header's codebooks do not fit the entropy model that it names; get the file again"
+        )
     return ContextCoder(model)
 
 

@@ -122,23 +122,27 @@ def _oldest_names(data: bytes) -> bytes:
 def read_dac(data: bytes) -> DacContent:
     """The content of a `.dac` file's bytes; runs nothing. Raises CorruptStreamError."""
     if not data.startswith(MAGIC) or len(data) < 12:
-        raise CorruptStreamError("not a .dac file: it does not begin like a NumPy file")
+        raise CorruptStreamError(
+            "not a .dac file: it does not begin like a NumPy file; give one that myna or dac wrote"
+        )
     size, form = (2, "<H") if data[6] == 1 else (4, "<I")
     (length,) = struct.unpack_from(form, data, 8)
     begin = 8 + size
     header = data[begin : begin + length].decode("latin-1")
     if data[6] not in (1, 2, 3) or length > 1024 or "".join(header.split()) != "".join(_HEADER.split()):
-        raise CorruptStreamError("not a .dac file: its NumPy header is damaged or of some other array")
+        raise CorruptStreamError(
+            "not a .dac file: its NumPy header is damaged or of some other array; get the file again"
+        )
     try:
         content = load_array(data[begin + length :])
     except PickleError as error:
-        raise CorruptStreamError(f"the .dac file cannot be used: {error}") from error
+        raise CorruptStreamError(f"the .dac file cannot be used: {error}; get the file again") from error
     return _checked(content)
 
 
 def _checked(content: Any) -> DacContent:
     if not isinstance(content, dict) or not isinstance(content.get("metadata"), dict):
-        raise CorruptStreamError("the .dac file is damaged: it holds no codes with metadata")
+        raise CorruptStreamError("the .dac file is damaged: it holds no codes with metadata; get it again")
     codes, metadata = plain(content.get("codes")), content["metadata"]
     if (
         not isinstance(codes, np.ndarray)
@@ -147,16 +151,22 @@ def _checked(content: Any) -> DacContent:
         or codes.size == 0
     ):
         raise CorruptStreamError(
-            "the .dac file is damaged: its codes are no (channels, codebooks, frames) array"
+            "the .dac file is damaged: its codes are no (channels, codebooks, frames) array; get it again"
         )
     if not 0 <= int(codes.min()) <= int(codes.max()) < _CODEBOOK_SIZE:
-        raise CorruptStreamError("the .dac file is damaged: a code beyond the codebook of 1024 entries")
+        raise CorruptStreamError(
+            "the .dac file is damaged: a code beyond the codebook of 1024 entries; get it again"
+        )
     if metadata.get("dac_version") != VERSION:
-        raise CorruptStreamError(f"the .dac file is damaged, or not of version {VERSION}, the only one known")
+        raise CorruptStreamError(
+            f"the .dac file is damaged, or not of version {VERSION}, the only one known; get it again"
+        )
     rows, n_codebooks, frames = codes.shape
     padding = metadata.get("padding")
     if not isinstance(padding, bool | np.bool_) or rows > 64 or n_codebooks > 64:
-        raise CorruptStreamError("the .dac file is damaged: its padding, channels or codebooks cannot be")
+        raise CorruptStreamError(
+            "the .dac file is damaged: its padding, channels or codebooks cannot be; get it again"
+        )
     original_length = _whole(metadata, "original_length", 1, 1 << 40)
     sample_rate = _whole(metadata, "sample_rate", 1, 1_000_000)
     chunk_length = _whole(metadata, "chunk_length", 1, frames)
@@ -167,7 +177,9 @@ def _checked(content: Any) -> DacContent:
     except (TypeError, ValueError, IndexError):
         input_db = math.nan
     if not abs(input_db) <= _MAX_LOUDNESS or rows % channels or (frames % chunk_length and not padding):
-        raise CorruptStreamError("the .dac file is damaged: its loudness, channels or chunks cannot be")
+        raise CorruptStreamError(
+            "the .dac file is damaged: its loudness, channels or chunks cannot be; get it again"
+        )
     return DacContent(
         codes=torch.from_numpy(codes.astype(np.int64)),
         input_db=input_db,
@@ -184,7 +196,7 @@ def _whole(metadata: dict[str, Any], key: str, low: int, high: int) -> int:
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise CorruptStreamError(f"the .dac file is damaged: its {key} cannot be")
+        raise CorruptStreamError(f"the .dac file is damaged: its {key} cannot be; get it again")
     return int(value)
 
 

@@ -202,24 +202,32 @@ class EcdcFile(CompressedFile):
     def _header(self) -> dict[str, Any]:
         start = self._bytes.take(_PREFIX.size)
         if len(start) < _PREFIX.size or start[:4] != MAGIC:
-            raise CorruptStreamError("not an .ecdc file, or cut off inside its header")
+            raise CorruptStreamError("not an .ecdc file, or cut off inside its header; get the file again")
         _, version, length = _PREFIX.unpack(start)
         if version != 0 or not 2 <= length <= _MAX_JSON:
-            raise CorruptStreamError("the .ecdc header is damaged: its version or its length cannot be")
+            raise CorruptStreamError(
+                "the .ecdc header is damaged: its version or its length cannot be; get the file again"
+            )
         text = self._bytes.take(length)
         try:
             facts = json.loads(text.decode())
             stated = (facts["m"], facts["al"], facts["nc"], facts["lm"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CorruptStreamError("the .ecdc header is damaged: its facts cannot be read") from error
+            raise CorruptStreamError(
+                "the .ecdc header is damaged: its facts cannot be read; get the file again"
+            ) from error
         model, n_samples, n_codebooks, lm = stated
         typed = all(type(n) is int for n in (n_samples, n_codebooks)) and type(lm) is bool
         if not isinstance(model, str) or model not in MODELS:
             known = " and ".join(MODELS)
-            raise CorruptStreamError(f"the .ecdc file is of an unknown model; known are {known}")
+            raise CorruptStreamError(
+                f"the .ecdc file is of an unknown model; known are {known}; get the file again"
+            )
         most = MODELS[model].n_codebooks
         if not (typed and 0 <= n_samples < _MAX_SAMPLES and 1 <= n_codebooks <= most):
-            raise CorruptStreamError("the .ecdc header is damaged: its length or codebooks cannot be")
+            raise CorruptStreamError(
+                "the .ecdc header is damaged: its length or codebooks cannot be; get the file again"
+            )
         return facts
 
     def _packets(self, lm: LanguageModel | None) -> Iterator[Packet]:

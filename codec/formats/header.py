@@ -134,18 +134,22 @@ def unpack_header(data: bytes) -> tuple[Header, int] | None:
     Raises CorruptStreamError as soon as it is certain that this is no header.
     """
     if not MAGIC.startswith(data[: len(MAGIC)]):
-        raise CorruptStreamError("not a .myna file: it does not begin with the .myna signature")
+        raise CorruptStreamError(
+            "not a .myna file: it does not begin with the .myna signature; give one that myna wrote"
+        )
     if len(data) < _PREFIX.size:
         return None
     _, version, length = _PREFIX.unpack_from(data)
     if version != VERSION:
         raise CorruptStreamError(
             f".myna version {version} where this program reads version {VERSION}: "
-            "the file is damaged, or a newer myna wrote it"
+            "the file is damaged, or a newer myna wrote it; get it again, or update myna"
         )
     end = _PREFIX.size + length
     if not _FIELDS.size < length <= _MAX_LENGTH:
-        raise CorruptStreamError(f"the .myna header is damaged: its length of {length} bytes cannot be")
+        raise CorruptStreamError(
+            f"the .myna header is damaged: its length of {length} bytes cannot be; get the file again"
+        )
     if len(data) < end + 4:
         return None
     if struct.unpack_from("<I", data, end)[0] != google_crc32c.value(bytes(data[:end])):
@@ -180,7 +184,9 @@ def unpack_header(data: bytes) -> tuple[Header, int] | None:
     )
     problem = header.problem()
     if problem or flags > 1 or (coder_id == CONTEXT and not header.model_hash):
-        raise CorruptStreamError(f"the .myna header cannot be right: {problem or 'unknown flags'}")
+        raise CorruptStreamError(
+            f"the .myna header cannot be right: {problem or 'unknown flags'}; get the file again"
+        )
     return header, end + 4
 
 

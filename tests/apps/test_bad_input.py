@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -155,6 +156,37 @@ def test_compressed_files_beyond_repair(myna, tiny_model, tmp_path, compressed, 
     )
     assert left(tmp_path / "out") == []
     assert myna("info", tmp_path / "bad.myna").code in (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.myna", b""),
+        ("x.myna", b"This is a text that somebody renamed."),
+        ("x.myna", b"\x89MYNA\r\n\x1a\x09\x40\x00" + bytes(80)),
+        ("x.myna", b"\x89MYNA\r\n\x1a\x01\xff\xff" + bytes(80)),
+        ("x.myna", b"\x89MYNA\r\n\x1a\x01\x60\x00" + bytes(200)),
+        ("x.myna", b"\x89MYNA\r\n\x1a\x01\x60\x00" + bytes(8)),
+        ("x.ecdc", b"ECDC\x00\x00"),
+        ("x.ecdc", b"ECDC\x01\x00\x00\x00\x10" + bytes(64)),
+        ("x.ecdc", b"ECDC\x00\x00\x00\x00\x02{}" + bytes(64)),
+        ("x.ecdc", b'ECDC\x00\x00\x00\x00\x28{"m": "gsm", "al": 1, "nc": 2, "lm": 0} ' + bytes(64)),
+        ("x.dac", b"\x93NUMPY\x01\x00\x10\x00 not a header   " + bytes(64)),
+        (
+            "x.dac",
+            b"\x93NUMPY\x01\x00\x76\x00{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(128)
+            + b"\x80",
+        ),
+        ("x.voice.safetensors", b"This is a text that somebody renamed."),
+    ],
+)
+def test_a_damaged_file_is_a_line_that_says_what_to_do(myna, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    outcome = myna("info", tmp_path / name)
+    assert outcome.code in (3, 5), outcome
+    assert outcome.err.count("\n") == 1
+    assert re.search(r"; .*(again|give|update|expected|use `)", outcome.err), outcome.err
+    assert left(tmp_path) == [name]
 
 
 def test_damage_is_concealed_and_reported(myna, tiny_model, tmp_path, compressed):

@@ -306,15 +306,21 @@ def test_a_text_file_goes_straight_into_a_named_pipe(voice, myna):
     np.testing.assert_array_equal(piped, whole)
 
 
-def test_another_text_or_seed_begins_anew(voice, myna, monkeypatch):
+def test_another_text_or_seed_does_not_drop_what_was_said(voice, myna):
     from myna.tts.draft import Draft
 
     Path("book.txt").write_text(TEXT, "utf-8")
     with Draft("book.wav", "another text") as draft:
         draft.append(np.zeros(100, np.float32))
         draft.commit(2, None)
+    kept = {path: path.read_bytes() for path in Path().glob(".book.wav.*")}
     done = myna("say", "-t", "book.txt", "-v", voice, "--json")
+    assert (done.code, done.out) == (2, "")
+    assert "2 sentences are kept" in done.err
+    assert {path: path.read_bytes() for path in Path().glob(".book.wav.*")} == kept
+    done = myna("say", "-t", "book.txt", "-v", voice, "--json", "--restart")
     assert json.loads(done.out)["resumed_at"] == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["book.txt", "book.wav"]
 
 
 def test_a_long_text_takes_no_more_memory_than_a_short_one(voice, models):

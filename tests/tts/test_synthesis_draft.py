@@ -36,8 +36,8 @@ def test_goes_on_after_the_last_whole_sentence(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("spoil", ["key", "restart", "state", "samples", "truncated"])
-def test_begins_anew_when_it_is_not_the_same(tmp_path, spoil):
+@pytest.mark.parametrize("spoil", ["restart", "state", "samples", "truncated"])
+def test_begins_anew_when_there_is_nothing_to_go_on_with(tmp_path, spoil):
     output = tmp_path / "book.wav"
     with Draft(output, "key") as draft:
         draft.append(tone(100, 0.25))
@@ -48,11 +48,28 @@ def test_begins_anew_when_it_is_not_the_same(tmp_path, spoil):
         draft.audio.unlink()
     if spoil == "truncated":
         draft.audio.write_bytes(b"\0" * 199)
-    with Draft(output, "other" if spoil == "key" else "key", restart=spoil == "restart") as draft:
+    with Draft(output, "key", restart=spoil == "restart") as draft:
         assert not draft.resumed
         assert draft.state.n_sentences == 0
         assert said(draft).size == 0
     assert list(tmp_path.iterdir()) == []  # nothing said, nothing kept
+
+
+def test_what_was_said_of_another_text_is_not_lost(tmp_path):
+    output = tmp_path / "book.wav"
+    with Draft(output, "key") as draft:
+        draft.append(tone(100, 0.25))
+        draft.commit(2, LEVEL)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match=r"2 sentences are kept; .*--restart") as error:
+        Draft(output, "other")
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with Draft(output, "key") as draft:
+        np.testing.assert_array_equal(said(draft), tone(100, 0.25))
+    with Draft(output, "other", restart=True) as draft:
+        assert not draft.resumed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_one_at_a_time(tmp_path):
