@@ -87,11 +87,13 @@ def tts(
     texts: Path = typer.Option(
         None, "--texts", help="Say these, a line each, instead of the speakers' texts."
     ),
-    limit: int = typer.Option(None, help="Texts a voice.  [default: 12]"),
-    max_voices: int = typer.Option(None, help="Voices of a source.  [default: all; 4 with --quick]"),
+    limit: int = typer.Option(None, help="Texts a voice.  [default: 12; 4 with --quick]"),
+    max_voices: int = typer.Option(None, help="Voices of a source.  [default: all; 2 with --quick]"),
     source: str = typer.Option(None, help="Only recordings of this source (shards)."),
     split: str = typer.Option(None, help="Only recordings of this split (shards)."),
-    quick: bool = typer.Option(False, "--quick", help="A few voices, words and likeness only."),
+    quick: bool = typer.Option(
+        False, "--quick", help="In about a minute: few voices and texts, words and likeness only."
+    ),
     hard: bool = typer.Option(
         None, "--hard/--no-hard", help="Say the hard sentences too.  [default: unless --quick]"
     ),
@@ -135,14 +137,20 @@ def tts(
         import torch
 
         torch.set_num_threads(threads)
-    from ..evaluation.tts_report import SpeechEvaluation, evaluate_tts
+    from ..evaluation.tts_report import (
+        QUICK_REMARK,
+        QUICK_TEXTS,
+        QUICK_VOICES,
+        SpeechEvaluation,
+        evaluate_tts,
+    )
     from ..tts.presets import SpeechOptions
 
     measures = tuple(metric) or (("wer", "similarity") if quick else ("wer", "similarity", "dnsmos"))
     options = SpeechEvaluation(
         texts=texts,
-        limit=12 if limit is None else limit,
-        max_speakers=4 if quick and max_voices is None else max_voices,
+        limit=(QUICK_TEXTS if quick else 12) if limit is None else limit,
+        max_speakers=QUICK_VOICES if quick and max_voices is None else max_voices,
         source=source,
         split=split,
         measures=measures,
@@ -154,6 +162,7 @@ def tts(
         nar=nar,
         device=device,
         audio=audio,
+        remark=QUICK_REMARK if quick else None,
         speech=SpeechOptions(
             preset=preset,
             seed=seed,

@@ -42,6 +42,10 @@ from .tts_texts import Line, Person, apart, as_written, joined, lines_for, peopl
 
 Progress = Callable[[int, int | None], None]  # clips done, in all
 FILES = ("report.md", "report.json", "bars.png", "scatter.png", "mel.png")
+QUICK_VOICES, QUICK_TEXTS = 2, 4  # of a source, of a voice: about a minute on one core
+QUICK_REMARK = (
+    "a quick look: few voices and texts, so mind the intervals; leave --quick out for numbers to keep"
+)
 CONSENT = "a corpus's recording, used only to measure, as its licence allows"
 MYNA, MYNA_TEXT = "myna", "myna, prompt's text known"
 _PICTURED = 3  # voices
@@ -57,7 +61,7 @@ class SpeechEvaluation:
     needed: those of them that are not to be left out.   hard: say the hard sentences too.   prompt_text: is the
     prompt's transcript given to the model: "without", "with", or "both".   codec, ar, nar: names or checkpoints; None:
     those that ship.   speech: how it is said; its seed also chooses prompts and texts.   audio: keep what was said,
-    beside the report.
+    beside the report.   remark: to be among the report's notes.
     """
 
     texts: str | Path | None = None
@@ -74,6 +78,7 @@ class SpeechEvaluation:
     nar: str | Path | None = None
     device: str = "cpu"
     audio: bool = False
+    remark: str | None = None
     speech: SpeechOptions = field(default_factory=SpeechOptions)
 
     def __post_init__(self) -> None:
@@ -116,7 +121,7 @@ def evaluate_tts(
         raise UsageError("the speech can be kept only beside a report; give a folder for it with --out")
     texts = None if options.texts is None else read_lines(options.texts, options.limit)
     judge = Judge(options.measures, options.needed)
-    notes = list(judge.notes)
+    notes = [*judge.notes, *([options.remark] if options.remark else [])]
     if speaker is None:
         codec = load_codec(options.codec, device=options.device).eval()
         speaker = _speaker(codec, options, notes)
