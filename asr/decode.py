@@ -137,7 +137,10 @@ def _decode_alike(
     no_speech = logits.softmax(1)[:, tokenizer.no_speech].tolist()
     if prompts[0].tail:
         logits, state = _read(model, state, [prompt.tail for prompt in prompts], tokenizer.eot)
-    if can_speculate(model, len(prompts), options.n_group, options.temperature):
+    alike = (
+        not options.no_repeat_ngram_size
+    )  # the only rule for which speculation's filling up is not nothing
+    if alike and can_speculate(model, len(prompts), options.n_group, options.temperature):
         taken = speculate(model, logits, state, filters, tokenizer.eot, prompts[0].limit)
         return [_result(tokenizer, taken, no_speech[0], options)]
     if options.n_group > 1:
