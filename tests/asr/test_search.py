@@ -69,13 +69,12 @@ def plain_beams(seed: int, size: int, enough: int, steps: int) -> list[Candidate
     return finished
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("patience", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("size", "patience"), [(1, 1.0), (1, 2.0), (2, 0.5), (2, 1.0), (2, 2.0), (3, 0.5), (3, 1.0), (3, 2.0)]
+)
 def test_beams_of_several_audios(size, patience):
     steps, n_audios = 6, 5
     enough = round(size * patience)
-    if enough < 1:
-        pytest.skip("patience leaves no beam")
     found = run(BeamSearch(END, size, patience, n_audios, CPU), n_audios, steps)
     for seed in range(n_audios):
         expected = plain_beams(seed, size, enough, steps)
