@@ -38,7 +38,7 @@ from .prompts import Context, tokenizer_of
 from .speech_windows import SpeechWindow, pack
 from .timing import WordTiming, add_word_timestamps, find_alignment
 from .tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
-from .transcribe import TranscribeOptions, _checked, clips_of
+from .transcribe import TranscribeOptions, checked_audio, clips_of
 from .transcript import OnProgress, OnSegment, Segment, Transcript, last_word_end
 from .vad import Span, VadOptions, speech_probabilities
 from .whisper import Whisper
@@ -73,7 +73,7 @@ def transcribe_batched(
     options.check()
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; give at least 1")
-    samples = _checked(audio).cpu().numpy()
+    samples = checked_audio(audio).cpu().numpy()
     seconds = len(samples) / SAMPLE_RATE
     clips = [
         Span(start / FRAMES_PER_SECOND, min(seconds, end / FRAMES_PER_SECOND))

@@ -235,7 +235,7 @@ def _sequential(
     on_progress: OnProgress | None = None,
 ) -> _Job:
     """The transcript of one recording."""
-    mel = log_mel(_checked(audio), model.dims.n_mels, padding=N_SAMPLES)
+    mel = log_mel(checked_audio(audio), model.dims.n_mels, padding=N_SAMPLES)
     del audio  # 230 MB an hour
     content_frames = mel.shape[1] - N_FRAMES
     clips = clips_of(options.clip_timestamps, content_frames)
@@ -337,7 +337,7 @@ def _tell(on_progress: OnProgress | None, seek: int, clip_end: int, content_fram
         on_progress(min(seek, clip_end) / FRAMES_PER_SECOND, content_frames / FRAMES_PER_SECOND)
 
 
-def _checked(audio: Tensor | np.ndarray) -> Tensor:
+def checked_audio(audio: Tensor | np.ndarray) -> Tensor:
     samples = torch.as_tensor(audio)
     if samples.ndim != 1:
         raise InputError(f"samples of shape {tuple(samples.shape)}; expected (N,), mono at 16 kHz")
