@@ -28,7 +28,8 @@ def command(
     ),
     out: Path = typer.Argument(..., metavar="OUT", help="The folder of the corpus."),
     layout: str = typer.Option(
-        "auto", help="plain, librispeech, libritts, ljspeech, vctk, commonvoice, librilight, or auto."
+        "auto",
+        help="plain, speakers (folders), librispeech, libritts, ljspeech, vctk, commonvoice, librilight, or auto.",
     ),
     source: str = typer.Option(
         None, help="The corpus's name, in keys, speakers and shards.  [default: that of DIR]"

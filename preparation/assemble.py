@@ -45,6 +45,7 @@ class Decisions:
 def decide(journal: Journal, units: Sequence[Unit], options: PrepareOptions) -> Decisions:
     """The first pass: duplicates, speakers, splits."""
     seen = Seen()
+    names: dict[str, str] = {}  # one string a speaker, however many pieces are theirs
     repeats: dict[str, str] = {}
     speakers: dict[str, str] = {}
     voices: list[np.ndarray] = []
@@ -59,7 +60,8 @@ def decide(journal: Journal, units: Sequence[Unit], options: PrepareOptions) -> 
                     continue
             facts.append((piece.key, piece.path, piece.duration, piece.split))
             if piece.speaker is not None:
-                speakers[piece.key] = f"{options.source}_{piece.speaker}"
+                name = f"{options.source}_{piece.speaker}"
+                speakers[piece.key] = names.setdefault(name, name)
             elif piece.embedding is not None:
                 unknown.append(piece.key)
                 voices.append(voice_of(piece.embedding))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections import defaultdict
+import tempfile
 
 import numpy as np
 
@@ -55,24 +55,33 @@ def alike(one: str, other: str) -> bool:
 
 
 class Seen:
-    """Pieces in order; `first` says which earlier one a piece repeats."""
+    """Pieces in order; `first` says which earlier one a piece repeats. Fingerprints wait in a temporary file: memory is
+    a few hundred bytes a piece."""
 
     def __init__(self):
-        self._hashes: dict[str, str] = {}
-        self._texts: dict[bytes, list[tuple[str, float, str]]] = defaultdict(list)
+        self._hashes: dict[int, str] = {}
+        # By text: key, seconds, place and length in the file.
+        self._texts: dict[int, list[tuple[str, float, int, int]]] = {}
+        self._prints = tempfile.TemporaryFile()  # noqa: SIM115 (it goes when we go)
 
     def first(
         self, key: str, duration: float, audio_hash: str, fingerprint: str, text: str | None
     ) -> str | None:
         """The key of the piece that this one repeats, or None and it is remembered.   duration: seconds."""
-        if audio_hash in self._hashes:
-            return self._hashes[audio_hash]
+        sound = int(audio_hash, 16)
+        if sound in self._hashes:
+            return self._hashes[sound]
         words = "".join(c for c in (text or "").casefold() if c.isalnum())
-        told = hashlib.sha256(words.encode()).digest()[:8]
         if words:
-            for known, seconds, print_ in self._texts[told]:
-                if abs(seconds - duration) <= MAX_SECONDS_APART and alike(print_, fingerprint):
-                    return known
-            self._texts[told].append((key, duration, fingerprint))
-        self._hashes[audio_hash] = key
+            told = int.from_bytes(hashlib.sha256(words.encode("utf-8", "replace")).digest()[:8], "big")
+            said_before = self._texts.setdefault(told, [])
+            for known, seconds, place, length in said_before:
+                if abs(seconds - duration) <= MAX_SECONDS_APART:
+                    self._prints.seek(place)
+                    if alike(self._prints.read(length).decode("ascii"), fingerprint):
+                        return known
+            place = self._prints.seek(0, 2)
+            self._prints.write(fingerprint.encode("ascii"))
+            said_before.append((key, duration, place, len(fingerprint)))
+        self._hashes[sound] = key
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
@@ -22,10 +23,11 @@ class RayEngine:
     def __init__(self, address: str | None = None, workers: int | None = None):
         try:
             import ray
+            import ray.exceptions
         except ImportError:
             raise UsageError("--engine ray needs the package ray; pip install 'myna[ray]'") from None
         self.address, self.workers = address, workers
-        self._ray = ray
+        self._ray: Any = ray
 
     def run(self, units: Iterable[Unit], setup: Setup, on_done: Callable[[Done], None]) -> None:
         ray = self._ray
@@ -48,7 +50,7 @@ class RayEngine:
     def _connect(self) -> None:
         local = {} if self.address else {"include_dashboard": False, "num_cpus": self.workers}
         try:
-            self._ray.init(self.address, log_to_driver=False, logging_level="ERROR", **local)
+            self._ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(f"no Ray cluster at {self.address or 'this machine'}: {reason}") from None

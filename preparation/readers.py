@@ -3,6 +3,7 @@
 Layouts (each as its distributor ships it; the folder given may be the corpus or what is above it):
 
     plain         any audio; NAME.txt beside NAME.wav is what is said in it
+    speakers      the same, where the first folder is the speaker: SPEAKER/.../NAME.wav (only when it is asked for)
     librispeech   SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-0000.flac, SPEAKER-CHAPTER.trans.txt
     libritts      SUBSET/SPEAKER/CHAPTER/SPEAKER_CHAPTER_000000_000000.wav, the same .normalized.txt
     ljspeech      metadata.csv (id|text|normalised), wavs/ID.wav
@@ -89,8 +90,7 @@ def read_folder(folder: str | Path, layout: str = "auto", source: str = "corpus"
     tree = Tree(root)
     if not tree.audio:
         raise InputError(f"{root} holds no audio; expected files such as {', '.join(SUFFIXES[:6])}")
-    names = [name for name in LAYOUTS if name != "plain"] if layout == "auto" else [layout]
-    for name in names:
+    for name in DETECTED if layout == "auto" else (layout,):
         found = LAYOUTS[name](tree)
         if found is not None:
             return _finish(name, found, tree, source)
@@ -116,6 +116,12 @@ def _plain(tree: Tree) -> Found:
                 continue
         recordings.append(Recording(str(path), "", text))
     return recordings, dropped
+
+
+def _speakers(tree: Tree) -> Found | None:
+    recordings, dropped = _plain(tree)
+    named = [replace(one, speaker=PurePosixPath(one.path).parts[0]) for one in recordings if "/" in one.path]
+    return (named + [one for one in recordings if "/" not in one.path], dropped) if named else None
 
 
 def _librispeech(tree: Tree) -> Found | None:
@@ -287,7 +293,9 @@ LAYOUTS: dict[str, Callable[[Tree], Found | None]] = {
     "librispeech": _librispeech,
     "librilight": _librilight,
     "plain": _plain,
+    "speakers": _speakers,
 }
+DETECTED = tuple(name for name in LAYOUTS if name not in ("plain", "speakers"))
 
 
 def _missing(names: Iterable[PurePosixPath]) -> list[Dropped]:

@@ -13,7 +13,7 @@ from .transcribe import Recogniser
 from .unit import Unit
 
 # Before a worker starts: libraries count their threads when they are loaded.
-ONE_THREAD = dict.fromkeys(
+ONE_THREAD: dict[str, str] = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
 

@@ -57,6 +57,18 @@ def test_plain(tree):
     assert [r.key for r in listing.recordings] == ["src_empty", "src_x_a", "src_x_b"]
 
 
+def test_folders_that_are_speakers(tree):
+    root = tree(**{"ann/x/a.wav": None, "ann/x/a.txt": "Yes.", "bob/b.wav": None, "c.wav": None})
+    assert read(root)[0] == "plain"
+    layout, found, _ = read(root, "speakers")
+    assert layout == "speakers"
+    assert found == {
+        "ann/x/a.wav": ("Yes.", "ann", None, None),
+        "bob/b.wav": (None, "bob", None, None),
+        "c.wav": (None, None, None, None),
+    }
+
+
 @pytest.mark.parametrize("above", ["", "LibriSpeech/"])
 def test_librispeech(tree, above):
     files = {
