@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.packed import packed
+
 
 @dataclass(frozen=True)
 class CodebookResult:
@@ -86,11 +88,8 @@ class EMACodebook(nn.Module):
         b, d, t = x.shape
         flat = x.transpose(1, 2).reshape(-1, d)
         # In this form and order because the reference's is, and codes must not differ by rounding.
-        distance = -(
-            flat.square().sum(1, keepdim=True)
-            - 2 * flat @ self.embed.t()
-            + self.embed.t().square().sum(0, keepdim=True)
-        )
+        size = packed(self, "size", self.embed, lambda embed: embed.t().square().sum(0, keepdim=True))
+        distance = -(flat.square().sum(1, keepdim=True) - 2 * flat @ self.embed.t() + size)
         return distance.max(dim=-1).indices.view(b, t)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -145,6 +144,12 @@ class EMACodebook(nn.Module):
         self.cluster_size.copy_(torch.where(dead, even, self.cluster_size))
 
 
+def _normalized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (V, d) of length 1, and the squares (1, V) of these lengths."""
+    rows = F.normalize(weight)
+    return rows, rows.square().sum(1, keepdim=True).t()
+
+
 class FactorizedCodebook(nn.Module):
     """DAC's codebook: a projection to few dimensions, the nearest row by cosine, a projection back.
 
@@ -189,10 +194,8 @@ class FactorizedCodebook(nn.Module):
         """The row with the greatest cosine similarity (DAC, appendix; ties go to the first)."""
         b, d, t = z.shape
         flat = F.normalize(z.transpose(1, 2).reshape(-1, d))
-        rows = F.normalize(self.codebook.weight)
-        distance = (
-            flat.square().sum(1, keepdim=True) - 2 * flat @ rows.t() + rows.square().sum(1, keepdim=True).t()
-        )
+        rows, size = packed(self, "rows", self.codebook.weight.detach(), _normalized)
+        distance = flat.square().sum(1, keepdim=True) - 2 * flat @ rows.t() + size
         return (-distance).max(1).indices.view(b, t)
 
     @torch.no_grad()

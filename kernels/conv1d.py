@@ -1,14 +1,15 @@
-"""1-d convolution and its transpose on a CPU: PyTorch's, and as matrix products over frames in memory order.
+"""1-d convolution and its transpose on a CPU: PyTorch's, and as matrix products with weights packed beforehand.
 
-With channels next to each other in memory, a convolution of stride s is a few matrix products over
-overlapping views of the input, with no copy of it (s = 2, kernel 4):
+`F.conv1d` turns its weight around at every call, which costs more than the arithmetic at the few frames of a
+streaming chunk. oneDNN's packed convolutions do so whenever the number of frames asks for another order; its packed
+matrices have one order for all. So the windows of the input are copied out side by side and multiplied:
 
-    memory     |f0 f1|f2 f3|f4 f5|f6 f7|      rows of s frames, s * C numbers each
-    y[t]     = row[t] W0 + row[t + 1] W1      W0: the first s taps, W1: the others
+    memory   | f0 | f1 | f2 | f3 | f4 | f5 |     frames of C numbers, next to each other
+    windows  | f0 f1 f2 |                        rows of K C numbers, one every `stride` frames,
+                  | f1 f2 f3 |                   times the weight (K C, O)
 
-Where the taps of an output are many and the channels few, the windows are copied out side by side, as many as the
-cache holds, for one product each. `benchmarks/codec.py` measures it against `F.conv1d`, which reorders its weights at
-every call: that costs more at the few frames of a streaming chunk, and less over a whole file (docs/log.md).
+Over many frames the copies cost more than turning a small weight around, and oneDNN's convolution takes over, which
+reads the same memory. docs/log.md has all of them measured.
 
 Shapes: B batch, C input channels, O output channels, T frames, K taps. All tensors are (B, C, T); the fast
 versions like them, and return them, with frames outermost in memory: the transpose of a contiguous (B, T, C).
@@ -16,14 +17,42 @@ versions like them, and return them, with frames outermost in memory: the transp
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Numbers in a copy of windows side by side: a megabyte, which the second-level cache holds.
-_COPIED = 1 << 18
-# Up to this many channels a product per tap has too little to do for each pass over the output.
-_NARROW = 256
+# What PyTorch's compiler calls too; not built on every platform.
+_PACKS = torch.backends.mkldnn.is_available() and all(
+    hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
+)
+_TYPICAL = 64  # rows that a weight is packed for; the order is the same for others
+_SMALL = 1 << 18  # numbers in a weight that is turned around in no time: a megabyte
+_MANY = 1 << 24  # multiplications in a product that is worth turning it around
+_COPIED = 1 << 19  # numbers in a copy of windows: what the third-level cache has to spare
+
+
+class PackedMatrix:
+    """A matrix (I, O) to multiply rows with, in the orders that are fast: made when they are first needed."""
+
+    def __init__(self, matrix: Tensor):
+        self._matrix = matrix.detach()
+
+    @cached_property
+    def plain(self) -> Tensor:
+        """(I, O) row by row: what a product with a single row reads at full speed."""
+        return self._matrix.contiguous()
+
+    @cached_property
+    def _ordered(self) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(self._matrix.t().contiguous(), _TYPICAL)
+
+    def product(self, rows: Tensor, bias: Tensor | None = None) -> Tensor:
+        """rows (n, I) -> (n, O)."""
+        if rows.shape[0] == 1:
+            return rows @ self.plain if bias is None else torch.addmm(bias, rows, self.plain)
+        return torch.ops.mkldnn._linear_pointwise(rows, self._ordered, bias, "none", [], "")
 
 
 def conv1d_reference(
@@ -39,74 +68,65 @@ def conv_transpose1d_reference(x: Tensor, weight: Tensor, stride: int) -> Tensor
 
 
 def supports(x: Tensor, weight: Tensor) -> bool:
-    """Whether the fast versions may be used: float32 on a CPU, and nothing to differentiate."""
-    return x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled()
+    """Whether the fast versions may be used: float32 on a CPU, nothing to differentiate, and a weight that counts its
+    changes (one made in inference mode does not), so that its packed copy can be kept."""
+    return (
+        _PACKS
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not weight.is_inference()
+    )
 
 
-def pack_conv1d(weight: Tensor) -> Tensor:
-    """(O, C, K) -> (K C, O), for `conv1d_gemm`."""
-    return weight.detach().permute(2, 1, 0).reshape(-1, weight.shape[0]).contiguous()
+def pack_conv1d(weight: Tensor) -> PackedMatrix:
+    """(O, C, K) for `conv1d_packed`."""
+    if weight.shape[0] == 1:  # each frame is multiplied with every tap, and what belongs together is added up
+        return PackedMatrix(weight[0])
+    return PackedMatrix(weight.permute(2, 1, 0).flatten(0, 1))
 
 
-def pack_conv_transpose1d(weight: Tensor) -> Tensor:
-    """(C, O, K) -> (C, K O), for `conv_transpose1d_gemm`."""
-    return weight.detach().permute(0, 2, 1).reshape(weight.shape[0], -1).contiguous()
+def pack_conv_transpose1d(weight: Tensor) -> PackedMatrix:
+    """(C, O, K) for `conv_transpose1d_packed`."""
+    return PackedMatrix(weight.permute(0, 2, 1).flatten(1))
 
 
-def conv1d_gemm(
-    x: Tensor, packed: Tensor, bias: Tensor | None, kernel_size: int, stride: int = 1, dilation: int = 1
+def conv1d_packed(
+    x: Tensor, weight: Tensor, packed: PackedMatrix, bias: Tensor | None, stride: int = 1, dilation: int = 1
 ) -> Tensor:
-    """As `conv1d_reference`, with the weight from `pack_conv1d`."""
+    """As `conv1d_reference`, with the weight as it is and from `pack_conv1d`."""
     x = x.transpose(1, 2).contiguous()
     b, t, c = x.shape
-    span = (kernel_size - 1) * dilation + 1
-    n, out = (t - span) // stride + 1, packed.shape[1]
-    copied = n * kernel_size * c
-    if span == stride == 1:
-        y = _product(bias, x.view(b * t, c), packed)
-    elif b > 1 or c < 8 or copied < _COPIED or (stride > 1 and (dilation > 1 or kernel_size % stride)):
-        windows = x.as_strided((b, n, kernel_size, c), (t * c, stride * c, dilation * c, 1))
-        y = _product(bias, windows.reshape(b * n, kernel_size * c), packed)
-    elif kernel_size >= 3 * stride and c <= _NARROW:
-        y = _product_in_blocks(
-            bias, x[0].as_strided((n, kernel_size, c), (stride * c, dilation * c, 1)), packed
-        )
+    out, _, k = weight.shape
+    n = (t - (k - 1) * dilation - 1) // stride + 1
+    if k == stride == 1 and out > 1:
+        y = packed.product(x.view(b * t, c), bias)
+    elif out == 1:
+        taps = packed.product(x.view(b * t, c))
+        y = taps.as_strided((b, n, k), (t * k, stride * k, dilation * k + 1)).sum(2)
+        y = y if bias is None else y + bias
+    elif b * n * weight.numel() >= _MANY and weight.numel() <= _SMALL:
+        rows = x.transpose(1, 2)[:, :, None]
+        return torch.mkldnn_convolution(
+            rows, weight[:, :, None], bias, (0, 0), (1, stride), (1, dilation), 1
+        )[:, :, 0]
     else:
-        rows = x[0, : t // stride * stride].view(-1, stride * c)
-        taps = packed.view(-1, stride * c, out)
-        y = _product(bias, rows[:n], taps[0])
-        for i in range(1, taps.shape[0]):
-            y.addmm_(rows[i * dilation : i * dilation + n], taps[i])
+        windows = x.as_strided((b, n, k, c), (t * c, stride * c, dilation * c, 1))
+        at_once = n if b > 1 else max(64, _COPIED // (k * c))
+        parts = [packed.product(part.reshape(-1, k * c), bias) for part in windows.split(at_once, 1)]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts)
     return y.view(b, n, out).transpose(1, 2)
 
 
-def conv_transpose1d_gemm(x: Tensor, packed: Tensor, kernel_size: int, stride: int) -> Tensor:
+def conv_transpose1d_packed(x: Tensor, packed: PackedMatrix, kernel_size: int, stride: int) -> Tensor:
     """As `conv_transpose1d_reference`, with the weight from `pack_conv_transpose1d`; kernel_size must be a
     multiple of the stride."""
     x = x.transpose(1, 2).contiguous()
     b, t, c = x.shape
-    m, out = kernel_size // stride, packed.shape[1] // kernel_size
-    parts = (x.view(b * t, c) @ packed).view(b, t, m, stride * out)
-    y = x.new_zeros(b, t + m - 1, stride * out)
-    for i in range(m):  # part i of frame t lands on row t + i
+    m = kernel_size // stride
+    parts = packed.product(x.view(b * t, c)).view(b, t, m, -1)
+    y = x.new_empty(b, t + m - 1, parts.shape[-1])
+    y[:, :t], y[:, t:] = parts[:, :, 0], 0
+    for i in range(1, m):  # part i of frame t lands on row t + i
         y[:, i : i + t] += parts[:, :, i]
-    return y.view(b, (t + m - 1) * stride, out).transpose(1, 2)
-
-
-def _product_in_blocks(bias: Tensor | None, windows: Tensor, b: Tensor) -> Tensor:
-    """The product of windows (n, K, C), overlapping in memory, with b (K C, O)."""
-    n, size, out = windows.shape[0], windows.shape[1] * windows.shape[2], b.shape[1]
-    y = windows.new_empty(n, out)
-    rows = max(64, _COPIED // size)
-    for start in range(0, n, rows):
-        part = windows[start : start + rows].reshape(-1, size)
-        into = y[start : start + rows]
-        if bias is None:
-            torch.mm(part, b, out=into)
-        else:
-            torch.addmm(bias, part, b, out=into)
-    return y
-
-
-def _product(bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    return a @ b if bias is None else torch.addmm(bias, a, b)
+    return y.view(b, (t + m - 1) * stride, -1).transpose(1, 2)

@@ -7,7 +7,11 @@ from torch import Tensor, nn
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
     """x + sin^2(alpha x) / alpha, x (B, C, T), alpha (1, C, 1). Ziyin et al., "Neural networks fail to learn
     periodic functions", 2020, eq. 3; the 1e-9 is DAC's."""
-    return x + (alpha + 1e-9).reciprocal() * torch.sin(alpha * x).square()
+    share = (alpha + 1e-9).reciprocal()
+    if torch.is_grad_enabled():
+        return x + share * torch.sin(alpha * x).square()
+    y = (alpha * x).sin_().square_()  # in place: new memory costs more than the arithmetic
+    return torch.addcmul(x, y, share, out=y)
 
 
 class Snake(nn.Module):

@@ -13,7 +13,6 @@ Shapes: B batch, C channels, T frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Literal
 
@@ -22,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.conv1d import (
-    conv1d_gemm,
-    conv_transpose1d_gemm,
+    conv1d_packed,
+    conv_transpose1d_packed,
     pack_conv1d,
     pack_conv_transpose1d,
     supports,
 )
+from .packed import packed
 from .streaming import State, Streamable, join
 
 PadMode = Literal["constant", "reflect"]
@@ -139,8 +139,8 @@ class Conv1d(Streamable):
 
     def _conv(self, x: Tensor) -> Tensor:
         if self.groups == 1 and supports(x, self.weight):
-            packed = _packed(self, pack_conv1d)
-            return conv1d_gemm(x, packed, self.bias, self.kernel_size, self.stride, self.dilation)
+            matrix = packed(self, "conv", self.weight, pack_conv1d)
+            return conv1d_packed(x, self.weight, matrix, self.bias, self.stride, self.dilation)
         return F.conv1d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
@@ -222,19 +222,6 @@ class ConvTranspose1d(Streamable):
 
     def _conv(self, x: Tensor) -> Tensor:
         if self.groups == 1 and self.kernel_size % self.stride == 0 and supports(x, self.weight):
-            return conv_transpose1d_gemm(
-                x, _packed(self, pack_conv_transpose1d), self.kernel_size, self.stride
-            )
+            matrix = packed(self, "conv", self.weight, pack_conv_transpose1d)
+            return conv_transpose1d_packed(x, matrix, self.kernel_size, self.stride)
         return F.conv_transpose1d(x, self.weight, None, self.stride, groups=self.groups)
-
-
-def _packed(layer: Conv1d | ConvTranspose1d, pack: Callable[[Tensor], Tensor]) -> Tensor:
-    """The layer's weight in the order that the fast kernel reads, made again whenever the weight has
-    changed."""
-    weight = layer.weight
-    version = None if weight.is_inference() else weight._version
-    key = (version, weight.data_ptr(), weight.shape)
-    cached = layer.__dict__.get("_pack")
-    if cached is None or cached[0] != key or version is None:
-        cached = layer.__dict__["_pack"] = (key, pack(weight))
-    return cached[1]

@@ -5,9 +5,13 @@ Shapes: B batch, C channels, T frames, L layers.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
+from ..kernels.conv1d import PackedMatrix, supports
+from .packed import packed
 from .streaming import State, Streamable
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -33,7 +37,7 @@ class LSTM(Streamable):
     def step(self, x: Tensor, state: State, final: bool = False) -> tuple[Tensor, State]:
         if x.shape[-1] == 0:
             return x, state
-        if x.shape[-1] <= _FEW and x.shape[0] == 1 and not torch.is_grad_enabled() and x.device.type == "cpu":
+        if x.shape[-1] <= _FEW and x.shape[0] == 1 and supports(x, cast("Tensor", self.lstm.weight_ih_l0)):
             return self._few_frames(x, state)
         hidden, cell = (part.transpose(0, 1).contiguous() for part in state)
         y, (hidden, cell) = self.lstm(x.permute(2, 0, 1), (hidden, cell))
@@ -46,10 +50,12 @@ class LSTM(Streamable):
         y, hiddens, cells = x[0].t(), [], []
         for layer in range(self.lstm.num_layers):
             w_in, w_hidden, b_in, b_hidden = (getattr(self.lstm, f"{name}_l{layer}") for name in _WEIGHTS)
+            inputs = packed(self, f"in {layer}", w_in, _pack)
+            recurrent = packed(self, f"hidden {layer}", w_hidden, _pack).plain.t()
             hidden, cell = state[0][0, layer], state[1][0, layer]
-            gates, out = torch.addmm(b_in + b_hidden, y, w_in.t()), torch.empty_like(y)
+            gates, out = inputs.product(y.contiguous(), b_in + b_hidden), torch.empty_like(y)
             for t in range(y.shape[0]):
-                z = torch.addmv(gates[t], w_hidden, hidden).view(4, -1)
+                z = torch.addmv(gates[t], recurrent, hidden).view(4, -1)
                 admit, forget, _, emit = z.sigmoid().unbind()
                 cell = torch.addcmul(forget * cell, admit, z[2].tanh())
                 hidden = torch.mul(emit, cell.tanh(), out=out[t])
@@ -58,3 +64,8 @@ class LSTM(Streamable):
             cells.append(cell)
         y = y.t()[None]
         return (y + x if self.skip else y), (torch.stack(hiddens)[None], torch.stack(cells)[None])
+
+
+def _pack(weight: Tensor) -> PackedMatrix:
+    """(O, I), as torch's linear layers have it."""
+    return PackedMatrix(weight.t())

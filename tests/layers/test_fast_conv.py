@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from myna.codec.dac import DACConfig, dac_decoder, dac_encoder
 from myna.codec.seanet import SEANetConfig, seanet_decoder, seanet_encoder
 from myna.kernels.conv1d import (
-    conv1d_gemm,
+    PackedMatrix,
+    conv1d_packed,
     conv1d_reference,
-    conv_transpose1d_gemm,
+    conv_transpose1d_packed,
     conv_transpose1d_reference,
     pack_conv1d,
     pack_conv_transpose1d,
@@ -21,17 +25,21 @@ from torch import nn
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize(("channels", "frames"), [(1, 40), (5, 31), (64, 1200)])
+@pytest.mark.parametrize("outputs", [1, 6, 48])
+@pytest.mark.parametrize(("channels", "frames"), [(1, 40), (5, 31), (12, 1), (64, 6000)])
 @pytest.mark.parametrize(
     ("kernel", "stride", "dilation"),
     [(1, 1, 1), (7, 1, 1), (7, 1, 9), (4, 2, 1), (10, 5, 1), (5, 2, 1), (3, 2, 3)],
 )
 @pytest.mark.parametrize("bias", [True, False])
-def test_conv1d(batch, channels, frames, kernel, stride, dilation, bias):
+def test_conv1d(batch, channels, outputs, frames, kernel, stride, dilation, bias):
     torch.manual_seed(0)
     x = torch.randn(batch, channels, frames + (kernel - 1) * dilation)
-    w, b = torch.randn(6, channels, kernel) / (channels * kernel) ** 0.5, torch.randn(6) if bias else None
-    y = conv1d_gemm(x, pack_conv1d(w), b, kernel, stride, dilation)
+    w = torch.randn(outputs, channels, kernel) / (channels * kernel) ** 0.5
+    b = torch.randn(outputs) if bias else None
+    with torch.no_grad():
+        y = conv1d_packed(x, w, pack_conv1d(w), b, stride, dilation)
+    assert y.transpose(1, 2).is_contiguous()
     torch.testing.assert_close(y, conv1d_reference(x, w, b, stride, dilation), rtol=1e-5, atol=1e-5)
 
 
@@ -41,8 +49,20 @@ def test_conv1d(batch, channels, frames, kernel, stride, dilation, bias):
 def test_conv_transpose1d(batch, frames, kernel, stride):
     torch.manual_seed(0)
     x, w = torch.randn(batch, 12, frames), torch.randn(12, 5, kernel)
-    y = conv_transpose1d_gemm(x, pack_conv_transpose1d(w), kernel, stride)
+    with torch.no_grad():
+        y = conv_transpose1d_packed(x, pack_conv_transpose1d(w), kernel, stride)
     torch.testing.assert_close(y, conv_transpose1d_reference(x, w, stride), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 300])
+@pytest.mark.parametrize("size", [(3, 5), (96, 48), (512, 300)])
+def test_packed_matrices(rows: int, size: tuple[int, int]):
+    torch.manual_seed(0)
+    x, matrix, bias = torch.randn(rows, size[0]), torch.randn(size) / size[0] ** 0.5, torch.randn(size[1])
+    product = PackedMatrix(matrix).product
+    with torch.no_grad():
+        torch.testing.assert_close(product(x), x @ matrix, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(product(x, bias), x @ matrix + bias, rtol=1e-5, atol=1e-5)
 
 
 def test_not_used_where_it_does_not_apply():
@@ -52,6 +72,9 @@ def test_not_used_where_it_does_not_apply():
         assert supports(x, w)
         assert not supports(x.double(), w.double())
         assert not supports(x.to(torch.bfloat16), w.to(torch.bfloat16))
+    with torch.inference_mode():
+        assert supports(x, w)
+        assert not supports(x, torch.randn(3, 2, 3))  # it would not say when it changes
 
 
 @pytest.mark.parametrize("layer", [Conv1d(3, 4, 3), ConvTranspose1d(3, 4, 4, 2)], ids=["conv", "transpose"])
@@ -75,6 +98,19 @@ def test_changed_weights_are_noticed(layer: nn.Module):
     check()
     layer.weight = nn.Parameter(torch.randn_like(layer.weight))
     check()
+    with torch.inference_mode():
+        layer.weight.mul_(2)
+    check()
+
+
+def test_what_is_packed_is_not_part_of_a_layer(tmp_path):
+    layer, x = Conv1d(3, 4, 3), torch.randn(1, 3, 20)
+    with torch.no_grad():
+        expected = layer(x)
+        for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            torch.testing.assert_close(other(x), expected)
+            other.weight.zero_()
+            torch.testing.assert_close(layer(x), expected)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 24, 25, 60])
