@@ -69,11 +69,13 @@ class Journal:
         that are not ours; OutputError if it cannot be written.
         """
         with output_errors(self.out):
+            if (self.root / "ready.json").exists():  # a run was killed just before its end
+                self.publish(_read(self.root / "config.json") or {})
             finished, begun = _read(self.out / CONFIG), _read(self.root / "config.json")
             if self.out.is_dir():
                 ours = {FOLDER, CONFIG, *(finished or {}).get("files", [])}
                 foreign = sorted(name for name in os.listdir(self.out) if name not in ours)
-                if foreign and not (self.root / "ready.json").exists():
+                if foreign:
                     raise UsageError(
                         f"{self.out} holds {foreign[0]}, which is not of a corpus made here; name a new or empty folder"
                     )
@@ -112,14 +114,12 @@ class Journal:
             old = (_read(self.out / CONFIG) or {}).get("files", [])
             write_text(self.root / "ready.json", json.dumps({"files": names, "old": old, "facts": facts}))
 
-    def publish(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Move the corpus that is `ready` to its place, the old one out of it, and forget the work; None if none is.
+    def publish(self, config: Mapping[str, Any]) -> None:
+        """Move the corpus that is `ready` to its place, the old one out of it, and forget the work.
 
         Whenever this is cut short, calling it again does the rest.
         """
-        ready = _read(self.root / "ready.json")
-        if ready is None:
-            return None
+        ready = _read(self.root / "ready.json") or {}
         with output_errors(self.out):
             (self.out / CONFIG).unlink(missing_ok=True)
             for name in set(ready["old"]) - set(ready["files"]):
@@ -130,7 +130,6 @@ class Journal:
             content = {"config": config, "facts": ready["facts"], "files": ready["files"]}
             write_text(self.out / CONFIG, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
             self.discard()
-        return ready["facts"]
 
     def discard(self) -> None:
         """Remove all work, the file that says what it is for last but one, the folder last."""

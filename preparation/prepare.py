@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,10 @@ def prepare(
         if not journal.begin(config, force):
             done = read_config(out) or {}
             return Prepared(done.get("facts", {}), {}, notes, finished_before=True)
-        facts, timings = journal.publish(config), {}
-        if facts is None:
-            setup = Setup(folder, out, options, recogniser)
-            timings = _work(units, setup, engine or LocalEngine(), progress)
-            facts = _assemble(journal, units, listing, options, notes, progress)
-            journal.publish(config)
+        setup = Setup(folder, out, options, recogniser)
+        timings = _work(units, setup, engine or LocalEngine(), progress)
+        facts = _assemble(journal, units, listing, options, notes, progress)
+        journal.publish(config)
     return Prepared(facts, timings, notes)
 
 
@@ -161,6 +160,8 @@ def _without(listing: Listing, folder: Path, out: Path) -> Listing:
 def _what_is_installed(options: PrepareOptions) -> tuple[PrepareOptions, tuple[str, ...]]:
     """The options without the stages whose packages are not here, and a line about each."""
     notes = []
+    if options.model and find_spec("rapidfuzz") is None:
+        raise UsageError("checking texts needs rapidfuzz; pip install 'myna[prepare]', or give --model none")
     if options.quality and options.min_quality is None and (name := quality.missing()):
         notes.append(f"no quality scores: they need {name} (pip install 'myna[prepare]')")
         options = replace(options, quality=False)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..errors import UsageError
 from .options import PrepareOptions
 from .records import Heard
 
@@ -31,8 +32,12 @@ class WhisperRecogniser:
         heard: dict[int, Heard] = {}
         multilingual = self.transcriber.model.dims.is_multilingual
         for language in dict.fromkeys(languages):
+            if language not in (None, "en") and not multilingual:
+                name = self.transcriber.name
+                raise UsageError(
+                    f"{name} knows English only, not {language}; give a multilingual --model, such as small"
+                )
             places = [i for i, one in enumerate(languages) if one == language]
-            # An English-only model hears English, whatever is spoken; the check finds out where there is a text.
             changes = {"language": language if multilingual else "en", "condition_on_previous_text": False}
             made = self.transcriber.transcribe_many(
                 [np.asarray(audios[i], np.float32) for i in places], batch_size=len(places), **changes

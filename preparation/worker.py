@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, MynaError
+from .journal import Journal
 from .options import PrepareOptions
 from .transcribe import Recogniser
-from .unit import Unit
+from .unit import Pipeline, Unit, UnitResult
 
 # Before a worker starts: libraries count their threads when they are loaded.
 ONE_THREAD: dict[str, str] = dict.fromkeys(
@@ -42,8 +43,6 @@ class Done:
 
 def complete(setup: Setup, unit: Unit, skip: Mapping[str, str] | None = None) -> Done:
     """Run a unit and write it to the journal, unless it is there. skip: as in `Pipeline.run`."""
-    from .journal import Journal
-
     if not setup.folder.is_dir() or not setup.out.is_dir():
         raise InputError(
             f"{setup.folder} or {setup.out} is not there where a worker runs; all machines need both at the same path"
@@ -51,8 +50,30 @@ def complete(setup: Setup, unit: Unit, skip: Mapping[str, str] | None = None) ->
     journal = Journal(setup.out)
     made = None if skip else journal.result(unit)
     if made is None:
-        made = journal.complete(unit, _pipeline(setup), skip)
+        made = _complete(journal, setup, unit, skip)
     return Done(unit.key, unit.n_bytes, made.seconds, made.timings)
+
+
+def _complete(journal: Journal, setup: Setup, unit: Unit, skip: Mapping[str, str] | None) -> UnitResult:
+    """As `Journal.complete`; a recording that no stage was ready for is found and left out, and named."""
+    try:
+        return journal.complete(unit, _pipeline(setup), skip)
+    except (MynaError, OSError, MemoryError):
+        raise
+    except Exception:
+        found: dict[str, str] = dict(skip or {})
+        for place, recording in enumerate(unit.recordings):
+            try:
+                try_recording(setup, unit, place)
+            except (MynaError, OSError, MemoryError):
+                raise
+            except Exception as error:
+                found[recording.path] = (
+                    f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                )
+        if len(found) == len(skip or {}):
+            raise
+        return journal.complete(unit, _pipeline(setup), found)
 
 
 def try_recording(setup: Setup, unit: Unit, place: int) -> None:
@@ -64,10 +85,8 @@ def try_recording(setup: Setup, unit: Unit, place: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def _pipeline(setup: Setup):
+def _pipeline(setup: Setup) -> Pipeline:
     import torch
-
-    from .unit import Pipeline
 
     torch.set_num_threads(1)
     return Pipeline(setup.folder, setup.options, setup.recogniser(setup.options))

@@ -100,6 +100,7 @@ def test_codec_corpora_need_no_words(folder, tmp_path, myna):
         (["--min-quality", "3"], 2, ["min_quality"]),
         (["--model", "no-such-model"], 2, ["no-such-model"]),
         (["--model", "large-v3"], 4, ["large-v3"]),
+        (["--model", "tiny.en", "--language", "de"], 2, ["tiny.en", "English only", "multilingual"]),
     ],
 )
 def test_one_line_for_what_cannot_be(folder, tmp_path, myna, arguments, code, words):

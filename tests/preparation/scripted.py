@@ -11,7 +11,7 @@ from myna.preparation.records import Heard
 
 class Scripted:
     """hears the words in $MYNA_SCRIPT, a JSON object of text by rounded seconds; "pause" there makes every call slow,
-    "deadly" is a length that ends the process."""
+    "deadly" is a length that ends the process, "odd" one that raises what nobody expects."""
 
     def __init__(self):
         self.script = json.loads(Path(os.environ["MYNA_SCRIPT"]).read_text())
@@ -23,6 +23,8 @@ class Scripted:
             seconds = f"{len(audio) / 16000:.0f}"
             if seconds == self.script.get("deadly"):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if seconds == self.script.get("odd"):
+                raise ValueError("no stage is ready for this")
             text = self.script.get(seconds, f"about {seconds} seconds of speech")
             made.append(Heard(text, language or "en", -0.25, 1.2))
         return made

@@ -304,13 +304,35 @@ def test_places_that_cannot_be(recordings, scripted, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_killed_while_it_moves_the_corpus_and_called_with_other_options(
+    recordings, scripted, out, monkeypatch
+):
+    """The old run is finished first, then the question is the usual one."""
+    from myna.preparation import journal
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "publish", lambda self, config: sys.exit())
+        with pytest.raises(SystemExit):
+            prepare(recordings, out, OPTIONS, Idle(), recogniser=scripted)
+    assert (out / FOLDER / "ready.json").exists()
+    shard = next((out / FOLDER / "corpus").glob("*.tar"))
+    shard.rename(out / shard.name)  # the first of the moves
+    with pytest.raises(UsageError, match="holds a corpus made with max_cer"):
+        prepare(recordings, out, replace(OPTIONS, max_cer=0.5), Idle(), recogniser=scripted)
+    assert prepare(recordings, out, OPTIONS, Idle(), recogniser=scripted).finished_before
+    assert (out / shard.name).exists()
+
+
 def test_two_runs_do_not_work_in_one_folder(recordings, scripted, out):
     with Journal(out).locked(), pytest.raises(UsageError, match="another myna prepare"):
         prepare(recordings, out, OPTIONS, Idle(), recogniser=scripted)
 
 
-def test_a_file_that_ends_the_process_costs_only_itself(recordings, scripted, tmp_path, monkeypatch):
-    (tmp_path / "script.json").write_text(json.dumps({"deadly": "4"}))
+@pytest.mark.parametrize(("kind", "said"), [("deadly", "ends the process"), ("odd", "unexpected ValueError")])
+def test_a_file_that_ends_the_process_costs_only_itself(
+    recordings, scripted, tmp_path, monkeypatch, kind, said
+):
+    (tmp_path / "script.json").write_text(json.dumps({kind: "4"}))
     monkeypatch.setenv("MYNA_SCRIPT", str(tmp_path / "script.json"))
     folder = tmp_path / "in"
     folder.mkdir()
@@ -320,7 +342,7 @@ def test_a_file_that_ends_the_process_costs_only_itself(recordings, scripted, tm
     rows = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
     assert [row["recording"] for row in rows] == ["r0.wav", "r1.wav", "r4.wav"]
     assert made.facts["dropped"] == {"unreadable": 1}
-    assert "ends the process" in (tmp_path / "out" / "report.md").read_text()
+    assert said in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_nothing_to_keep_is_an_error_and_leaves_nothing(tmp_path, scripted):
