@@ -5,6 +5,7 @@ Shapes: B batch, C audio channels, N samples, K codebooks, T frames, D latent ch
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import torch
@@ -43,18 +44,36 @@ class ConvolutionalCodec(Codec):
         check_wav(self, wav)
         k = check_n_codebooks(self, n_codebooks)
         with torch.no_grad():
-            return Codes(self.quantizer.encode(self.latents(wav), k), wav.shape[-1])
+            codes = [self.quantizer.encode(z, k) for z in self._latents(wav)]
+            return Codes(torch.cat(codes, dim=-1), wav.shape[-1])
 
     def decode(self, codes: Codes) -> Tensor:
         check_codes(self, codes.codes)
+
+        def latents(start: int, end: int) -> Tensor:
+            return self.quantizer.decode(codes.codes[..., start:end])
+
         with torch.no_grad():
-            wav = self._run(self.decoder, self.quantizer.decode(codes.codes), 1)
-            return fit(wav, codes.n_samples)
+            wav = blocks(self.decoder, codes.codes.shape[-1], 1, latents, step_in_blocks)
+            return fit(torch.cat(list(wav), dim=-1), codes.n_samples)
 
     def latents(self, wav: Tensor) -> Tensor:
-        if self.whole_frames:
-            wav = fit(wav, -(-wav.shape[-1] // self.frame_size) * self.frame_size)
-        return self._run(self.encoder, wav, self.frame_size)
+        if torch.is_grad_enabled():
+            return self.encoder(fit(wav, self._length(wav)))
+        return torch.cat(list(self._latents(wav)), dim=-1)
+
+    def _latents(self, wav: Tensor) -> Iterator[Tensor]:
+        """The latents block by block."""
+
+        def samples(start: int, end: int) -> Tensor:
+            return fit(wav[..., start:end], end - start)
+
+        return blocks(self.encoder, self._length(wav), self.frame_size, samples, step_in_blocks)
+
+    def _length(self, wav: Tensor) -> int:
+        """Samples that are encoded."""
+        whole = -(-wav.shape[-1] // self.frame_size) * self.frame_size
+        return whole if self.whole_frames else wav.shape[-1]
 
     def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None) -> ConvolutionalEncoderStream:
         return ConvolutionalEncoderStream(self, batch, check_n_codebooks(self, n_codebooks))
@@ -62,16 +81,29 @@ class ConvolutionalCodec(Codec):
     def decoder_stream(self, batch: int = 1) -> ConvolutionalDecoderStream:
         return ConvolutionalDecoderStream(self, batch)
 
-    def _run(self, network: Chain, x: Tensor, frame: int) -> Tensor:
-        """The network's whole output; `frame` entries of x are one frame."""
-        if torch.is_grad_enabled():
-            return network(x)
-        state, out, block = network.init_state(x.shape[0], like=x), [], LONG_BLOCK_FRAMES * frame
-        for start in range(0, x.shape[-1], block):
-            final = start + block >= x.shape[-1]
-            y, state = step_in_blocks(network, x[..., start : start + block], state, final, frame)
-            out.append(y)
-        return torch.cat(out, dim=-1)
+
+Step = Callable[[Chain, Tensor, State, bool, int], tuple[Tensor, State]]
+
+
+def step_whole(network: Chain, x: Tensor, state: State, final: bool, frame: int) -> tuple[Tensor, State]:
+    """`network.step`, as a Step."""
+    return network.step(x, state, final)
+
+
+def blocks(
+    network: Chain, length: int, frame: int, take: Callable[[int, int], Tensor], step: Step = step_whole
+) -> Iterator[Tensor]:
+    """The network's output on an input that is made (and forgotten) in blocks of LONG_BLOCK_FRAMES.
+
+    take: gives entries `start` to `end` of the input (B, C, length).   frame: so many of them are one frame.
+    """
+    state, block = None, LONG_BLOCK_FRAMES * frame
+    for start in range(0, length, block):
+        x = take(start, min(start + block, length))
+        if state is None:
+            state = network.init_state(x.shape[0], like=x)
+        y, state = step(network, x, state, start + block >= length, frame)
+        yield y
 
 
 def step_in_blocks(network: Chain, x: Tensor, state: State, final: bool, frame: int) -> tuple[Tensor, State]:

@@ -27,7 +27,7 @@ from ..layers.convnext import ConvNeXtBlock, Pointwise
 from ..layers.spectral import Frames, OverlapAdd
 from ..layers.streaming import Chain, Stream
 from .base import Codec, Codes
-from .convolutional import check_codes, check_n_codebooks, check_wav
+from .convolutional import blocks, check_codes, check_n_codebooks, check_wav, fit
 from .quantizer import EMACodebook, FactorizedCodebook, QuantizedResult, ResidualVQ
 
 
@@ -252,13 +252,23 @@ class MynaCodec(Codec):
     def encode(self, wav: Tensor, n_codebooks: int | None = None) -> Codes:
         check_wav(self, wav)
         k = check_n_codebooks(self, n_codebooks)
+        length = self.n_frames(wav.shape[-1]) * self.frame_size
+
+        def samples(start: int, end: int) -> Tensor:
+            return fit(wav[..., start:end], end - start)
+
         with torch.no_grad():
-            return Codes(self.quantizer.encode(self.latents(wav), k), wav.shape[-1])
+            latents = blocks(self.encoder, length, self.frame_size, samples)
+            return Codes(torch.cat([self.quantizer.encode(z, k) for z in latents], dim=-1), wav.shape[-1])
 
     def decode(self, codes: Codes) -> Tensor:
         check_codes(self, codes.codes)
+
+        def latents(start: int, end: int) -> Tensor:
+            return self.quantizer.decode(codes.codes[..., start:end])
+
         with torch.no_grad():
-            wav = self.decoder(self.quantizer.decode(codes.codes))
+            wav = torch.cat(list(blocks(self.decoder, codes.codes.shape[-1], 1, latents)), dim=-1)
             return wav[..., self.delay : self.delay + codes.n_samples]
 
     def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None) -> MynaEncoderStream:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from myna.codec import convolutional
 from myna.codec.base import Codes
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import InputError, UsageError
@@ -52,6 +53,26 @@ def test_streaming_equals_offline_for_any_chunks(codec):
         assert torch.equal(torch.cat(codes, -1), whole.codes)
         streamed = torch.cat(out, -1)[..., : wav.shape[-1]]
         torch.testing.assert_close(streamed, audio, atol=1e-6, rtol=0)
+
+
+def test_long_inputs_are_coded_in_blocks_of_bounded_size_without_a_seam(codec, monkeypatch):
+    wav = torch.randn(2, 1, 48 * 40 + 5)
+    whole = codec.encode(wav)
+    assert torch.equal(whole.codes, codec.quantizer.encode(codec.latents(wav)))
+    audio = codec.decode(whole)
+    seen = []
+    for part in (codec.encoder.layers[3], codec.decoder.layers[0]):
+
+        def watched(x, *more, step=part.step):
+            seen.append(x.shape[-1])
+            return step(x, *more)
+
+        monkeypatch.setattr(part, "step", watched)
+    monkeypatch.setattr(convolutional, "LONG_BLOCK_FRAMES", 7)
+    assert torch.equal(codec.encode(wav).codes, whole.codes)
+    torch.testing.assert_close(codec.decode(whole), audio, atol=1e-6, rtol=0)
+    assert len(seen) > 10
+    assert max(seen) <= 2 * 7  # at the rate of the transforms
 
 
 def test_a_code_frame_leaves_as_soon_as_its_samples_are_in(codec):
