@@ -167,7 +167,7 @@ def _what_is_installed(options: PrepareOptions) -> tuple[PrepareOptions, tuple[s
         options = replace(options, quality=False)
     if options.speakers and (name := speakers.missing()):
         notes.append(
-            f"no search for speakers, each recording counts as one: it needs {name} (pip install 'myna[prepare]')"
+            f"no search for speakers, each recording counts as one: it needs {name} (pip install 'myna[speakers]')"
         )
         options = replace(options, speakers=False)
     return options, tuple(notes)

@@ -40,7 +40,7 @@ def embed(wav16: np.ndarray) -> str | None:
     encoder = load_encoder()
     if encoder is None:
         raise MissingModelError(
-            "finding speakers needs the package resemblyzer; pip install 'myna[prepare]', or give --no-speakers"
+            "finding speakers needs the package resemblyzer; pip install 'myna[speakers]', or give --no-speakers"
         )
     if not wav16.any():
         return None
