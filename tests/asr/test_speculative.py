@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-
 from myna.asr.prepare import prepare
 from myna.asr.search import Candidate, Sampling
 from myna.asr.speculative import AHEAD, can_speculate, speculate
 from myna.asr.whisper import Whisper, WhisperDims
+from torch import Tensor
 
 DIMS = WhisperDims(
     n_mels=80, n_audio_ctx=50, n_audio_state=32, n_audio_head=2, n_audio_layer=1,
