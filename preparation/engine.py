@@ -102,10 +102,9 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     try:
         yield executor
     except BaseException:
-        processes = list((executor._processes or {}).values())
-        executor.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        for process in list((executor._processes or {}).values()):
             process.kill()
+        executor.shutdown(cancel_futures=True)
         raise
     executor.shutdown()
 
