@@ -37,9 +37,9 @@ def listener(
     from myna.evaluation.asr_systems import SYSTEMS as KNOWN
     from myna.evaluation.asr_systems import Setup
 
-    setup = Setup(model, beam_size, threads=threads)
     if not system.endswith(TOGETHER):
-        listen = KNOWN[system].load(setup)
+        known = KNOWN[system]
+        listen = known.load(Setup(known.find(model), beam_size, threads=threads))
         return lambda wavs: [listen(wav) for wav in wavs]
 
     import torch
