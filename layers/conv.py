@@ -28,19 +28,25 @@ from ..kernels.conv1d import (
     supports,
 )
 from .packed import packed
-from .streaming import State, Streamable, join
+from .streaming import State, Streamable, join, join_all
 
 PadMode = Literal["constant", "reflect"]
 
 
 def pad1d(x: Tensor, left: int, right: int, mode: PadMode) -> Tensor:
-    """Pad the last axis. An input too short to be reflected is first filled with zeros on the right, which
+    """Pad x (B, C, T) along time. An input too short to be reflected is first filled with zeros on the right, which
     are cut away again, as EnCodec does."""
-    if mode == "constant" or max(left, right) == 0:
-        return F.pad(x, (left, right))
-    missing = max(0, max(left, right) + 1 - x.shape[-1])
-    padded = F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")
-    return padded[..., : padded.shape[-1] - missing]
+    n = x.shape[-1]
+    missing = max(0, max(left, right) + 1 - n) if mode == "reflect" else 0
+    if missing:
+        padded = F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")
+        return padded[..., : padded.shape[-1] - missing]
+    if mode == "reflect":
+        before, after = x[..., 1 : left + 1].flip(-1), x[..., n - 1 - right : n - 1].flip(-1)
+    else:
+        before, after = (x.new_zeros(*x.shape[:-1], width) for width in (left, right))
+    # F.pad would lose the order in memory.
+    return join_all([part for part in (before, x, after) if part.shape[-1]] or [x], order=x)
 
 
 class Conv1d(Streamable):

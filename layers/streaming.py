@@ -41,12 +41,12 @@ def join(past: Tensor, x: Tensor) -> Tensor:
     return x if past.shape[-1] == 0 else join_all([past, x])
 
 
-def join_all(parts: list[Tensor]) -> Tensor:
-    """Parts (B, C, T) one after the other along time, in the memory order of the last."""
+def join_all(parts: list[Tensor], order: Tensor | None = None) -> Tensor:
+    """Parts (B, C, T) one after the other along time, in the memory order of `order`, else of the last."""
     if len(parts) == 1:
         return parts[0]
-    last = parts[-1]
-    if last.ndim == 3 and last.stride(1) == 1 and last.shape[1] > 1:
+    order = parts[-1] if order is None else order
+    if order.ndim == 3 and order.stride(1) == 1 and order.shape[1] > 1:
         return torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
     return torch.cat(parts, dim=-1)
 
