@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import typer
 
@@ -52,11 +53,8 @@ def codec(
     """Compare codecs with Opus on the same recordings."""
     from ..evaluation.codec_report import EvaluationOptions, evaluate_codec
 
-    data = [*(data or []), *data_option]
-    if not data:
-        raise UsageError("nothing to evaluate on: give recordings, a folder, a pattern or .tar shards")
-    if markdown and json:
-        raise UsageError("--markdown and --json cannot both go to standard output; --out DIR writes both")
+    data = _data(data, data_option)
+    _one_output(markdown, json)
     options = EvaluationOptions(
         bitrates=_rates(bitrate) or None,
         opus=() if opus == "none" else _rates(opus.split(",")),
@@ -70,12 +68,7 @@ def codec(
     console = Console(quiet=quiet, json=json)
     with console.progress("evaluating") as progress:
         report = evaluate_codec(model, data, options, out, force, progress)
-    if json:
-        print(report.to_json(), end="")
-    elif markdown:
-        print(report.to_markdown(), end="")
-    elif not quiet:
-        print(report.to_table(), end="")
+    _show(report, console, markdown)
 
 
 @app.command("tts")
@@ -126,11 +119,8 @@ def tts(
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no table."),
 ) -> None:
     """Compare cloned speech with real recordings: words, voice, quality, speed."""
-    data = [*(data or []), *voices]
-    if not data:
-        raise UsageError("no voices to clone: give recordings, a folder, a pattern or .tar shards")
-    if markdown and json:
-        raise UsageError("--markdown and --json cannot both go to standard output; --out DIR writes both")
+    data = _data(data, voices)
+    _one_output(markdown, json)
     if threads is not None:
         if threads < 1:
             raise UsageError(f"at least one thread is needed, got --threads {threads}")
@@ -177,12 +167,7 @@ def tts(
     console = Console(quiet=quiet, json=json)
     with console.count("evaluating") as progress:
         report = evaluate_tts(data, options, out, force, progress)
-    if json:
-        print(report.to_json(), end="")
-    elif markdown:
-        print(report.to_markdown(), end="")
-    elif not quiet:
-        print(report.to_table(), end="")
+    _show(report, console, markdown)
 
 
 @app.command("asr")
@@ -226,11 +211,8 @@ def asr(
     """Compare recognisers on the same weights: word errors, speed, memory, agreement."""
     from ..evaluation.asr_report import RecognitionEvaluation, evaluate_asr
 
-    data = [*(data or []), *data_option]
-    if not data:
-        raise UsageError("nothing to listen to: give recordings, a folder, a pattern or .tar shards")
-    if markdown and json:
-        raise UsageError("--markdown and --json cannot both go to standard output; --out DIR writes both")
+    data = _data(data, data_option)
+    _one_output(markdown, json)
     options = RecognitionEvaluation(
         model=model,
         systems=tuple(system) or None,
@@ -247,11 +229,34 @@ def asr(
     console = Console(quiet=quiet, json=json)
     with console.count("evaluating") as progress:
         report = evaluate_asr(data, options, out, force, progress)
-    if json:
+    _show(report, console, markdown)
+
+
+def _data(data: list[str] | None, data_option: list[str]) -> list[str]:
+    """What is evaluated on, wherever it was given. Raises UsageError for nothing."""
+    if given := [*(data or []), *data_option]:
+        return given
+    raise UsageError("nothing to evaluate on: give recordings, a folder, a pattern or .tar shards")
+
+
+def _one_output(markdown: bool, json: bool) -> None:
+    """Raises UsageError for two."""
+    if markdown and json:
+        raise UsageError("--markdown and --json cannot both go to standard output; --out DIR writes both")
+
+
+class _Report(Protocol):
+    def to_json(self) -> str: ...
+    def to_markdown(self) -> str: ...
+    def to_table(self) -> str: ...
+
+
+def _show(report: _Report, console: Console, markdown: bool) -> None:
+    if console.json:
         print(report.to_json(), end="")
     elif markdown:
         print(report.to_markdown(), end="")
-    elif not quiet:
+    elif not console.quiet:
         print(report.to_table(), end="")
 
 

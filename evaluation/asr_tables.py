@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from .asr_scores import Errors
 from .bootstrap import RESAMPLES, interval
+from .columns import Column
 from .report import NARROWEST, finite, markdown_line
 
 
@@ -206,31 +206,15 @@ class AsrReport:
         return header, body
 
 
-@dataclass(frozen=True)
-class _Column:
-    """pattern: of the fields, in their order."""
-
-    title: str
-    fields: tuple[str, ...]
-    pattern: str
-    scale: float = 1.0
-
-    def cell(self, row: AsrRow) -> str:
-        values = [getattr(row, field) for field in self.fields]
-        return (
-            "n/a" if any(map(math.isnan, values)) else self.pattern.format(*(self.scale * v for v in values))
-        )
-
-
 _COLUMNS = (
-    _Column("clips", ("n_clips",), "{:.0f}"),
-    _Column("WER % ↓", ("wer", "wer_low", "wer_high"), "{:.2f} ({:.2f}-{:.2f})", 100),
-    _Column("CER % ↓", ("cer",), "{:.2f}", 100),
-    _Column("sub %", ("substitutions",), "{:.2f}", 100),
-    _Column("del %", ("deletions",), "{:.2f}", 100),
-    _Column("ins %", ("insertions",), "{:.2f}", 100),
-    _Column("real-time factor ↓", ("real_time_factor",), "{:.4f}"),
-    _Column("peak memory MB ↓", ("peak_memory",), "{:.0f}", 1e-6),
+    Column("clips", ("n_clips",), "{:.0f}"),
+    Column("WER % ↓", ("wer", "wer_low", "wer_high"), "{:.2f} ({:.2f}-{:.2f})", 100),
+    Column("CER % ↓", ("cer",), "{:.2f}", 100),
+    Column("sub %", ("substitutions",), "{:.2f}", 100),
+    Column("del %", ("deletions",), "{:.2f}", 100),
+    Column("ins %", ("insertions",), "{:.2f}", 100),
+    Column("real-time factor ↓", ("real_time_factor",), "{:.4f}"),
+    Column("peak memory MB ↓", ("peak_memory",), "{:.0f}", 1e-6),
 )
 
 

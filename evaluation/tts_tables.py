@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .bootstrap import RESAMPLES, interval
+from .columns import Column
 from .report import NARROWEST, finite, markdown_line
 from .tts_scores import Heard, Likeness
 
@@ -181,34 +182,16 @@ class SpeechReport:
         return header, body
 
 
-@dataclass(frozen=True)
-class _Column:
-    """pattern: of the fields, in their order."""
-
-    title: str
-    fields: tuple[str, ...]
-    pattern: str
-    scale: float = 1.0
-
-    def cell(self, row: SpeechRow) -> str:
-        values = [getattr(row, field) for field in self.fields]
-        if any(value is None for value in values):
-            return ""
-        if any(math.isnan(value) for value in values):
-            return "n/a"
-        return self.pattern.format(*(self.scale * value for value in values))
-
-
 _COLUMNS = (
-    _Column("WER % ↓", ("wer", "wer_low", "wer_high"), "{:.1f} ({:.1f}-{:.1f})", 100),
-    _Column("CER % ↓", ("cer",), "{:.1f}", 100),
-    _Column("similarity ↑", ("similarity",), "{:.3f}"),
-    _Column("to others ↓", ("other_similarity",), "{:.3f}"),
-    _Column("DNSMOS ↑", ("dnsmos",), "{:.2f}"),
-    _Column("real-time factor ↓", ("real_time_factor",), "{:.2f}"),
-    _Column("first audio ms ↓", ("first_audio",), "{:.0f}", 1000),
-    _Column("p90 ms ↓", ("first_audio_p90",), "{:.0f}", 1000),
-    _Column("hit the bound % ↓", ("bound",), "{:.0f}", 100),
+    Column("WER % ↓", ("wer", "wer_low", "wer_high"), "{:.1f} ({:.1f}-{:.1f})", 100),
+    Column("CER % ↓", ("cer",), "{:.1f}", 100),
+    Column("similarity ↑", ("similarity",), "{:.3f}"),
+    Column("to others ↓", ("other_similarity",), "{:.3f}"),
+    Column("DNSMOS ↑", ("dnsmos",), "{:.2f}"),
+    Column("real-time factor ↓", ("real_time_factor",), "{:.2f}"),
+    Column("first audio ms ↓", ("first_audio",), "{:.0f}", 1000),
+    Column("p90 ms ↓", ("first_audio_p90",), "{:.0f}", 1000),
+    Column("hit the bound % ↓", ("bound",), "{:.0f}", 100),
 )
 
 

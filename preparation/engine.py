@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Protocol
 
+from ..data.environment import environment
 from .unit import Unit
 from .worker import CRASHED, ONE_THREAD, Done, Setup, complete, try_recording
 
@@ -37,7 +38,7 @@ class LocalEngine:
 
     def run(self, units: Iterable[Unit], setup: Setup, on_done: Callable[[Done], None]) -> None:
         waiting = iter(units)
-        with one_thread():
+        with environment(ONE_THREAD):
             while suspects := self._run(waiting, setup, on_done):
                 # A worker died; of the units that were under way, one is to blame.
                 for unit in suspects:
@@ -107,21 +108,6 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         executor.shutdown(cancel_futures=True)
         raise
     executor.shutdown()
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Processes that start meanwhile have one thread."""
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(ONE_THREAD)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _settle(parent: int) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...data.environment import environment
 from ...errors import UsageError
 from .engine import Engine
 from .workspace import Workspace
@@ -41,7 +42,7 @@ def serving(
     host is not this machine's.
     """
     _check_address(host, port)
-    with Workspace() as workspace, _environment(workspace):
+    with Workspace() as workspace, environment(_environment(workspace)):
         try:
             import gradio
         except ImportError as error:
@@ -76,11 +77,10 @@ def serving(
             page.close(verbose=False)
 
 
-@contextlib.contextmanager
-def _environment(workspace: Workspace) -> Iterator[None]:
-    """What Gradio reads from the environment, set while the page runs and put back afterwards."""
+def _environment(workspace: Workspace) -> dict[str, str]:
+    """What Gradio reads from the environment while the page runs."""
     path = os.environ.get("PATH", "")
-    changed = {
+    return {
         "GRADIO_ANALYTICS_ENABLED": "0",
         "GRADIO_TEMP_DIR": str(workspace.uploads),
         "HF_HUB_OFFLINE": "1",
@@ -88,16 +88,6 @@ def _environment(workspace: Workspace) -> Iterator[None]:
         # Gradio asks its own address whether it answers, and a proxy would not find it.
         **{name: ",".join(filter(None, [os.environ.get(name), *LOCAL])) for name in ("no_proxy", "NO_PROXY")},
     }
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _ffmpeg_folder(workspace: Workspace) -> Path:

@@ -309,7 +309,7 @@ def test_the_command_in_processes_of_their_own(recording, capsys):
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        ((), 2, "nothing to listen to"),
+        ((), 2, "nothing to evaluate on"),
         (("SHARD", "--markdown", "--json"), 2, "--out DIR writes both"),
         (("SHARD", "--threads", "0"), 2, "--threads is 0"),
         (("SHARD", "--limit", "0"), 2, "--limit is 0"),

@@ -579,7 +579,7 @@ def test_the_command(voices, shipped, sketches, work, capsys):
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        ((), 2, "no voices"),
+        ((), 2, "nothing to evaluate on"),
         (("VOICES", "--markdown", "--json"), 2, "--out DIR writes both"),
         (("VOICES", "--threads", "0"), 2, "at least one thread"),
         (("VOICES", "--limit", "0"), 2, "limit of 0"),

@@ -197,9 +197,10 @@ class TestWithGradio:
         import shutil
 
         from myna.apps.demo.server import _environment
+        from myna.data.environment import environment
 
         monkeypatch.setenv("PATH", str(tmp_path))
-        with Workspace() as workspace, _environment(workspace):
+        with Workspace() as workspace, environment(_environment(workspace)):
             found = shutil.which("ffmpeg")
             assert found
             assert str(workspace.folder) in found
