@@ -354,9 +354,10 @@ class Whisper(nn.Module):
 
 
 def sinusoids(length: int, channels: int, longest: float = 10_000.0) -> Tensor:
-    """(length, channels): sines of wavelengths from 2 pi to 2 pi * longest, then cosines."""
-    steps = torch.arange(channels // 2) * (-math.log(longest) / (channels // 2 - 1))
-    angle = torch.arange(length)[:, None] * torch.exp(steps)[None]
+    """(length, channels): sines of wavelengths from 2 pi to 2 pi * longest, then cosines; on the CPU."""
+    # On the meta device, where a model is built whose weights are in a file, this would import torch's compiler.
+    steps = torch.arange(channels // 2, device="cpu") * (-math.log(longest) / (channels // 2 - 1))
+    angle = torch.arange(length, device="cpu")[:, None] * torch.exp(steps)[None]
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 

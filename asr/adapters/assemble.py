@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ...data.checkpoint import load_strictly
 from ...errors import InputError
@@ -52,7 +53,7 @@ def assemble(
         vocabulary = vocabulary_for(dims.n_vocab)
     if vocabulary is not None:
         check_vocabulary(len(vocabulary), dims.n_vocab, path)
-    with torch.device("meta"):  # the shapes alone: nothing is drawn at random to be thrown away
+    with torch.device("meta"), _NothingDrawn():  # the shapes alone
         model = Whisper(dims, find_heads(dims, alignment_heads, name), vocabulary, name)
     for key in list(weights):
         tensor = weights.pop(key)
@@ -63,6 +64,21 @@ def assemble(
         weights[key] = torch.empty(tensor.shape).copy_(tensor)  # out of the file's memory, and contiguous
     load_strictly(model, weights, path, assign=True)
     return model.eval()
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Layers are built without the random numbers that weights of a file would replace.
+
+    On the meta device they cost no time, but the first of them imports torch's compiler: seconds, and 110 MB.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def measure(

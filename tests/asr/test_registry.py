@@ -8,6 +8,7 @@ import json
 import math
 import os
 import struct
+import subprocess
 import sys
 import types
 import urllib.error
@@ -95,6 +96,17 @@ def test_a_checkpoint_of_ours_is_the_model_and_its_vocabulary(model, tmp_path):
         save_checkpoint(model, path)
     save_checkpoint(again, path, force=True)
     assert all(torch.equal(load_whisper(path).state_dict()[key], value) for key, value in weights.items())
+
+
+def test_loading_leaves_the_compiler_of_torch_alone(model, tmp_path):
+    """Seconds and 110 MB, where one operation too many is asked of the meta device."""
+    save_checkpoint(model, tmp_path / "a.safetensors")
+    code = (
+        "import sys; from myna.asr.registry import load_whisper; load_whisper(sys.argv[1])\n"
+        "print(*{'sympy', 'torch._dynamo', 'torch._inductor'} & sys.modules.keys())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.safetensors")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == []
 
 
 def test_a_model_without_a_vocabulary_stays_without(model, tmp_path):
