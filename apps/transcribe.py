@@ -97,9 +97,10 @@ def command(
     live: bool = typer.Option(
         False,
         "--live",
-        help="What is said now: 16-bit mono samples, or WAV, from standard input; else the microphone.",
+        help="What is said now: raw mono samples, or WAV, from standard input; else the microphone.",
     ),
-    live_rate: int = typer.Option(16_000, help="Samples a second of what --live reads."),
+    live_rate: int = typer.Option(16_000, help="Samples a second of what --live reads raw."),
+    live_format: str = typer.Option("s16le", help="Of them: s16le (16-bit) or f32le (32-bit float)."),
     # ---- words and subtitles
     word_timestamps: bool = typer.Option(
         False, "--word-timestamps", "-w", help="When each word is said.", rich_help_panel=_WORDS
@@ -255,7 +256,7 @@ def command(
             raise UsageError(
                 "--live prints while it listens; leave --output-dir and --format out, and redirect it"
             )
-        transcribe_live(files or [], load, options(), console, live_rate)
+        transcribe_live(files or [], load, options(), console, live_rate, live_format)
         return
     if not files:
         raise UsageError(

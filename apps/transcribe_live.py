@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RATE = 16_000  # of the model
 _BLOCK = 0.25  # seconds
 _WAITING = 240  # blocks that may wait for the model: a minute, then whoever sends has to wait
+RAW_FORMATS = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}  # by ffmpeg's names
 _NOT_RAW = (b"fLaC", b"OggS", b"ID3\3", b"ID3\4")
 
 
@@ -97,10 +98,11 @@ def transcribe_live(
     options: TranscribeOptions,
     console: Console,
     rate: int = RATE,
+    raw_format: str = "s16le",
 ) -> None:
     """Listen until the input ends, or Ctrl-C, and print words as they settle; with --json a line for every change.
 
-    rate: of raw samples, in Hz. Raises UsageError, InputError, MissingModelError.
+    rate, raw_format: of raw samples, in Hz, a name of RAW_FORMATS. Raises UsageError, InputError, MissingModelError.
     """
     from ..asr.live import LiveTranscriber
     from ..data.audio import MAX_RATE, MIN_RATE
@@ -111,8 +113,10 @@ def transcribe_live(
         )
     if not MIN_RATE <= rate <= MAX_RATE:
         raise UsageError(f"--live-rate {rate}: expected {MIN_RATE} to {MAX_RATE} samples a second")
+    if raw_format not in RAW_FORMATS:
+        raise UsageError(f"--live-format {raw_format}: expected {' or '.join(RAW_FORMATS)}")
     from_microphone = not files and sys.stdin.isatty()
-    with microphone() if from_microphone else standard_input(rate) as blocks:
+    with microphone() if from_microphone else standard_input(rate, raw_format) as blocks:
         transcriber = load()
         live = LiveTranscriber(transcriber.model, transcriber.options(options))
         if not console.quiet:
@@ -154,14 +158,14 @@ class _Printer:
 
 
 @contextlib.contextmanager
-def standard_input(rate: int) -> Iterator[Buffer]:
-    """Blocks of what is sent: WAV by its header, anything else as 16-bit little-endian mono samples at `rate` Hz."""
+def standard_input(rate: int, raw_format: str = "s16le") -> Iterator[Buffer]:
+    """Blocks of what is sent: WAV by its header, anything else as mono samples of `raw_format` at `rate` Hz."""
     buffer = Buffer()
     source = Descriptor(sys.stdin.fileno())
 
     def receive() -> None:
         try:
-            for block in _blocks(source, rate):
+            for block in _blocks(source, rate, raw_format):
                 buffer.put(block)
             buffer.put(None)
         except Exception as error:
@@ -199,7 +203,7 @@ def microphone() -> Iterator[Buffer]:
         yield buffer
 
 
-def _blocks(source: Descriptor, rate: int) -> Iterator[np.ndarray]:
+def _blocks(source: Descriptor, rate: int, raw_format: str) -> Iterator[np.ndarray]:
     """Blocks (n,) float32 at 16 kHz. Raises InputError."""
     from ..data.audio import AudioReader
     from ..data.resample import Resampler
@@ -207,7 +211,7 @@ def _blocks(source: Descriptor, rate: int) -> Iterator[np.ndarray]:
     head = source.peek(4)
     if head in _NOT_RAW:
         raise InputError(
-            "standard input is compressed audio; --live reads 16-bit samples or WAV, such as of arecord"
+            "standard input is compressed audio; --live reads raw samples or WAV, such as of arecord"
         )
     if head == b"RIFF":
         with AudioReader(cast(BinaryIO, source)) as reader:
@@ -216,10 +220,24 @@ def _blocks(source: Descriptor, rate: int) -> Iterator[np.ndarray]:
                 yield resampler.push(block.mean(axis=0, keepdims=True))[0]
     else:
         resampler = Resampler(rate, RATE, 1)
+        width = RAW_FORMATS[raw_format].itemsize
         rest = b""
-        while data := source.read1(2 * int(_BLOCK * rate)):
+        while data := source.read1(width * int(_BLOCK * rate)):
             data = rest + data
-            rest = data[len(data) // 2 * 2 :]
-            samples = np.frombuffer(data, "<i2", len(data) // 2).astype(np.float32) / 32768
-            yield resampler.push(samples[None])[0]
+            whole = len(data) // width * width
+            rest = data[whole:]
+            yield resampler.push(_samples(data[:whole], raw_format)[None])[0]
     yield resampler.flush()[0]
+
+
+def _samples(data: bytes, raw_format: str) -> np.ndarray:
+    """(n,) float32 of the bytes of n samples. Raises InputError."""
+    samples = np.frombuffer(data, RAW_FORMATS[raw_format])
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) / 32768
+    if not np.isfinite(samples).all():  # what 16-bit samples near silence look like as floats
+        raise InputError(
+            "standard input is not f32le audio: there is NaN or infinity in it; leave --live-format out if it is "
+            "16-bit, or send WAV"
+        )
+    return samples

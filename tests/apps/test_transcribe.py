@@ -19,6 +19,7 @@ import pytest
 import soundfile
 from myna.apps import transcribe as command
 from myna.apps.cli import run
+from myna.apps.transcribe_live import standard_input
 from myna.asr import transcriber
 from myna.asr.transcribe import TranscribeOptions
 from myna.asr.transcript import Segment, Transcript, Word
@@ -285,6 +286,7 @@ def test_help_says_every_default(myna):
         (("speech.wav", "--live"), ("--live",)),
         (("--live", "-o", "out"), ("--output-dir",)),
         (("--live", "-", "--live-rate", 10), ("--live-rate 10",)),
+        (("--live", "-", "--live-format", "s32le"), ("--live-format s32le", "s16le or f32le")),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
@@ -578,7 +580,30 @@ def test_live_without_a_microphone(scripted, monkeypatch, myna):
 def test_live_refuses_what_it_cannot_read(whisper, monkeypatch, myna):
     with open(LJ, "rb") as file:
         monkeypatch.setattr(sys, "stdin", file)
-        myna("transcribe", "--live", "-", "-q").failed_with(3, "16-bit samples or WAV")
+        myna("transcribe", "--live", "-", "-q").failed_with(3, "raw samples or WAV")
+    silence = np.random.default_rng(0).integers(-9, 9, 10_000).astype("<i2")
+    Path("int16.raw").write_bytes(silence.tobytes())
+    with open("int16.raw", "rb") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        myna("transcribe", "--live", "-", "-q", "--live-format", "f32le").failed_with(
+            3, "not f32le", "16-bit"
+        )
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000])
+def test_live_hears_the_same_in_any_raw_format(tmp_path, monkeypatch, rate):
+    samples = np.round(read_audio(LJ, rate, mono=True).samples[0] * 32_768) / 32_768
+
+    def heard(raw: np.ndarray, raw_format: str) -> np.ndarray:
+        (tmp_path / "raw").write_bytes(raw.tobytes() + b"\1")  # cut within a sample
+        with open(tmp_path / "raw", "rb") as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            with standard_input(rate, raw_format) as blocks:
+                return np.concatenate(list(blocks))
+
+    from_floats = heard(samples.astype("<f4"), "f32le")
+    assert abs(len(from_floats) - len(samples) * 16_000 / rate) < 2
+    np.testing.assert_array_equal(from_floats, heard((samples * 32_768).astype("<i2"), "s16le"))
 
 
 @pytest.mark.parametrize(
