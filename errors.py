@@ -4,6 +4,9 @@ A message says what was given, what was expected and what to do. The command lin
 `exit_code`; a library user catches `MynaError` or one of its kinds.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class MynaError(Exception):
     """Any error whose message is meant for the user."""
@@ -39,3 +42,12 @@ class OutputError(MynaError):
     """An output that cannot be written: no permission, no space."""
 
     exit_code = 6
+
+
+def did_you_mean(given: str, names: Iterable[str], n: int = 1) -> str:
+    """ "did you mean tiny.en? " for "tinny.en", to go before what there is to choose from; "" where no name is near.
+
+    names: in lower case.   n: of them at most.
+    """
+    near = difflib.get_close_matches(given.lower(), list(names), n)
+    return f"did you mean {' or '.join(near)}? " if near else ""

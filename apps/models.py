@@ -21,14 +21,15 @@ def registry_of(name: str) -> ModuleType:
     """The registry that knows a name: of the codecs, or of the Whispers. Raises UsageError naming what both know."""
     from ..asr import registry as whispers
     from ..codec import registry as codecs
-    from ..errors import UsageError
+    from ..errors import UsageError, did_you_mean
 
     if whispers.is_known(name):
         return whispers
     if any(entry.name == name for entry in codecs.list_models()):
         return codecs
-    names = [entry.name for entry in (*codecs.list_models(), *whispers.list_models())]
-    raise UsageError(f"no model named {name!r}: choose one of {', '.join([*names, *whispers.ALIASES])}")
+    entries = (*codecs.list_models(), *whispers.list_models())
+    names = [*(entry.name for entry in entries), *whispers.ALIASES]
+    raise UsageError(f"no model named {name!r}: {did_you_mean(name, names)}choose one of {', '.join(names)}")
 
 
 @app.command("list")

@@ -3,9 +3,7 @@ large-v3)."""
 
 from __future__ import annotations
 
-import difflib
-
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 
 # In the order of their tokens: a model of n languages knows the first n.
 LANGUAGES = {
@@ -144,8 +142,7 @@ def find_language(name: str) -> str:
     wanted = " ".join(name.lower().replace("_", "-").split())
     code = _CODES.get(wanted) or _CODES.get(wanted.split("-")[0])
     if code is None:
-        near = difflib.get_close_matches(wanted, [key for key in _CODES if len(key) > 3], n=3)
-        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        meant = did_you_mean(wanted, [key for key in _CODES if len(key) > 3], n=3)
         raise UsageError(
             f"no language {name!r} in Whisper; {meant}give an English name or one of {', '.join(LANGUAGES)}"
         )

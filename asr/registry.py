@@ -22,7 +22,7 @@ import torch
 
 from ..data.checkpoint import is_safetensors, place, read_safetensors, read_torch, safetensors_keys
 from ..data.download import ModelEntry, cache_dir, fetch_entry
-from ..errors import InputError, MissingModelError, UsageError
+from ..errors import InputError, MissingModelError, UsageError, did_you_mean
 from .adapters import (
     is_hugging_face,
     is_model_bin,
@@ -122,11 +122,16 @@ def is_repository(name: str) -> bool:
 
 
 def find_model(name: str) -> ModelEntry:
-    """The entry of a name. Raises UsageError naming the models there are."""
+    """The entry of a name. Raises UsageError naming the nearest one and the models there are."""
     for entry in _MODELS:
         if entry.name == ALIASES.get(name, name):
             return entry
-    raise UsageError(f"no Whisper named {name!r}: choose one of {_names()}, or a path")
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> UsageError:
+    meant = did_you_mean(name, [*(entry.name for entry in _MODELS), *ALIASES])
+    return UsageError(f"no Whisper named {name!r}: {meant}choose one of {_names()}, or a path")
 
 
 def _names() -> str:
@@ -198,7 +203,7 @@ def load_whisper(name_or_path: str | Path, device: str | torch.device = "cpu") -
             )
         if path.suffix in _SUFFIXES or len(path.parts) > 1:
             raise MissingModelError(f"no model at {name_or_path}; give a checkpoint, or one of {_names()}")
-        raise UsageError(f"no Whisper named {str(name_or_path)!r}: choose one of {_names()}, or a path")
+        raise _unknown(str(name_or_path))
     return place(_load(path, _name_of(path)), device)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..data.checkpoint import is_safetensors, place, read_safetensors, read_torch
 from ..data.download import ModelEntry, cache_dir, fetch_entry
-from ..errors import InputError, MissingModelError, UsageError
+from ..errors import InputError, MissingModelError, UsageError, did_you_mean
 from .adapters import adapt_dac, adapt_encodec, adapt_encodec_lm
 from .adapters.dac import is_dac
 from .adapters.encodec import is_encodec, is_encodec_lm
@@ -103,12 +103,17 @@ def list_models() -> tuple[ModelEntry, ...]:
 
 
 def find_model(name: str) -> ModelEntry:
-    """The entry of a name. Raises UsageError naming the models there are."""
+    """The entry of a name. Raises UsageError naming the nearest one and the models there are."""
     for entry in _MODELS:
         if entry.name == name:
             return entry
-    raise UsageError(
-        f"no model named {name!r}: choose one of {', '.join(e.name for e in _MODELS)}, or a path"
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> UsageError:
+    names = [entry.name for entry in _MODELS]
+    return UsageError(
+        f"no model named {name!r}: {did_you_mean(name, names)}choose one of {', '.join(names)}, or a path"
     )
 
 
@@ -209,10 +214,10 @@ def load_model(name_or_path: str | Path) -> nn.Module:
                 f"no model.safetensors in {path.parent}; give a folder as Hugging Face lays it out"
             )
     if not path.is_file():
-        names = ", ".join(e.name for e in _MODELS)
         if path.suffix or len(path.parts) > 1:
+            names = ", ".join(e.name for e in _MODELS)
             raise MissingModelError(f"no model file at {name_or_path}; give a checkpoint, or one of {names}")
-        raise UsageError(f"no model named {str(name_or_path)!r}: choose one of {names}, or a path")
+        raise _unknown(str(name_or_path))
     return _load_file(path)
 
 

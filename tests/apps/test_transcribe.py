@@ -638,7 +638,7 @@ def test_models_that_cannot_be_used(weights, myna, tmp_path, monkeypatch):
     for name, code in (("no-weights", 4), ("empty", 4), ("cut", 3), ("foreign", 3), ("none/here", 4)):
         myna("transcribe", SPEECH, "-o", "out", "-m", name).failed_with(code, name)
     myna("transcribe", SPEECH, "-o", "out", "-m", "tinny.en").failed_with(
-        2, "tinny.en", "tiny.en, tiny, base.en"
+        2, "no Whisper named 'tinny.en': did you mean tiny.en? choose one of tiny.en, tiny, base.en"
     )
     myna("transcribe", SPEECH, "-o", "out", "-m", SPEECH).failed_with(3, "speech.wav")
     myna("transcribe", SPEECH, "-m", WHISPER, "--device", "gpu").failed_with(2, "gpu", "cuda")

@@ -155,6 +155,9 @@ def test_unknown_names_and_weights_that_are_elsewhere(machine, monkeypatch):
     refused(MissingModelError, "turbo", "myna models download large-v3-turbo")
     refused(MissingModelError, "distil-large-v3", "myna models download distil-large-v3")
     refused(UsageError, "gigantic", "'gigantic'", "tiny.en", "turbo")
+    refused(UsageError, "TURBOO", "'TURBOO': did you mean turbo? choose one of tiny.en, tiny, ")
+    refused(UsageError, "faster-whisper-smal", "did you mean faster-whisper-small? ")
+    refused(UsageError, "gigantic", "'gigantic': choose one of")  # like none of them
     refused(UsageError, Path("tiny.en"), "tiny.en")  # a path, which is not there
     refused(MissingModelError, "nothing.pt", "nothing.pt", "tiny.en")
     refused(MissingModelError, "no/such/model.bin", "no/such/model.bin")

@@ -163,10 +163,11 @@ def test_missing_things_say_what_to_do(tmp_path, monkeypatch):
         registry.load_codec("dac-24k")
     with pytest.raises(MissingModelError, match="no model file"):
         registry.load_codec(tmp_path / "nothing.th")
-    with pytest.raises(UsageError, match="encodec-24k"):
-        registry.load_codec("mp3")
-    with pytest.raises(UsageError, match="encodec-24k"):
-        registry.find_model("mp3")
+    for look_up in (registry.load_codec, registry.find_model):
+        with pytest.raises(UsageError, match="'mp3': choose one of myna-24k, encodec-24k"):
+            look_up("mp3")
+        with pytest.raises(UsageError, match=r"'encodec_24K': did you mean encodec-24k\? choose one of myna"):
+            look_up("encodec_24K")
     with pytest.raises(MissingModelError, match=r"model\.safetensors"):
         registry.load_codec(tmp_path)
 
