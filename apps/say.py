@@ -138,6 +138,11 @@ class Speaking:
         key = self.speaker.fingerprint(self.sentences, self.voice, self.options, repr(self.lexicon))
         with Draft(target, key, restart) as draft:
             resumed_at = draft.state.n_sentences
+            if draft.aside:
+                self.console.note(
+                    f"the draft of {target} cannot be read; it is kept aside ({draft.aside.name}), "
+                    "and the text begins anew"
+                )
             if resumed_at:
                 self.console.note(
                     f"going on with {target} after {resumed_at} of {len(self.sentences)} sentences "

@@ -8,6 +8,7 @@ beyond it are cut off.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -38,7 +39,8 @@ class DraftState:
 class Draft:
     """The draft of `output`, continued if there is one of the same key. Close it, or use `with`.
 
-    restart: begun anew, whatever there is. Raises UsageError when another process writes it, or when there is one of
+    restart: begun anew, whatever there is.   aside: the new path of the state of one that cannot be read, its samples
+    beside it; this one is then begun anew. Raises UsageError when another process writes it, or when there is one of
     another key, whose sentences would be lost; OutputError when it cannot be written.
     """
 
@@ -46,11 +48,13 @@ class Draft:
         output = Path(output).resolve()
         self.audio = output.with_name(f".{output.name[:180]}.draft.pcm")
         self.note = output.with_name(f".{output.name[:180]}.draft.json")
-        with output_errors(output):
-            self._file: BinaryIO = open(self.audio, "ab+")  # noqa: SIM115 (closed by `close`)
+        self.aside: Path | None = None
+        self._file = self._open(output)
         try:
-            _lock(self._file, output)
             found = None if restart else self._read()
+            if found is None and not restart and self.note.exists():
+                self._put_aside()
+                self._file = self._open(output)
             if found is not None and found.key != key:
                 n = found.n_sentences
                 raise UsageError(
@@ -110,6 +114,30 @@ class Draft:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _open(self, output: Path) -> BinaryIO:
+        """The samples, to be read and added to, locked."""
+        with output_errors(output):
+            file = open(self.audio, "ab+")  # noqa: SIM115 (closed by `close`)
+        try:
+            _lock(file, output)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _put_aside(self) -> None:
+        """Hours of speech may be in samples whose state is damaged: nothing of them is overwritten."""
+        self._file.close()
+        for n in itertools.count(1):
+            audio, note = (path.with_name(f"{path.name}.unreadable-{n}") for path in (self.audio, self.note))
+            if not audio.exists() and not note.exists():
+                break
+        with output_errors(self.note):
+            if self.audio.stat().st_size:  # not merely made when it was looked for
+                self.audio.rename(audio)
+            self.note.rename(note)
+        self.aside = note
 
     def _read(self) -> DraftState | None:
         """The state of an earlier run that said something, if its samples are there."""

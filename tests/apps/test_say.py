@@ -323,6 +323,23 @@ def test_another_text_or_seed_does_not_drop_what_was_said(voice, myna):
     assert sorted(path.name for path in Path().iterdir()) == ["book.txt", "book.wav"]
 
 
+def test_a_draft_that_cannot_be_read_is_kept_aside(voice, myna):
+    from myna.tts.draft import Draft
+
+    Path("book.txt").write_text(TEXT, "utf-8")
+    with Draft("book.wav", "a key") as draft:
+        draft.append(np.zeros(100, np.float32))
+        draft.commit(2, None)
+    draft.note.write_text("{")
+    done = myna("say", "-t", "book.txt", "-v", voice, "-q")
+    assert done.code == 0, done
+    assert len(done.err.splitlines()) == 1
+    kept = [".book.wav.draft.json.unreadable-1", ".book.wav.draft.pcm.unreadable-1"]
+    assert f"draft of book.wav cannot be read; it is kept aside ({kept[0]})" in done.err
+    assert sorted(path.name for path in Path().iterdir()) == [*kept, "book.txt", "book.wav"]
+    assert Path(kept[0]).read_text() == "{"
+
+
 def test_a_long_text_takes_no_more_memory_than_a_short_one(voice, models):
     own = speaker.Speaker()
     page = os.sysconf("SC_PAGE_SIZE")

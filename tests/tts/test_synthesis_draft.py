@@ -36,23 +36,32 @@ def test_goes_on_after_the_last_whole_sentence(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("spoil", ["restart", "state", "samples", "truncated"])
+@pytest.mark.parametrize("spoil", ["restart", "state", "foreign", "samples", "truncated"])
 def test_begins_anew_when_there_is_nothing_to_go_on_with(tmp_path, spoil):
-    output = tmp_path / "book.wav"
-    with Draft(output, "key") as draft:
-        draft.append(tone(100, 0.25))
-        draft.commit(1, LEVEL)
-    if spoil == "state":
-        draft.note.write_text('{"key": "key", "n_sentences": 1')
-    if spoil == "samples":
-        draft.audio.unlink()
-    if spoil == "truncated":
-        draft.audio.write_bytes(b"\0" * 199)
-    with Draft(output, "key", restart=spoil == "restart") as draft:
-        assert not draft.resumed
-        assert draft.state.n_sentences == 0
-        assert said(draft).size == 0
-    assert list(tmp_path.iterdir()) == []  # nothing said, nothing kept
+    """What cannot be read is kept aside, each time under another name; only --restart drops it."""
+    output, restart = tmp_path / "book.wav", spoil == "restart"
+    for n in (1, 2):
+        with Draft(output, "key") as draft:
+            draft.append(tone(100, 0.25))
+            draft.commit(1, LEVEL)
+        if spoil == "state":
+            draft.note.write_text('{"key": "key", "n_sentences": 1')
+        if spoil == "foreign":
+            draft.note.write_text('{"key": "key", "n_sentences": 1, "n_samples": 100, "level": {"of": 2}}')
+        if spoil == "samples":
+            draft.audio.unlink()
+        if spoil == "truncated":
+            draft.audio.write_bytes(b"\0" * 199)
+        before = {path.name: path.read_bytes() for path in (draft.note, draft.audio) if path.exists()}
+        with Draft(output, "key", restart) as draft:
+            assert not draft.resumed
+            assert draft.state.n_sentences == 0
+            assert said(draft).size == 0
+            assert draft.aside == (None if restart else tmp_path / f".book.wav.draft.json.unreadable-{n}")
+        left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        kept = {} if restart else {f"{name}.unreadable-{n}": data for name, data in before.items()}
+        assert kept.items() <= left.items()
+        assert len(left) == n * len(kept)  # nothing said, nothing else kept
 
 
 def test_what_was_said_of_another_text_is_not_lost(tmp_path):
