@@ -196,7 +196,7 @@ class _Run:
     def _judged(self, recogniser: Recogniser, clip: Clip, system: str, beam_size: int) -> AsrClip:
         heard = recogniser.hear(clip.wav)
         said = clip.text or ""
-        errors = compare(said, heard.text, self.normalize)
+        errors = compare(said, heard.text, self.normalize, self.normalize.split_letters)
         assert errors is not None  # clips without words have been left out
         return AsrClip(
             source=_source(clip),

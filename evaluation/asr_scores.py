@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Errors:
-    """Counts of one clip. characters: the spaces between words among them, as jiwer counts."""
+    """Counts of one clip. characters: with the spaces between words, as jiwer counts, unless letters are words."""
 
     n_words: int
     substitutions: int
@@ -27,17 +27,25 @@ class Errors:
         return self.word_errors / self.n_words
 
 
-def compare(said: str, heard: str, normalize: Callable[[str], str]) -> Errors | None:
-    """What was heard against what was said; None where nothing is left of what was said once it is normalised."""
+def compare(
+    said: str, heard: str, normalize: Callable[[str], str], letters_are_words: bool = False
+) -> Errors | None:
+    """What was heard against what was said; None where nothing is left of what was said once it is normalised.
+
+    letters_are_words: what `normalize` makes of them; the spaces that it puts between them are no characters.
+    """
     import jiwer
 
     reference, hypothesis = (" ".join(normalize(text).split()) for text in (said, heard))
     if not reference:
         return None
     words = jiwer.process_words(reference, hypothesis)
+    n_words = len(reference.split())
+    if letters_are_words:
+        reference, hypothesis = reference.replace(" ", ""), hypothesis.replace(" ", "")
     letters = jiwer.process_characters(reference, hypothesis)
     return Errors(
-        n_words=len(reference.split()),
+        n_words=n_words,
         substitutions=words.substitutions,
         deletions=words.deletions,
         insertions=words.insertions,

@@ -1,7 +1,7 @@
 """Texts brought to one writing before words are compared: Whisper's normalisers (Radford et al. 2022, appendix C).
 
-`EnglishNormalizer` is for English, `BasicNormalizer` for every other language. Both give what openai-whisper's give,
-word for word, so that error rates can be compared with published ones.
+`EnglishNormalizer` is for English, `BasicNormalizer` for every other language, letter by letter where words are not
+spaced. Both give what openai-whisper's give, word for word, so that error rates can be compared with published ones.
 
 >>> EnglishNormalizer()("Dr. Park won't pay $1,385.60, uh, for twenty-five colours!")
 'doctor park will not pay $1385.60 for 25 colors'
@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from ..errors import MissingModelError
 from .spoken_numbers import normalize_numbers
 
+# Written without spaces between words, by Whisper's codes: the paper's five, and Cantonese, which came later.
+UNSPACED = ("zh", "ja", "th", "lo", "my", "yue")
 _FILLERS = ("hmm", "mm", "mhm", "mmm", "uh", "um")
 _CONTRACTIONS = {
     "won't": "will not",
@@ -87,18 +91,20 @@ _LETTERS = str.maketrans(  # letters that no normal form takes apart
 class BasicNormalizer:
     """Lower-case words without symbols and what stands in brackets, for a language of which nothing else is known.
 
-    remove_diacritics: letters without their accents, too.
+    remove_diacritics: letters without their accents, too.   split_letters: every letter (grapheme) a word of its own,
+    so that the word error rate is one of letters. Raises MissingModelError without the package regex, which knows them.
     """
 
-    name = "Whisper's normaliser for any language"
-
-    def __init__(self, remove_diacritics: bool = False):
-        self.remove_diacritics = remove_diacritics
+    def __init__(self, remove_diacritics: bool = False, split_letters: bool = False):
+        self.remove_diacritics, self.split_letters = remove_diacritics, split_letters
+        self.name = "Whisper's normaliser for any language" + (", letters as words" if split_letters else "")
+        self._letters = _graphemes() if split_letters else None
 
     def __call__(self, text: str) -> str:
         text = _without_brackets(text.lower())
         text = plain_letters(text) if self.remove_diacritics else _spaced(unicodedata.normalize("NFKC", text))
-        return _single_spaced(text.lower())
+        text = text.lower()
+        return _single_spaced(text if self._letters is None else " ".join(self._letters(text)))
 
 
 class EnglishNormalizer:
@@ -108,6 +114,7 @@ class EnglishNormalizer:
     """
 
     name = "Whisper's normaliser for English"
+    split_letters = False
 
     def __init__(self, spellings: bool = True):
         self.spellings = american_spellings() if spellings else {}
@@ -128,8 +135,10 @@ class EnglishNormalizer:
 
 
 def normalizer_for(language: str | None) -> EnglishNormalizer | BasicNormalizer:
-    """For texts of a language by its code; None for English."""
-    return EnglishNormalizer() if language in (None, "en") else BasicNormalizer()
+    """For texts of a language by its code; None for English. Raises as `BasicNormalizer` does."""
+    if language in (None, "en"):
+        return EnglishNormalizer()
+    return BasicNormalizer(split_letters=language in UNSPACED)
 
 
 @lru_cache(maxsize=1)
@@ -137,6 +146,16 @@ def american_spellings() -> dict[str, str]:
     """About 1740 words, British to American: the table of openai-whisper, as its licence (MIT) allows."""
     table = Path(__file__).with_name("spellings.txt").read_text("utf-8")
     return dict(line.split() for line in table.splitlines() if not line.startswith("#"))
+
+
+def _graphemes() -> Callable[[str], list[str]]:
+    try:
+        import regex
+    except ImportError:
+        raise MissingModelError(
+            "letters are told apart by regex, which is not installed (pip install 'myna[evaluate]')"
+        ) from None
+    return regex.compile(r"\X").findall
 
 
 def plain_letters(text: str, keep: str = "") -> str:

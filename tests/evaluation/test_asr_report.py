@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from myna.apps import cli
 from myna.data.audio import read_audio
@@ -25,7 +25,7 @@ from myna.evaluation.asr_systems import Setup, System, choose_systems
 from myna.evaluation.asr_worker import Isolated
 from myna.evaluation.bootstrap import interval
 from myna.evaluation.intelligibility import edit_distance
-from myna.evaluation.normalizer import EnglishNormalizer
+from myna.evaluation.normalizer import EnglishNormalizer, normalizer_for
 
 ASSETS = Path(__file__).parents[1] / "assets"
 TEXTS = ("ONE BIRD SANG", "two birds", "it's three birds", "FOUR", "five birds are in the tree", "(noise)")
@@ -94,6 +94,7 @@ def only_scripted(monkeypatch):
 # ---- counting
 
 
+@settings(deadline=None)  # the first imports jiwer
 @given(WORDS, WORDS)
 def test_errors_are_the_edit_distance_of_words_and_of_characters(said, heard):
     errors = compare(said, heard, str)
@@ -112,6 +113,23 @@ def test_errors_of_normalised_texts():
     assert errors is not None
     assert (errors.n_words, errors.substitutions, errors.deletions, errors.insertions) == (4, 1, 0, 1)
     assert compare("(laughter) [noise]", "anything", EnglishNormalizer()) is None
+
+
+def test_errors_of_letters_where_words_are_not_spaced():
+    errors = compare("我们去了北京。", "我门去 北京", normalizer_for("zh"), letters_are_words=True)
+    assert errors is not None
+    assert (errors.n_words, errors.substitutions, errors.deletions, errors.insertions) == (6, 1, 1, 0)
+    assert (errors.n_characters, errors.character_errors) == (6, 2)
+
+
+def test_a_report_on_such_a_language_counts_letters(shard):
+    """No word of these clips has spaces around it to be told by; only the last letters are lost."""
+    report = evaluate_asr([shard], dataclasses.replace(QUICK, language="Japanese"))
+    assert report.normalizer.endswith("letters as words")
+    for clip in report.clips:
+        said = clip.said.replace("'", "").replace(" ", "")
+        assert clip.errors.n_words == clip.errors.n_characters == len(said)
+        assert clip.errors.word_errors == clip.errors.character_errors
 
 
 def test_an_interval_holds_the_rate_and_narrows_with_more_clips():

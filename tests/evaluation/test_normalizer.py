@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from myna.errors import MissingModelError
 from myna.evaluation.normalizer import BasicNormalizer, EnglishNormalizer, american_spellings, normalizer_for
 from myna.evaluation.spoken_numbers import _WORDS, normalize_numbers
 
@@ -17,6 +21,18 @@ SENTENCES = (  # the first two are of LJSpeech
     "Uh, the (inaudible) St. John's [laughter] organisation -- hmm -- didn't recognise Dr. Müller’s œuvre.",
     "two and a half million dollars and seven cents, minus one point oh five percent, double o seven",
     "dial one eight hundred five five five nineteen twenty one, twenty-first floor, the ninth of twenties",
+)
+FOREIGN = (
+    "Zwei Vögel, „dort“ (leise) – für 3,50 € am Straßenrand!",
+    "L’été, l'œuvre naïve: « ça va ? » [rires]",
+    "我们在2024年去了北京（很冷）。",
+    "東京タワーは、ﾌﾟｰﾙの「隣」です。が→か\u3099",
+    "ประเทศไทย น้ำ กำลัง",
+    "ພາສາລາວ ນ້ຳ",
+    "မြန်မာဘာသာ",
+    "한국어 \u1112\u1161\u11ab글",
+    "نمی\u200cخواهم ۳",
+    "a\r\nb\u200dc İI",
 )
 ODD = (
     "a and half the dog's don't he'd been gone mr. st 1 10 1,000 3.5 $5 $0.07 0 00 7th 21st 1960s 5% % . , - + $ ¢7 ¢ "
@@ -65,6 +81,13 @@ def test_sentences_come_out_as_the_original_has_them(original, text):
         assert BasicNormalizer(remove)(text) == original.BasicTextNormalizer(remove)(text)
 
 
+@pytest.mark.parametrize("text", [*SENTENCES[4:6], *FOREIGN])
+@pytest.mark.parametrize("remove", [False, True])
+@pytest.mark.parametrize("split", [False, True])
+def test_other_languages_come_out_as_the_original_has_them(original, text, remove, split):
+    assert BasicNormalizer(remove, split)(text) == original.BasicTextNormalizer(remove, split)(text)
+
+
 @settings(max_examples=600, deadline=None)
 @given(PHRASES)
 def test_any_row_of_number_words_comes_out_as_the_original_has_it(original, text):
@@ -77,8 +100,8 @@ def test_any_row_of_number_words_comes_out_as_the_original_has_it(original, text
 @given(st.text(max_size=40))
 def test_any_text_comes_out_as_the_original_has_it(original, text):
     assert EnglishNormalizer()(text) == _cached(original)(text)
-    for remove in (False, True):
-        assert BasicNormalizer(remove)(text) == original.BasicTextNormalizer(remove)(text)
+    for kind in itertools.product((False, True), repeat=2):
+        assert BasicNormalizer(*kind)(text) == original.BasicTextNormalizer(*kind)(text)
 
 
 def test_the_table_of_spellings_is_the_original_one(original):
@@ -96,6 +119,17 @@ def test_languages():
     assert isinstance(normalizer_for("en"), EnglishNormalizer)
     assert isinstance(normalizer_for(None), EnglishNormalizer)
     assert normalizer_for("de")("Zwei Vögel, „dort“ (leise)!") == "zwei vögel dort "
+    for language in ("zh", "ja", "th", "lo", "my", "yue"):
+        assert normalizer_for(language)("北京 2").split() == ["北", "京", "2"]
+    assert normalizer_for("ko")("북경 2").split() == ["북경", "2"]
+    assert "letters as words" in normalizer_for("ja").name
+
+
+def test_letters_without_the_package_that_knows_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "regex", None)
+    assert normalizer_for("de")("Ä") == "ä"
+    with pytest.raises(MissingModelError, match=r"myna\[evaluate\]"):
+        normalizer_for("zh")
 
 
 _made = {}
