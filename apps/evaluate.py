@@ -99,7 +99,11 @@ def tts(
     codec: str = typer.Option("myna-24k", help="A name or a checkpoint."),
     ar: Path = typer.Option(None, help="A checkpoint in place of the AR that ships."),
     nar: Path = typer.Option(None, help="A checkpoint in place of the NAR that ships."),
+    vocoder: Path = typer.Option(None, help="A checkpoint in place of the vocoder that ships."),
     preset: str = typer.Option("standard", help="standard, fast or best."),
+    decoder: str = typer.Option(
+        "vocoder", help="What makes sound of the codes: vocoder, or codec (with the NAR)."
+    ),
     seed: int = typer.Option(0, help="Of the speech, and of the choice of prompts and texts."),
     candidates: int = typer.Option(None, help="Times a sentence is said, the clearest kept."),
     temperature: float = typer.Option(None, help="Of the sampled codes."),
@@ -150,6 +154,7 @@ def tts(
         codec=codec,
         ar=ar,
         nar=nar,
+        vocoder=vocoder,
         device=device,
         audio=audio,
         remark=QUICK_REMARK if quick else None,
@@ -162,6 +167,7 @@ def tts(
             top_p=top_p,
             cfg_text=cfg_text,
             cfg_voice=cfg_voice,
+            decoder=decoder,
         ),
     )
     console = Console(quiet=quiet, json=json)

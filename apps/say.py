@@ -291,6 +291,9 @@ def command(
     cfg_voice: float | None = typer.Option(
         None, help="Guidance towards the voice, 1: none.  [default: by preset]"
     ),
+    decoder: str = typer.Option(
+        "vocoder", help="What makes sound of the codes: vocoder, or codec (hoarser; VALL-E as published)."
+    ),
     lexicon: str | None = typer.Option(None, help="A file of words and how to say them."),
     stream: bool = typer.Option(False, "--stream", help="WAV to standard output while it is made, as -o -."),
     play: bool = typer.Option(False, "--play", help="Play it while it is made."),
@@ -325,6 +328,7 @@ def command(
         cfg_text=cfg_text,
         cfg_voice=cfg_voice,
         speed=speed,
+        decoder=decoder,
     )
     if target is not None and target != PIPE:
         check_writable_format(Path(target).suffix, allowed=WRITABLE)

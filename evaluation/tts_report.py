@@ -25,7 +25,7 @@ from ..data.files import output_errors
 from ..errors import InputError, MissingModelError, UsageError
 from ..tts import speaker as tts
 from ..tts.presets import SpeechOptions
-from ..tts.registry import SHIPPED_AR, SHIPPED_NAR
+from ..tts.registry import SHIPPED_AR, SHIPPED_NAR, SHIPPED_VOCODER
 from ..tts.tags import synthetic_tags
 from ..tts.voice import Voice, make_voice
 from . import tts_plots
@@ -59,9 +59,10 @@ class SpeechEvaluation:
     texts: a file with a text a line, instead of the speakers' own.   limit: texts a voice.   max_speakers: of each
     source, evenly spread; None for all.   source, split: only these recordings of the shards.   measures: of MEASURES.
     needed: those of them that are not to be left out.   hard: say the hard sentences too.   prompt_text: is the
-    prompt's transcript given to the model: "without", "with", or "both".   codec, ar, nar: names or checkpoints; None:
-    those that ship.   speech: how it is said; its seed also chooses prompts and texts.   audio: keep what was said,
-    beside the report.   remark: to be among the report's notes.
+    prompt's transcript given to the model: "without", "with", or "both".   codec, ar, nar, vocoder: names or
+    checkpoints; None: those that ship (with another AR and no vocoder of its own, the codec is heard).   speech: how it
+    is said; its seed also chooses prompts and texts.   audio: keep what was said, beside the report.   remark: to be
+    among the report's notes.
     """
 
     texts: str | Path | None = None
@@ -76,6 +77,7 @@ class SpeechEvaluation:
     codec: str | Path = "myna-24k"
     ar: str | Path | None = None
     nar: str | Path | None = None
+    vocoder: str | Path | None = None
     device: str = "cpu"
     audio: bool = False
     remark: str | None = None
@@ -201,7 +203,7 @@ def _speaker(codec: Codec, options: SpeechEvaluation, notes: list[str]) -> tts.S
                 raise MissingModelError(f"{shipped.name} is not installed; give --ar and --nar")
             notes.append(f"Myna's own speech is left out: {shipped.name} is not installed")
             return None
-    return load_speaker(codec, options.ar, options.nar, options.device)
+    return load_speaker(codec, options.ar, options.nar, options.vocoder, options.device)
 
 
 def _casts(
@@ -431,5 +433,12 @@ def _models(options: SpeechEvaluation, speaks: bool) -> dict[str, str]:
     """What was asked to speak, by its part."""
     parts = {"codec": options.codec}
     if speaks:
-        parts |= {"ar": options.ar or SHIPPED_AR.stem, "nar": options.nar or SHIPPED_NAR.stem}
+        parts |= {"ar": options.ar or SHIPPED_AR.stem}
+        vocoder = options.vocoder or (
+            None if options.ar or not SHIPPED_VOCODER.is_file() else SHIPPED_VOCODER.stem
+        )
+        if options.speech.decoder == "codec" or vocoder is None:
+            parts |= {"nar": options.nar or SHIPPED_NAR.stem}
+        else:
+            parts |= {"vocoder": vocoder}
     return {name: str(value) for name, value in parts.items()}

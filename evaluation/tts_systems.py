@@ -13,10 +13,10 @@ from ..codec import Codec
 from ..codec.checkpoint import weights_hash
 from ..tts.aligner import SHIPPED as SHIPPED_ALIGNER
 from ..tts.aligner import load_aligner
-from ..tts.ar_generate import PLAIN_FRAMES
+from ..tts.ar_generate import PLAIN_FRAMES, Frame
 from ..tts.batch import Prompt
 from ..tts.presets import SpeechOptions
-from ..tts.registry import SHIPPED_AR, SHIPPED_NAR, load_ar, load_nar
+from ..tts.registry import SHIPPED_AR, SHIPPED_NAR, SHIPPED_VOCODER, load_ar, load_nar, load_vocoder
 from ..tts.sampling import SamplingOptions
 from ..tts.speaker import Speaker
 from ..tts.text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
@@ -44,11 +44,12 @@ class WatchedValle(Valle):
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
-    ) -> Iterator[tuple[tuple[int, ...], int]]:
+    ) -> Iterator[Frame]:
         symbols: list[int] = phones.tokens[0].tolist()
         frames, age, before = 0, 0, -1
-        for codes, at in super().first_codes(phones, prompt, sampling):
-            yield codes, at
+        for frame in super().first_codes(phones, prompt, sampling):
+            yield frame
+            at = frame.pointer
             frames += 1
             age, before = (age + 1 if at == before else 1), at
             if at >= 0:
@@ -60,16 +61,23 @@ class WatchedValle(Valle):
 
 
 def load_speaker(
-    codec: Codec, ar: str | Path | None = None, nar: str | Path | None = None, device: str = "cpu"
+    codec: Codec,
+    ar: str | Path | None = None,
+    nar: str | Path | None = None,
+    vocoder: str | Path | None = None,
+    device: str = "cpu",
 ) -> Speaker:
-    """The models that ship, or checkpoints in their place. Raises MissingModelError, InputError, one line each."""
+    """The models that ship, or checkpoints in their place. The vocoder that ships belongs to the AR that ships: without
+    one of its own, another AR is heard through the codec. Raises MissingModelError, InputError, one line each."""
     spoken = weights_hash(codec)
     aligner = load_aligner(device=device) if SHIPPED_ALIGNER.is_file() else None
+    heard = vocoder or (None if ar or not SHIPPED_VOCODER.is_file() else SHIPPED_VOCODER)
     models = WatchedValle(
         codec,
         load_ar(ar or SHIPPED_AR, device, spoken),
         load_nar(nar or SHIPPED_NAR, device, spoken),
         aligner,
+        None if heard is None else load_vocoder(heard, device, spoken),
     )
     return Speaker(models)
 

@@ -29,4 +29,8 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
         from .aligner_trainer import train as train_aligner
 
         return train_aligner(recipe, overrides, quiet)
-    raise InputError(f"recipe {recipe}: kind must be one of codec, ar, nar, aligner, got {kind!r}")
+    if kind == "vocoder":
+        from .vocoder_trainer import train as train_vocoder
+
+        return train_vocoder(recipe, overrides, quiet)
+    raise InputError(f"recipe {recipe}: kind must be one of codec, ar, nar, aligner, vocoder, got {kind!r}")

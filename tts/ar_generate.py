@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -32,6 +33,16 @@ _SPACE = SYMBOLS.index(SPACE)
 PLAIN_FRAMES = 16, 100  # without a pointer: frames a phone and besides, at most
 
 
+@dataclass(frozen=True)
+class Frame:
+    """codes: the N coarse ones.   pointer: the phone that is being said, -1 with a model that has no pointer.   hidden:
+    (W,) the model's state that the codes were drawn from, for what goes on from it."""
+
+    codes: tuple[int, ...]
+    pointer: int
+    hidden: Tensor = field(compare=False, repr=False)
+
+
 class ARGenerator:
     """The coarse codes of one utterance, and the phone spoken in each frame.
 
@@ -39,7 +50,8 @@ class ARGenerator:
     any.   model: an ARModel, or what `tts.quantize.prepare` made of one.
     Raises InputError for phones or a prompt that the model cannot take.
 
-    >>> for codes, pointer in ARGenerator(model, phones, prompt, SamplingOptions(seed=7)): ...
+    >>> for frame in ARGenerator(model, phones, prompt, SamplingOptions(seed=7)):
+    ...     frame.codes, frame.pointer
     """
 
     def __init__(
@@ -143,8 +155,8 @@ class ARGenerator:
 
     # ---- frame by frame
 
-    def __iter__(self) -> Iterator[tuple[tuple[int, ...], int]]:
-        """(N coarse codes, pointer) frame by frame; pointer -1 with a model that has none. Once only."""
+    def __iter__(self) -> Iterator[Frame]:
+        """Frame by frame. Once only."""
         run = self._pointed() if self.model.config.alignment == "pointer" else self._plain()
         while True:
             # Entered anew for every frame: a generator that pauses inside would leave the mode on for its caller.
@@ -154,7 +166,7 @@ class ARGenerator:
                 return
             yield frame
 
-    def _pointed(self) -> Iterator[tuple[tuple[int, ...], int]]:
+    def _pointed(self) -> Iterator[Frame]:
         model, options = self.model, self.options
         tables = _tables(model)
         ages = model.age.weight
@@ -169,11 +181,11 @@ class ARGenerator:
             chosen = torch.tensor([code], device=hidden.device)
             moves = durations(pointer, age, model.advance_head(hidden[:1], chosen)[0])
             codes = self._deeper(hidden, code, numbers)
-            yield codes, pointer
+            yield Frame(codes, pointer, hidden[0])
             before = self._embed(tables, codes)
             pointer, age = (pointer + moves, 0) if moves else (pointer, age + 1)
 
-    def _plain(self) -> Iterator[tuple[tuple[int, ...], int]]:
+    def _plain(self) -> Iterator[Frame]:
         """Without a pointer: until the end-of-speech token, or the longest that so many phones can take."""
         model, end = self.model, self.model.config.codebook_size
         tables = _tables(model)
@@ -186,7 +198,7 @@ class ARGenerator:
             if code == end:
                 return
             codes = self._deeper(hidden, code, numbers)
-            yield codes, -1
+            yield Frame(codes, -1, hidden[0])
             before = self._embed(tables, codes)
 
     def _deeper(self, hidden: Tensor, first: int, numbers: Iterator[float]) -> tuple[int, ...]:

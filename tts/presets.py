@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import UsageError
 from .sampling import SamplingOptions
+from .sound_stream import DECODERS
 from .tempo import FASTEST, SLOWEST
 
 
@@ -47,10 +48,13 @@ class SpeechOptions:
     )
     cfg_voice: float | None = None  # the same for the voice
     speed: float = 1.0  # of the speech, at the same pitch
+    decoder: str = "vocoder"  # what makes sound of the AR's frames; "codec": the NAR and the codec's decoder
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UsageError(f"no preset named {self.preset!r}: choose one of {', '.join(PRESETS)}")
+        if self.decoder not in DECODERS:
+            raise UsageError(f"no decoder named {self.decoder!r}: choose one of {', '.join(DECODERS)}")
         if not 0 <= self.seed < 1 << 63:
             raise UsageError(f"seed {self.seed} is out of range; give a whole number from 0 to 2^63 - 1")
         if self.candidates is not None and not 1 <= self.candidates <= 64:

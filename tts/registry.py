@@ -1,7 +1,7 @@
 """Checkpoints of the speech models: one safetensors file each, and the ones that ship.
 
-    metadata: config {"family": "ar" | "nar", <every field of the config>}, codec_hash (16 hex digits of the hash of the
-              weights of the codec whose codes the model speaks), and notes of the trainer
+    metadata: config {"family": "ar" | "nar" | "vocoder", <every field of the config>}, codec_hash (16 hex digits of the
+              hash of the weights of the codec whose codes the model speaks), and notes of the trainer
 
 Nothing in the file can run code, and no other file is needed.
 """
@@ -22,18 +22,28 @@ from ..data.files import atomic_output
 from ..errors import InputError, MissingModelError
 from .ar import ARConfig, ARModel
 from .nar import NARConfig, NARModel
+from .vocoder import Vocoder, VocoderConfig
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 SHIPPED_AR, SHIPPED_NAR = WEIGHTS / "myna-ar.safetensors", WEIGHTS / "myna-nar.safetensors"
+SHIPPED_VOCODER = WEIGHTS / "myna-vocoder.safetensors"
 
-_FAMILIES: dict[str, tuple[type, type]] = {"ar": (ARConfig, ARModel), "nar": (NARConfig, NARModel)}
-_SAYS = {"ar": "an autoregressive speech model", "nar": "a non-autoregressive speech model"}
+_FAMILIES: dict[str, tuple[type, type]] = {
+    "ar": (ARConfig, ARModel),
+    "nar": (NARConfig, NARModel),
+    "vocoder": (VocoderConfig, Vocoder),
+}
+_SAYS = {
+    "ar": "an autoregressive speech model",
+    "nar": "a non-autoregressive speech model",
+    "vocoder": "a vocoder",
+}
 
-M = TypeVar("M", ARModel, NARModel)
+M = TypeVar("M", ARModel, NARModel, Vocoder)
 
 
 def save_model(
-    model: ARModel | NARModel, path: str | Path, codec_hash: str, notes: Mapping[str, str]
+    model: ARModel | NARModel | Vocoder, path: str | Path, codec_hash: str, notes: Mapping[str, str]
 ) -> None:
     """Write a model in the precision it is in. codec_hash: 16 hex digits. notes: further metadata.
     Raises OutputError."""
@@ -60,6 +70,13 @@ def load_nar(
 ) -> NARModel:
     """The non-autoregressive model of a file, as `load_ar`."""
     return _load("nar", NARModel, path, device, codec_hash)
+
+
+def load_vocoder(
+    path: str | Path = SHIPPED_VOCODER, device: str | torch.device = "cpu", codec_hash: str | None = None
+) -> Vocoder:
+    """The vocoder of a file, as `load_ar`."""
+    return _load("vocoder", Vocoder, path, device, codec_hash)
 
 
 def _load(

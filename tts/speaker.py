@@ -26,7 +26,7 @@ from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
 from .long_text import Sentence, split_text
 from .presets import SpeechOptions
-from .registry import SHIPPED_AR, SHIPPED_NAR, load_ar, load_nar
+from .registry import SHIPPED_AR, SHIPPED_NAR, SHIPPED_VOCODER, load_ar, load_nar, load_vocoder
 from .synthesis import SpokenChunk, Synthesizer, Watermark
 from .tags import synthetic_tags
 from .text.lexicon import Lexicon
@@ -185,7 +185,11 @@ def load_models(device: str | torch.device = "cpu") -> Valle:
     spoken = weights_hash(codec)
     aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
     return Valle(
-        codec, load_ar(device=device, codec_hash=spoken), load_nar(device=device, codec_hash=spoken), aligner
+        codec,
+        load_ar(device=device, codec_hash=spoken),
+        load_nar(device=device, codec_hash=spoken),
+        aligner,
+        load_vocoder(device=device, codec_hash=spoken) if SHIPPED_VOCODER.is_file() else None,
     )
 
 

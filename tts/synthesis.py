@@ -1,14 +1,13 @@
 """Text in a voice, as a stream: what VALL-E's figure draws, one sentence after another.
 
-    text -> sentences -> phones -> AR -> coarse codebooks, frame by frame        (one thread)
-                                          -> NAR -> all codebooks, chunk by chunk
-                                          -> codec's decoder -> level -> ends -> tempo -> watermark   (another)
+    text -> sentences -> phones -> AR -> coarse codes and hidden states, frame by frame        (one thread)
+        -> vocoder (or NAR and codec) -> level -> ends -> tempo -> watermark                   (another)
 
 The AR works ahead of the rest, so that sound leaves while it still runs. Every stage is a stream, and the chunks are
 cut at the same places however they are asked for: a text said in one call has the samples of the same text
 streamed. Sentences are independent but for the level, so that a long text can be continued after any of them.
 
-Shapes: K codebooks, T frames, n samples of one channel at the codec's rate.
+Shapes: n samples of one channel at the codec's rate.
 """
 
 from __future__ import annotations
@@ -20,19 +19,18 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..codec import Codec
-from ..codec.base import DecoderStream
 from ..errors import InputError, UsageError
 from .ahead import ahead
+from .ar_generate import Frame
 from .batch import Prompt
 from .long_text import Sentence
 from .loudness import Leveller, LevelState
 from .pauses import Trimmer
 from .presets import SpeechOptions
 from .sampling import SamplingOptions
+from .sound_stream import SoundStream
 from .tempo import Tempo
 from .text.phones import Phones
 
@@ -41,29 +39,22 @@ _FRAMES_AHEAD = 12  # chunks of codes that the AR may be ahead: half a minute at
 _CHUNKS_AHEAD = 4  # chunks of samples that are ready before they are asked for
 
 
-class CodeFiller(Protocol):
-    """The NAR as a stream: first codes (N, t) and the pointer (t,) in, all codes (K, t') out as chunks complete."""
-
-    def push(self, first: Tensor, pointer: Tensor) -> Tensor: ...
-
-    def flush(self) -> Tensor: ...
-
-
 class SpeechModels(Protocol):
-    """What synthesis asks of the models. n_coarse: codebooks that the AR says.   chunks: lengths in frames after which
-    the NAR has codes to give; the last repeats."""
+    """What synthesis asks of the models."""
 
     codec: Codec
-    n_coarse: int
-    chunks: tuple[int, ...]
+
+    def chunks(self, decoder: str) -> tuple[int, ...]:
+        """Lengths in frames that are turned into sound at a time; the last repeats."""
+        ...
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
-    ) -> Iterator[tuple[tuple[int, ...], int]]:
-        """The AR: (N codes, pointer) frame by frame until the phones are said."""
+    ) -> Iterator[Frame]:
+        """The AR, frame by frame until the phones are said."""
         ...
 
-    def filler(self, phones: Phones, prompt: Prompt | None) -> CodeFiller: ...
+    def sound(self, phones: Phones, prompt: Prompt | None, decoder: str) -> SoundStream: ...
 
     def score(self, samples: np.ndarray, phones: Phones) -> float:
         """How clearly (n,) samples say the phones: the higher the better."""
@@ -101,8 +92,7 @@ class _CodeChunk:
     sentence: int
     candidate: int
     phones: Phones | None
-    codes: Tensor  # (N, t) the AR's
-    pointer: Tensor  # (t,)
+    frames: tuple[Frame, ...]
     first: bool
     last: bool
 
@@ -148,21 +138,21 @@ class Synthesizer:
     def _codes(
         self, sentences: Sequence[Sentence], prompt: Prompt | None, options: SpeechOptions, start: int
     ) -> Generator[_CodeChunk, None, None]:
-        """The AR's part of every sentence, in the NAR's chunks."""
+        """The AR's part of every sentence, in chunks."""
         spoken = start > 0
-        none = torch.zeros(self.models.n_coarse, 0, dtype=torch.long)
+        chunks = self.models.chunks(options.decoder)
         preset = options.resolved()
         for index in range(start, len(sentences)):
             phones = self._phones(sentences[index].text, options.language)
             if phones is None:
-                yield _CodeChunk(index, preset.n_candidates - 1, None, none, none[0], True, True)
+                yield _CodeChunk(index, preset.n_candidates - 1, None, (), True, True)
                 continue
             spoken = True
             for candidate in range(preset.n_candidates):
                 seed = sentence_seed(options.seed, index, candidate)
                 sampling = replace(preset.sampling, seed=seed)
                 frames = self.models.first_codes(phones, prompt, sampling)
-                yield from self._chunked(frames, index, candidate, phones)
+                yield from _chunked(frames, chunks, index, candidate, phones)
         if not spoken:
             raise UsageError(
                 "there is nothing to say: no sentence of the text has a sound; give at least one word"
@@ -176,35 +166,6 @@ class Synthesizer:
             return self.phonemize(text, language)
         except InputError:
             return None
-
-    def _chunked(
-        self, frames: Iterator[tuple[tuple[int, ...], int]], index: int, candidate: int, phones: Phones
-    ) -> Iterator[_CodeChunk]:
-        none = torch.zeros(self.models.n_coarse, 0, dtype=torch.long)
-        sizes = iter(self.models.chunks)
-        size = next(sizes)
-        codes: list[tuple[int, ...]] = []
-        pointer: list[int] = []
-
-        def chunk(first: bool = False, last: bool = False) -> _CodeChunk:
-            return _CodeChunk(
-                index,
-                candidate,
-                phones,
-                torch.tensor(codes).long().t() if codes else none,
-                torch.tensor(pointer).long(),
-                first,
-                last,
-            )
-
-        yield chunk(first=True)  # the other thread can get ready meanwhile
-        for code, at in frames:
-            codes.append(code)
-            pointer.append(at)
-            if len(codes) == size:
-                yield chunk()
-                codes, pointer, size = [], [], next(sizes, size)
-        yield chunk(last=True)
 
     def _speech(
         self,
@@ -228,7 +189,7 @@ class Synthesizer:
                 sentence = sentences[chunk.sentence]
                 after = sentence.end / length
                 if chunk.first and chunk.phones is not None:
-                    decoder = _SentenceDecoder(self.models, chunk.phones, prompt)
+                    decoder = _SentenceDecoder(self.models, chunk.phones, prompt, options.decoder)
                 wav, said = nothing, after
                 if chunk.phones is not None and decoder is not None:
                     wav = decoder.push(chunk)
@@ -269,27 +230,41 @@ def sentence_seed(seed: int, index: int, candidate: int = 0) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-class _SentenceDecoder:
-    """The codes of one sentence to its waveform: the NAR, then the codec's decoder, both in a stream."""
+def _chunked(
+    frames: Iterator[Frame], sizes: Sequence[int], index: int, candidate: int, phones: Phones
+) -> Iterator[_CodeChunk]:
+    coming = iter(sizes)
+    size = next(coming)
+    held: list[Frame] = []
 
-    def __init__(self, models: SpeechModels, phones: Phones, prompt: Prompt | None):
-        self.models, self.n_phones, self.progress = models, len(phones), 0.0
-        self.filler = models.filler(phones, prompt)
-        self.decoder: DecoderStream = models.codec.decoder_stream()
+    def chunk(first: bool = False, last: bool = False) -> _CodeChunk:
+        return _CodeChunk(index, candidate, phones, tuple(held), first, last)
+
+    yield chunk(first=True)  # the other thread can get ready meanwhile
+    for frame in frames:
+        held.append(frame)
+        if len(held) == size:
+            yield chunk()
+            held, size = [], next(coming, size)
+    yield chunk(last=True)
+
+
+class _SentenceDecoder:
+    """The frames of one sentence to its waveform."""
+
+    def __init__(self, models: SpeechModels, phones: Phones, prompt: Prompt | None, decoder: str):
+        self.n_phones, self.progress = len(phones), 0.0
+        self.sound = models.sound(phones, prompt, decoder)
 
     def push(self, chunk: _CodeChunk) -> np.ndarray:
         """The samples (n,) that are certain now; at the last chunk, all that were owed."""
-        codes = self.filler.push(chunk.codes, chunk.pointer)
+        wav = self.sound.push(chunk.frames)
         if chunk.last:
-            codes = torch.cat([codes, self.filler.flush()], dim=-1)
-        parts = [self.decoder.push(codes[None])] if codes.shape[-1] else []
-        if chunk.last:
-            parts.append(self.decoder.flush())
             self.progress = 1.0
-        elif len(chunk.pointer):
-            self.progress = min(1.0, (int(chunk.pointer[-1]) + 1) / self.n_phones)
-        wav = [part[0, 0].float().cpu().numpy() for part in parts]
-        return np.concatenate(wav) if wav else np.zeros(0, np.float32)
+            return np.concatenate([wav, self.sound.flush()])
+        if chunk.frames:
+            self.progress = min(1.0, (chunk.frames[-1].pointer + 1) / self.n_phones)
+        return wav
 
 
 class _Shaper:

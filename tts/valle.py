@@ -1,4 +1,5 @@
-"""VALL-E put together: the codec, the AR, the NAR and the aligner, ready to speak (Wang et al. 2023, figure 1)."""
+"""VALL-E put together: the codec, the AR, the NAR and the aligner, ready to speak (Wang et al. 2023, figure 1), and the
+vocoder, which makes a clearer voice of the AR's frames than NAR and codec do."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..codec import Codec, Codes
 from ..codec.checkpoint import weights_hash
@@ -16,17 +18,21 @@ from ..errors import MissingModelError, MynaError
 from ..layers.streaming import State
 from .aligner import Aligner
 from .ar import ARModel
-from .ar_generate import ARGenerator
+from .ar_generate import ARGenerator, Frame
 from .batch import Prompt
 from .loudness import LevelState, active_level, start_state
 from .nar import NARModel
 from .nar_stream import NARStream
 from .quantize import prepare
 from .sampling import SamplingOptions
+from .sound_stream import CodecSound, SoundStream, VocoderSound
 from .text.phones import Phones
+from .vocoder import Vocoder
+from .vocoder_stream import VocoderStream
 
 _VOICES = 8  # prompts whose state is kept
 _UNKNOWN = -100.0  # score of speech that cannot be aligned at all
+_VOCODER_CHUNKS = 8, 12, 16  # frames: the first sound comes after these and the vocoder's look-ahead
 
 
 @dataclass(frozen=True)
@@ -35,35 +41,68 @@ class _HeardVoice:
 
     prompt: Prompt
     nar_state: State
+    voice: Tensor | None  # (V,) the vocoder's
     level: LevelState
 
 
 class Valle:
     """The models, as `tts.synthesis.Synthesizer` asks for them. Safe to use from several threads.
 
-    aligner: judges candidates (the preset "best"); without it all count the same.   int8: weights in 8 bits on a CPU.
+    aligner: judges candidates (the preset "best"); without it all count the same.   vocoder: None where only the codec
+    is to make sound.   int8: weights in 8 bits on a CPU.
     """
 
     def __init__(
-        self, codec: Codec, ar: ARModel, nar: NARModel, aligner: Aligner | None = None, int8: bool = True
+        self,
+        codec: Codec,
+        ar: ARModel,
+        nar: NARModel,
+        aligner: Aligner | None = None,
+        vocoder: Vocoder | None = None,
+        int8: bool = True,
     ):
-        self.codec, self.aligner = codec, aligner
-        self._originals = (ar, nar)
+        self.codec, self.aligner, self.vocoder = codec, aligner, vocoder
+        self._originals = (ar, nar) if vocoder is None else (ar, nar, vocoder)
         self.ar: ARModel = prepare(ar, int8)  # pyright: ignore[reportAttributeAccessIssue]
         self.nar: NARModel = prepare(nar, int8)  # pyright: ignore[reportAttributeAccessIssue]
-        self.n_coarse, self.chunks = ar.config.n_coarse, nar.config.chunks
+        self.n_coarse = ar.config.n_coarse
         if nar.config.n_given != self.n_coarse:
             raise MissingModelError(
                 f"{ar.config.name} says {self.n_coarse} codebooks, {nar.config.name} goes on from "
                 f"{nar.config.n_given}; use two models that belong together"
             )
+        if vocoder is not None and (vocoder.config.n_coarse, vocoder.config.hidden) != (
+            self.n_coarse,
+            ar.config.width,
+        ):
+            raise MissingModelError(
+                f"{vocoder.config.name} reads {vocoder.config.n_coarse} codebooks and {vocoder.config.hidden} "
+                f"channels, {ar.config.name} says {self.n_coarse} and has {ar.config.width}; use two models that "
+                "belong together"
+            )
         self._voices: OrderedDict[int, _HeardVoice] = OrderedDict()
         self._lock = threading.Lock()
 
+    def chunks(self, decoder: str) -> tuple[int, ...]:
+        return self.nar.config.chunks if self._uses_codec(decoder) else _VOCODER_CHUNKS
+
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
-    ) -> Iterator[tuple[tuple[int, ...], int]]:
+    ) -> Iterator[Frame]:
         return iter(ARGenerator(self.ar, phones, prompt, sampling))
+
+    def sound(self, phones: Phones, prompt: Prompt | None, decoder: str) -> SoundStream:
+        """What makes sound of an utterance's frames."""
+        if self._uses_codec(decoder):
+            return CodecSound(self.filler(phones, prompt), self.codec.decoder_stream(), self.n_coarse)
+        voice = None if prompt is None else self.hear(prompt).voice
+        assert self.vocoder is not None
+        if voice is None:
+            voice = torch.zeros(self.vocoder.config.voice, device=self._device)
+        return VocoderSound(VocoderStream(self.vocoder, voice), self.n_coarse)
+
+    def _uses_codec(self, decoder: str) -> bool:
+        return decoder == "codec" or self.vocoder is None
 
     def filler(self, phones: Phones, prompt: Prompt | None) -> NARStream:
         voice = None if prompt is None else self.hear(prompt).nar_state
@@ -80,10 +119,12 @@ class Valle:
             if found is None:
                 with torch.inference_mode():
                     state = self.nar.init_state(prompt)
+                    codes = prompt.codes[None].to(self._device)
+                    voice = None if self.vocoder is None else self.vocoder.voice(codes)[0]
                     n = prompt.codes.shape[1] * self.codec.frame_size
-                    wav = self.codec.decode(Codes(prompt.codes[None].to(self._device), n))
+                    wav = self.codec.decode(Codes(codes, n))
                 level = start_state(active_level(wav[0, 0].cpu().numpy(), self.codec.sample_rate))
-                found = self._voices[id(prompt)] = _HeardVoice(prompt, state, level)
+                found = self._voices[id(prompt)] = _HeardVoice(prompt, state, voice, level)
             self._voices.move_to_end(id(prompt))
             while len(self._voices) > _VOICES:
                 self._voices.popitem(last=False)

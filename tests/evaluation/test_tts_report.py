@@ -30,6 +30,7 @@ from myna.evaluation.tts_systems import WatchedValle
 from myna.evaluation.tts_tables import GROUND_TRUTH, SpokenClip, row_of
 from myna.tts import two_voices
 from myna.tts.ar import ARConfig, ARModel
+from myna.tts.ar_generate import Frame
 from myna.tts.nar import NARConfig, NARModel
 from myna.tts.presets import SpeechOptions
 from myna.tts.sampling import SamplingOptions
@@ -442,7 +443,7 @@ def test_the_watch_sees_what_was_stopped():
 def test_the_watch_sees_a_model_without_a_pointer_that_never_ends(monkeypatch):
     models = tiny_models("none")
     phones = Phones.from_ipa("wʌn.")
-    frames = [((1,), -1)] * (16 * len(phones) + 100)
+    frames = [Frame((1,), -1, torch.zeros(0))] * (16 * len(phones) + 100)
     for n, stopped in ((len(frames), True), (len(frames) - 1, False)):
         monkeypatch.setattr(
             WatchedValle.__base__, "first_codes", lambda self, phones, prompt, sampling, n=n: iter(frames[:n])

@@ -38,6 +38,18 @@ def write_shard(path, samples) -> None:
 
 
 @pytest.fixture(scope="session")
+def vowels():
+    """A function that writes a shard of vowels: (path, {key: (pitch, seconds)}, metadata of each) -> samples by key."""
+
+    def write(path, sounds, meta, rate=24_000):
+        wavs = {key: vowel(*sound, rate) for key, sound in sounds.items()}
+        write_shard(path, [(key, opus(wav, rate), {**meta(key), "key": key}) for key, wav in wavs.items()])
+        return wavs
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """The folder of shards, and the overrides that point a recipe to it."""
     folder = tmp_path_factory.mktemp("corpus")

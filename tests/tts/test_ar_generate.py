@@ -54,11 +54,11 @@ def run(
 
 def tensors(frames: list[tuple[tuple[int, ...], int]]) -> tuple[Tensor, Tensor, Tensor]:
     """Codes (N, T), the same with zeros in the other codebooks (K, T), pointer (T,)."""
-    codes = torch.tensor([codes for codes, _ in frames]).T
+    codes = torch.tensor([frame.codes for frame in frames]).T
     return (
         codes,
         torch.cat([codes, codes.new_zeros(K - len(codes), len(frames))]),
-        torch.tensor([at for _, at in frames]),
+        torch.tensor([frame.pointer for frame in frames]),
     )
 
 
@@ -122,7 +122,7 @@ def test_the_pointer_only_walks(voice, seed):
     net = model()
     with torch.no_grad():
         net.advance_head.out.bias[0] += 3  # else phones are over long before their limit
-    pointer = torch.tensor([at for _, at in run(net, voice, seed=seed, **limits)])
+    pointer = torch.tensor([frame.pointer for frame in run(net, voice, seed=seed, **limits)])
     steps = pointer.diff()
     assert pointer[0] == 0
     assert pointer[-1] == len(PHONES) - 1
@@ -141,7 +141,7 @@ def test_a_model_that_never_moves_is_moved_on():
     with torch.no_grad():
         net.advance_head.out.bias.copy_(torch.tensor([50.0, 0, 0, 0]))
     frames = run(net, max_sound_frames=4, max_pause_frames=3)
-    counts = torch.bincount(torch.tensor([at for _, at in frames]))
+    counts = torch.bincount(torch.tensor([frame.pointer for frame in frames]))
     assert set(counts.tolist()) <= {0, 3, 4}
     assert counts[1] == 4
 
@@ -150,7 +150,7 @@ def test_a_model_that_always_moves_says_every_sound():
     net = model()
     with torch.no_grad():
         net.advance_head.out.bias.copy_(torch.tensor([-50.0, 0, 0, 50]))
-    pointer = [at for _, at in run(net)]
+    pointer = [frame.pointer for frame in run(net)]
     symbols = PHONES.tokens[0].tolist()
     assert set(range(len(PHONES))) - set(pointer) <= {i for i, s in enumerate(symbols) if s == symbols[0]}
     assert len(pointer) <= len(PHONES)
@@ -163,10 +163,10 @@ def test_durations_have_the_median_of_the_hazard():
         net.advance_head.out.weight.zero_()
         net.advance_head.out.bias.copy_(torch.tensor([0.9, 0.1, 1e-9, 1e-9]).log())
     frames = run(net, duration_temperature=0)
-    assert set(torch.bincount(torch.tensor([at for _, at in frames])).tolist()) - {0} == {7}
+    assert set(torch.bincount(torch.tensor([frame.pointer for frame in frames])).tolist()) - {0} == {7}
     fast = run(net, duration_temperature=0, speed=2)
     assert len(fast) < 0.65 * len(frames)
-    spread = torch.bincount(torch.tensor([at for _, at in run(net, duration_temperature=1)]))
+    spread = torch.bincount(torch.tensor([frame.pointer for frame in run(net, duration_temperature=1)]))
     assert len(set(spread.tolist())) > 4
 
 
@@ -284,7 +284,7 @@ def test_without_a_pointer_it_ends_by_itself_or_by_the_text(voice, n):
         net.end_head.bias.fill_(-50)
     frames = run(net, voice)
     assert len(frames) == 16 * len(PHONES) + 100
-    assert {at for _, at in frames} == {-1}
+    assert {frame.pointer for frame in frames} == {-1}
     with torch.no_grad():
         net.end_head.bias.fill_(50)
     assert run(net, voice) == []

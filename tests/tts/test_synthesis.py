@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
+from myna.codec.base import DecoderStream
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import InputError, UsageError
+from myna.tts.ar_generate import Frame
 from myna.tts.batch import Prompt
 from myna.tts.long_text import Sentence
 from myna.tts.loudness import active_level, start_state
 from myna.tts.presets import PRESETS, SpeechOptions
 from myna.tts.sampling import SamplingOptions
+from myna.tts.sound_stream import coarse_codes
 from myna.tts.synthesis import PARAGRAPH_PAUSE, PAUSE, SpokenChunk, Synthesizer, sentence_seed
 from myna.tts.text.phones import Phones
 from torch import Tensor
@@ -46,10 +49,30 @@ class Filler:
         return out
 
 
+class Sound:
+    """All codes through the codec's decoder."""
+
+    def __init__(self, filler: Filler, decoder: DecoderStream):
+        self.filler, self.decoder = filler, decoder
+
+    def push(self, frames: Sequence[Frame]) -> np.ndarray:
+        codes = self.filler.push(
+            coarse_codes(frames, self.filler.n_given),
+            torch.tensor([frame.pointer for frame in frames]).long(),
+        )
+        return self.decoded(codes)
+
+    def flush(self) -> np.ndarray:
+        return np.concatenate([self.decoded(self.filler.flush()), self.decoder.flush()[0, 0].numpy()])
+
+    def decoded(self, codes: Tensor) -> np.ndarray:
+        return self.decoder.push(codes[None])[0, 0].numpy() if codes.shape[1] else np.zeros(0, np.float32)
+
+
 class Models:
     """The AR draws three frames a phone; a candidate scores by its seed. `log` keeps what happened when."""
 
-    chunks = (4, 8, 16)
+    sizes = (4, 8, 16)
 
     def __init__(self, pace: float = 0.0, n_coarse: int = 1):
         torch.manual_seed(0)
@@ -70,17 +93,21 @@ class Models:
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
-    ) -> Iterator[tuple[tuple[int, ...], int]]:
+    ) -> Iterator[Frame]:
         generator = torch.Generator().manual_seed(sampling.seed)
         self.log.append(("ar", time.monotonic()))
         for i in range(3 * len(phones)):
             if self.pace:
                 time.sleep(self.pace)
-            yield tuple(torch.randint(V, (self.n_coarse,), generator=generator).tolist()), i // 3
+            codes = torch.randint(V, (self.n_coarse,), generator=generator).tolist()
+            yield Frame(tuple(codes), i // 3, torch.zeros(0))
         self.log.append(("ar done", time.monotonic()))
 
-    def filler(self, phones: Phones, prompt: Prompt | None) -> Filler:
-        return Filler(self.chunks, self.n_coarse)
+    def chunks(self, decoder: str) -> tuple[int, ...]:
+        return self.sizes
+
+    def sound(self, phones: Phones, prompt: Prompt | None, decoder: str) -> Sound:
+        return Sound(Filler(self.sizes, self.n_coarse), self.codec.decoder_stream())
 
     def score(self, samples: np.ndarray, phones: Phones) -> float:
         self.scores.append(float(np.abs(samples).sum()))
@@ -172,7 +199,7 @@ def test_a_slow_ar_changes_nothing():
 def test_whole_sentence_at_once_is_the_same(n):
     """Chunked equals whole: the NAR of these stand-ins looks at one frame, so its chunks may have any length."""
     models, chunked = Models(n_coarse=n), Models(n_coarse=n)
-    models.chunks = (10_000,)
+    models.sizes = (10_000,)
     np.testing.assert_allclose(samples(speak(TEXT, models)), samples(speak(TEXT, chunked)), atol=1e-5)
 
 

@@ -49,7 +49,10 @@ def test_what_the_ar_says_is_the_beginning_of_what_the_nar_fills(n):
     valle, voice = models(n, n), prompt()
     assert valle.n_coarse == n
     frames = list(valle.first_codes(PHONES, voice, SamplingOptions(seed=3)))
-    first, pointer = torch.tensor([codes for codes, _ in frames]).T, torch.tensor([at for _, at in frames])
+    first, pointer = (
+        torch.tensor([frame.codes for frame in frames]).T,
+        torch.tensor([frame.pointer for frame in frames]),
+    )
     filler = valle.filler(PHONES, voice)
     codes = torch.cat([filler.push(first[:, :5], pointer[:5]), filler.push(first[:, 5:], pointer[5:])], dim=1)
     codes = torch.cat([codes, filler.flush()], dim=1)
