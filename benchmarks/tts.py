@@ -1,6 +1,6 @@
 """How fast `myna say` speaks: until the first sound, and seconds of work for a second of speech.
 
-    python benchmarks/tts.py [--shipped] [--repeats 5] [--preset standard] [--cfg-text 1.0] [--cfg-voice 1.0]
+    python benchmarks/tts.py [--shipped] [--repeats 5] [--preset standard] [--decoder vocoder] [--cfg-text 1.0]
 
 Without --shipped the models have the default dimensions and random weights: what they say is noise, what it costs is
 the same. Two numbers of each: the wall clock, which other work on the machine lengthens, and the processor's time,
@@ -13,20 +13,23 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from myna.codec.registry import load_codec
-from myna.tts.ar import ARModel
+from myna.tts.ar import ARConfig, ARModel
+from myna.tts.ar_generate import Frame
 from myna.tts.batch import Prompt
 from myna.tts.long_text import split_text
-from myna.tts.nar import NARModel
+from myna.tts.nar import NARConfig, NARModel
 from myna.tts.presets import PRESETS, SpeechOptions
+from myna.tts.sound_stream import DECODERS, SoundStream
 from myna.tts.speaker import load_models
 from myna.tts.synthesis import Synthesizer
 from myna.tts.text.phonemes import phonemize
 from myna.tts.valle import Valle
+from myna.tts.vocoder import PITCHES, Vocoder
 from myna.tts.watermark import WatermarkStream
 
 TEXT = "The rain had stopped at last, and over the wet fields the first birds were beginning to sing again."
@@ -36,7 +39,14 @@ def random_models() -> Valle:
     torch.manual_seed(0)
     codec = load_codec("myna-24k")
     rows = codec.quantizer.rows()  # pyright: ignore
-    return Valle(codec, ARModel(rows=rows).eval(), NARModel(rows=rows).eval())
+    ar, nar = (
+        ARModel(ARConfig(n_coarse=4), rows),
+        NARModel(NARConfig(n_given=4, groups=((4, 5, 6, 7),)), rows),
+    )
+    vocoder = Vocoder(rows=rows).eval()
+    with torch.no_grad():
+        vocoder.net.layers[-1].linear.bias[PITCHES:] += 4  # pyright: ignore  (loud enough not to be cut off as silence)
+    return Valle(codec, ar.eval(), nar.eval(), vocoder=vocoder)
 
 
 def timed(run: Callable[[], object]) -> tuple[float, float]:
@@ -56,50 +66,43 @@ def stages(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int) 
     torch.set_num_threads(1)
     sampling, rate = options.resolved().sampling, models.codec.sample_rate
     phones = phonemize(TEXT)
-    frames: list[tuple[tuple[int, ...], int]] = []
-    starts, loops, readies, firsts, rests, decoders, marks = ([] for _ in range(7))
+    frames: list[Frame] = []
+    starts, loops, readies, firsts, rests, marks = ([] for _ in range(6))
+    n = models.chunks(options.decoder)[0]
     for _ in range(repeats):
-        with torch.inference_mode():
-            running = iter(())
+        running: Iterator[Frame] = iter(())
+        sound: SoundStream | None = None
+        wav: list[np.ndarray] = []
 
-            def begin() -> None:
-                nonlocal running
-                running = models.first_codes(phones, prompt, sampling)
-                frames[:] = [next(running)]
+        def begin() -> None:
+            nonlocal running
+            running = models.first_codes(phones, prompt, sampling)
+            frames[:] = [next(running)]
 
-            starts.append(timed(begin))
-            loops.append(timed(lambda: frames.extend(running)))  # noqa: B023
-            codes = torch.tensor([codes for codes, _ in frames]).T
-            pointer = torch.tensor([at for _, at in frames])
-            filler = None
+        def ready() -> None:
+            nonlocal sound
+            sound = models.sound(phones, prompt, options.decoder)
 
-            def ready() -> None:
-                nonlocal filler
-                filler = models.filler(phones, prompt)
-
-            readies.append(timed(ready))
-            assert filler is not None
-            n, full = models.chunks[0], []
-            firsts.append(timed(lambda: full.append(filler.push(codes[:, :n], pointer[:n]))))  # noqa: B023
-            rests.append(
-                timed(lambda: full.extend([filler.push(codes[:, n:], pointer[n:]), filler.flush()]))  # noqa: B023
-            )
-            decoder, wav = models.codec.decoder_stream(), []
-            decoders.append(timed(lambda: wav.extend(decoder.push(part[None]) for part in full)))  # noqa: B023
-            samples = torch.cat(wav, dim=-1)[0, 0].numpy()
-            mark = WatermarkStream(rate)
-            marks.append(timed(lambda: [mark.push(part) for part in np.array_split(samples, 10)]))  # noqa: B023
+        starts.append(timed(begin))
+        loops.append(timed(lambda: frames.extend(running)))  # noqa: B023
+        readies.append(timed(ready))
+        assert sound is not None
+        heard: SoundStream = sound
+        firsts.append(timed(lambda: wav.append(heard.push(frames[:n]))))  # noqa: B023
+        chunks = [frames[at : at + 16] for at in range(n, len(frames), 16)]
+        rests.append(timed(lambda: wav.extend([heard.push(part) for part in chunks] + [heard.flush()])))  # noqa: B023
+        mark = WatermarkStream(rate)
+        marks.append(timed(lambda: [mark.push(part) for part in wav]))  # noqa: B023
     seconds = len(frames) * models.codec.frame_size / rate
     print(f"one thread, {seconds:.1f} s of speech, prompt of {prompt.codes.shape[1] / 50:g} s")
     print(f"{'stage':42} {'wall':>9} {'processor':>9}")
     row("phonemes", [timed(lambda: phonemize(TEXT)) for _ in range(repeats)], 1e3, "ms")
     row("AR: text, prompt, first frame", starts, 1e3, "ms")
     row("AR: a frame", loops, 1e3 / max(1, len(frames) - 1), "ms")
-    row("NAR: text (the voice is read once)", readies, 1e3, "ms")
-    row(f"NAR: the first {models.chunks[0]} frames", firsts, 1e3, "ms")
+    row(f"{options.decoder}: ready (the voice is read once)", readies, 1e3, "ms")
+    row(f"{options.decoder}: the first {n} frames", firsts, 1e3, "ms")
     row("AR", loops, 1 / seconds, "of real time")
-    row("NAR", rests, 1 / max(seconds - models.chunks[0] / 50, 0.1), "of real time")
-    row("codec's decoder", decoders, 1 / seconds, "of real time")
+    row(options.decoder, rests, 1 / max(seconds - n / 50, 0.1), "of real time")
     row("watermark", marks, 1 / seconds, "of real time")
 
 
@@ -134,10 +137,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="of torch, outside the stages' own")
     parser.add_argument("--preset", default="standard", choices=list(PRESETS))
+    parser.add_argument("--decoder", default="vocoder", choices=DECODERS)
     parser.add_argument("--cfg-text", type=float)
     parser.add_argument("--cfg-voice", type=float)
     arguments = parser.parse_args()
-    options = SpeechOptions(arguments.preset, cfg_text=arguments.cfg_text, cfg_voice=arguments.cfg_voice)
+    options = SpeechOptions(
+        arguments.preset,
+        cfg_text=arguments.cfg_text,
+        cfg_voice=arguments.cfg_voice,
+        decoder=arguments.decoder,
+    )
     models = load_models() if arguments.shipped else random_models()
     generator = torch.Generator().manual_seed(1)
     prompt = Prompt(torch.randint(0, 1024, (models.codec.n_codebooks, 150), generator=generator))

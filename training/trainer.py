@@ -167,7 +167,11 @@ class Trainer(ABC, Generic[R, B]):
 
     def validate(self) -> dict[str, float]:
         """Measure the averaged weights on what is held out; keep the best and the last."""
-        if self.validation is None or not self.world.is_main:
+        if not self.world.is_main:
+            return {}
+        if self.validation is None:  # nothing to be judged by: the last weights are kept all the same
+            with self.ema.swapped_in(self.model), torch.no_grad():
+                self._export("last")
             return {}
         with self.ema.swapped_in(self.model), torch.no_grad():
             self.model.eval()

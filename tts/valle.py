@@ -61,10 +61,12 @@ class Valle:
         vocoder: Vocoder | None = None,
         int8: bool = True,
     ):
-        self.codec, self.aligner, self.vocoder = codec, aligner, vocoder
+        self.codec, self.aligner = codec, aligner
         self._originals = (ar, nar) if vocoder is None else (ar, nar, vocoder)
         self.ar: ARModel = prepare(ar, int8)  # pyright: ignore[reportAttributeAccessIssue]
         self.nar: NARModel = prepare(nar, int8)  # pyright: ignore[reportAttributeAccessIssue]
+        # In float32: its products are large enough, and too few to be worth rounding.
+        self.vocoder: Vocoder | None = None if vocoder is None else prepare(vocoder, int8=False)  # pyright: ignore
         self.n_coarse = ar.config.n_coarse
         if nar.config.n_given != self.n_coarse:
             raise MissingModelError(

@@ -133,7 +133,7 @@ def shipped(monkeypatch, speaker, tmp_path):
         path.touch()
         monkeypatch.setattr(tts_report, f"SHIPPED_{part.upper()}", path)
     monkeypatch.setattr(tts_report, "load_codec", lambda name, device: speaker.models.codec)
-    monkeypatch.setattr(tts_report, "load_speaker", lambda codec, ar, nar, device: speaker)
+    monkeypatch.setattr(tts_report, "load_speaker", lambda codec, ar, nar, vocoder, device: speaker)
 
 
 @pytest.fixture

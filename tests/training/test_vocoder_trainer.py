@@ -188,6 +188,10 @@ def test_the_loss_falls_and_the_vocoder_is_kept(world, hidden, tmp_path):
     again = train("myna-vocoder-cpu", overrides(world, hidden, tmp_path, "max_steps=46", held), quiet=True)
     assert again.steps == 46
 
+    blind = overrides(world, hidden, tmp_path / "blind", "max_steps=1")
+    train("myna-vocoder-cpu", blind, quiet=True)
+    assert load_vocoder(tmp_path / "blind" / "run" / "last.safetensors").config == vocoder.config
+
     start = f"init_from={tmp_path / 'run' / 'best.safetensors'}"
     from_there = train(
         "myna-vocoder-cpu",

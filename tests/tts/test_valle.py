@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from myna.codec.myna import MynaCodec, MynaConfig
@@ -15,9 +17,23 @@ from myna.tts.nar import NARConfig, NARModel
 from myna.tts.sampling import SamplingOptions
 from myna.tts.text.phones import Phones
 from myna.tts.valle import Valle
+from myna.tts.vocoder import Vocoder, VocoderConfig
 
 K = 4
 PHONES = Phones.from_ipa("hˈæloʊ wˈɜːld.")
+VOCODER = VocoderConfig(
+    n_codebooks=K,
+    n_coarse=2,
+    codebook_dim=16,
+    hidden=32,
+    width=16,
+    depth=1,
+    fine_width=16,
+    fine_depth=1,
+    voice_width=16,
+    voice=8,
+    bands=16,
+)
 SMALL = {
     "codebook_dim": 16,
     "width": 32,
@@ -29,7 +45,9 @@ SMALL = {
 }
 
 
-def models(n_coarse: int, n_given: int, kind: type[Valle] = Valle) -> Valle:
+def models(
+    n_coarse: int, n_given: int, kind: type[Valle] = Valle, vocoder: VocoderConfig | None = None
+) -> Valle:
     torch.manual_seed(0)
     small = {"width": 32, "latent_width": 32, "encoder_depth": (1, 1), "decoder_depth": (1, 1), "n_paths": 1}
     codec = MynaCodec(MynaConfig(latent_dim=16, n_codebooks=K, **small)).eval()
@@ -37,7 +55,8 @@ def models(n_coarse: int, n_given: int, kind: type[Valle] = Valle) -> Valle:
     groups = (tuple(range(n_given, K)),)
     ar = ARModel(ARConfig(n_codebooks=K, n_coarse=n_coarse, **SMALL), rows)
     nar = NARModel(NARConfig(n_codebooks=K, n_given=n_given, groups=groups, condition=8, **SMALL), rows)
-    return kind(codec, ar.eval(), nar.eval())
+    heard = None if vocoder is None else Vocoder(vocoder, rows).eval()
+    return kind(codec, ar.eval(), nar.eval(), vocoder=heard)
 
 
 def prompt() -> Prompt:
@@ -76,3 +95,48 @@ def test_the_watch_of_an_evaluation_changes_nothing_and_sees_a_sound_that_is_sto
     assert not watched.stopped
     assert list(islice(watched.first_codes(PHONES, voice, SamplingOptions(max_sound_frames=1)), 20))
     assert watched.stopped
+
+
+@pytest.mark.parametrize("decoder", ["vocoder", "codec"])
+@pytest.mark.parametrize("with_prompt", [True, False])
+def test_both_decoders_make_a_sample_for_every_frame(decoder, with_prompt):
+    valle, voice = models(2, 2, vocoder=VOCODER), prompt() if with_prompt else None
+    frames = list(valle.first_codes(PHONES, voice, SamplingOptions(seed=3)))
+    heard = []
+    for n in (5, len(frames)):
+        sound = valle.sound(PHONES, voice, decoder)
+        parts = [sound.push(frames[:n]), sound.push(frames[n:]), sound.push([]), sound.flush()]
+        heard.append(np.concatenate(parts))
+    assert len(heard[0]) <= len(frames) * valle.codec.frame_size
+    assert len(heard[0]) >= len(frames) * valle.codec.frame_size - valle.codec.delay
+    np.testing.assert_allclose(heard[0], heard[1], atol=1e-2 * float(np.abs(heard[0]).max()))
+    assert np.abs(heard[0]).max() > 0
+
+
+def test_the_vocoder_hears_the_prompts_voice():
+    valle = models(2, 2, vocoder=VOCODER)
+    one, other = prompt(), Prompt(torch.flip(prompt().codes, dims=(0,)))
+    frames = list(valle.first_codes(PHONES, one, SamplingOptions(seed=3)))
+    said = []
+    for voice in (one, other, one):
+        sound = valle.sound(PHONES, voice, "vocoder")
+        said.append(np.concatenate([sound.push(frames), sound.flush()]))
+    np.testing.assert_array_equal(said[0], said[2])
+    assert not np.allclose(said[0], said[1])
+
+
+def test_without_a_vocoder_the_codec_is_heard():
+    valle, voice = models(2, 2), prompt()
+    frames = list(valle.first_codes(PHONES, voice, SamplingOptions(seed=3)))
+    said = []
+    for decoder in ("vocoder", "codec"):
+        sound = valle.sound(PHONES, voice, decoder)
+        said.append(np.concatenate([sound.push(frames), sound.flush()]))
+    np.testing.assert_array_equal(*said)
+    assert valle.chunks("vocoder") == valle.chunks("codec") == valle.nar.config.chunks
+
+
+@pytest.mark.parametrize("change", [{"n_coarse": 1}, {"hidden": 16}])
+def test_a_vocoder_of_another_ar_is_refused(change):
+    with pytest.raises(MissingModelError, match="belong together"):
+        models(2, 2, vocoder=dataclasses.replace(VOCODER, **change))
