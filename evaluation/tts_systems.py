@@ -72,12 +72,13 @@ def load_speaker(
     spoken = weights_hash(codec)
     aligner = load_aligner(device=device) if SHIPPED_ALIGNER.is_file() else None
     heard = vocoder or (None if ar or not SHIPPED_VOCODER.is_file() else SHIPPED_VOCODER)
+    says = load_ar(ar or SHIPPED_AR, device, spoken)
     models = WatchedValle(
         codec,
-        load_ar(ar or SHIPPED_AR, device, spoken),
+        says,
         load_nar(nar or SHIPPED_NAR, device, spoken),
         aligner,
-        None if heard is None else load_vocoder(heard, device, spoken),
+        None if heard is None else load_vocoder(heard, device, spoken, weights_hash(says)),
     )
     return Speaker(models)
 

@@ -73,10 +73,22 @@ def load_nar(
 
 
 def load_vocoder(
-    path: str | Path = SHIPPED_VOCODER, device: str | torch.device = "cpu", codec_hash: str | None = None
+    path: str | Path = SHIPPED_VOCODER,
+    device: str | torch.device = "cpu",
+    codec_hash: str | None = None,
+    ar_hash: str | None = None,
 ) -> Vocoder:
-    """The vocoder of a file, as `load_ar`."""
-    return _load("vocoder", Vocoder, path, device, codec_hash)
+    """The vocoder of a file, as `load_ar`. ar_hash: of the AR whose hidden states it is to read; MissingModelError for
+    another's."""
+    vocoder = _load("vocoder", Vocoder, path, device, codec_hash)
+    known = read_safetensors(path).metadata.get("ar_hash", "")
+    if ar_hash is not None and (not known or ar_hash[: len(known)] != known):
+        raise MissingModelError(
+            f"{path} reads the hidden states of the AR {known or 'of an unknown hash'}, but the AR here is "
+            f"{ar_hash[:16]}; use the two that were trained together, or train it anew: myna train "
+            "recipes/myna-vocoder-cpu.yaml"
+        )
+    return vocoder
 
 
 def _load(

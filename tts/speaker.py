@@ -184,13 +184,10 @@ def load_models(device: str | torch.device = "cpu") -> Valle:
     codec = load_codec("myna-24k", device)
     spoken = weights_hash(codec)
     aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
-    return Valle(
-        codec,
-        load_ar(device=device, codec_hash=spoken),
-        load_nar(device=device, codec_hash=spoken),
-        aligner,
-        load_vocoder(device=device, codec_hash=spoken) if SHIPPED_VOCODER.is_file() else None,
-    )
+    ar, vocoder = load_ar(device=device, codec_hash=spoken), None
+    if SHIPPED_VOCODER.is_file():
+        vocoder = load_vocoder(device=device, codec_hash=spoken, ar_hash=weights_hash(ar))
+    return Valle(codec, ar, load_nar(device=device, codec_hash=spoken), aligner, vocoder)
 
 
 _shared: dict[str, Speaker] = {}

@@ -146,6 +146,14 @@ def test_a_checkpoint_gives_the_same_vocoder_and_refuses_what_is_none(tmp_path):
     assert torch.equal(say(net, *inputs, [6]), say(again, *inputs, [6]))
     with pytest.raises(MissingModelError, match="speaks the codes of the codec"):
         load_vocoder(path, codec_hash="1" * 64)
+    assert load_vocoder(path, ar_hash="f" * 64).config == SMALL
+    with pytest.raises(
+        MissingModelError, match=r"hidden states of the AR f+, but the AR here is 0+; .*train it anew"
+    ):
+        load_vocoder(path, ar_hash="0" * 64)
+    save_model(net, path, "0123456789abcdef", {})
+    with pytest.raises(MissingModelError, match="unknown hash"):
+        load_vocoder(path, ar_hash="0" * 64)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError):
         load_vocoder(path)
