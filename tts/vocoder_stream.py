@@ -72,7 +72,7 @@ class VocoderStream:
         if u == 0:
             return out.new_zeros(0)
         vocoder, hop = self.vocoder, self.vocoder.config.hop
-        sound = vocoder.sound(out)
+        sound = vocoder.sound(out).sharpened()
         pitch, voiced = self._held(sound)
         pulses, self._source = vocoder.source.step(pitch, self._source)
         pulses = pulses * voiced.repeat_interleave(hop, dim=1)

@@ -84,10 +84,24 @@ def test_the_stream_is_what_training_hears():
             held.append(last)
         generator = torch.Generator().manual_seed(3)
         noise = torch.cat([torch.randn(1, SMALL.hop, generator=generator) for _ in held], dim=1)
-        wav = net.render(sound, torch.stack(held)[None], voiced, noise)[0]
+        wav = net.render(sound.sharpened(), torch.stack(held)[None], voiced, noise)[0]
     streamed = say(net, codes, hidden, voice, [10, 19])
     bound = 1e-2 * float(wav.abs().max())
     torch.testing.assert_close(streamed[: -SMALL.hop], wav[: -SMALL.hop], atol=bound, rtol=0)
+
+
+def test_sharpening_keeps_the_slope_and_raises_the_peaks():
+    bands = torch.arange(96) / 96
+    slope, peaks = -3 * bands, torch.sin(2 * torch.pi * 6 * bands)
+    envelope = (slope + peaks)[None, :, None]
+    sound = Sound(torch.zeros(1, PITCHES, 1), torch.zeros(1, 1), envelope, envelope + 1)
+    sharp = sound.sharpened(1.5)
+    inner = slice(25, 70)  # where the means have all their bands
+    expected = (slope + 1.5 * peaks)[inner]
+    torch.testing.assert_close(sharp.harmonic[0, inner, 0], expected, atol=0.15, rtol=0)
+    torch.testing.assert_close(sharp.noise, sharp.harmonic + 1)
+    assert sharp.pitch_logits is sound.pitch_logits
+    torch.testing.assert_close(sound.sharpened(1.0).harmonic, envelope)
 
 
 def test_it_looks_ahead_as_far_as_it_says():
