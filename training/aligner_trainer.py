@@ -28,7 +28,6 @@ from . import distributed
 from .aligner_recipe import AlignerAugment, AlignerHeldOut, AlignerRecipe
 from .checkpoint import module_state
 from .distributed import World
-from .schedule import set_rate
 from .trainer import (
     SHIPPED_WEIGHTS,
     Trainer,
@@ -176,17 +175,11 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch | None]):
             logits = self.trained(batch.features.to(device), batch.n_frames.to(device))
         labels = batch.labels.to(device)
         loss = F.cross_entropy(logits.float().transpose(1, 2), labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.aligner.parameters(), recipe.optimizer.clip)
-        if bool(torch.isfinite(norm)):  # one bad batch must not end a run
-            set_rate(self.optimizer, recipe.optimizer.lr * self.rate_factor())
-            self.optimizer.step()
-            self.ema.update(self.aligner)
+        norm = self.descend(loss)
         right = (logits.detach().argmax(-1) == labels).sum() / (labels >= 0).sum()
         if self.step + 1 in recipe.realign_at:
             self._realign()
-        return {"loss": loss.detach(), "accuracy": right, "gradient_norm": norm.detach()}
+        return {"loss": loss.detach(), "accuracy": right, "gradient_norm": norm}
 
     def _realign(self) -> None:
         """Align what has no exact times, with the averaged weights; forget what does not fit its text."""

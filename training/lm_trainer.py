@@ -32,7 +32,6 @@ from .distributed import World
 from .lm_data import Batches, Planner, collate, select
 from .lm_recipe import ARRecipe, LMHeldOutSection, LMRecipe, NARRecipe
 from .recipe import read_key
-from .schedule import set_rate
 from .speech_set import SpeechSet
 from .trainer import SHIPPED_WEIGHTS, Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 
@@ -138,14 +137,7 @@ class LMTrainer(Trainer[R, SpeechBatch], Generic[R]):
         self.model.train()
         with self.autocast():
             losses = self.losses(batch)
-        self.optimizer.zero_grad()
-        losses["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip)
-        if bool(torch.isfinite(norm)):  # one bad batch must not end a run of hours
-            set_rate(self.optimizer, recipe.optimizer.lr * self.rate_factor())
-            self.optimizer.step()
-            self.ema.update(self.model)
-        return {**losses, "gradient_norm": norm.detach()}
+        return {**losses, "gradient_norm": self.descend(losses["loss"])}
 
     def measure(self) -> dict[str, float]:
         """Every group's values and, in front, their mean over the groups: each source and split counts alike."""

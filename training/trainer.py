@@ -28,7 +28,7 @@ from .interrupt import Interrupt
 from .logging import RunLog
 from .recipe import Recipe, load_recipe
 from .same_run import changes, describe, may_change
-from .schedule import rate_factor
+from .schedule import rate_factor, set_rate
 from .trainer_recipe import TrainerRecipe, ValidationSection
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -187,6 +187,18 @@ class Trainer(ABC, Generic[R, B]):
     def autocast(self) -> torch.autocast:
         """bf16 inside, if the recipe says so."""
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def descend(self, loss: Tensor) -> Tensor:
+        """One step of the optimizer down `loss`, and of the averaged weights; returns the gradient's norm before it was
+        clipped. A gradient that is not finite changes nothing: one bad batch must not end a run of hours."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip)
+        if bool(torch.isfinite(norm)):
+            set_rate(self.optimizer, self.recipe.optimizer.lr * self.rate_factor())
+            self.optimizer.step()
+            self.ema.update(self.model)
+        return norm.detach()
 
     def rate_factor(self) -> float:
         """What the learning rates are multiplied with at this step."""

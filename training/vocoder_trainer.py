@@ -28,7 +28,6 @@ from .distributed import World
 from .extract_speech import Extractor
 from .hidden_set import HiddenItem, HiddenSet
 from .losses import SpectralLoss
-from .schedule import set_rate
 from .trainer import (
     SHIPPED_WEIGHTS,
     Trainer,
@@ -176,14 +175,8 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         generator = seed_torch(recipe.seed, self.step, self.world.rank)
         self.model.train()
         losses = self.losses(batch.to(self.world.device), generator)
-        self.optimizer.zero_grad()
-        losses["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer.clip)
-        if bool(torch.isfinite(norm)):  # one bad batch must not end a run
-            set_rate(self.optimizer, recipe.optimizer.lr * self.rate_factor())
-            self.optimizer.step()
-            self.ema.update(self.model)
-        return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm.detach()}
+        norm = self.descend(losses["loss"])
+        return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm}
 
     def losses(self, batch: VocoderBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """What a step learns from; "loss" is minimised."""

@@ -564,7 +564,7 @@ def test_the_command(voices, shipped, sketches, work, capsys):
     parsed = json.loads(capsys.readouterr().out)
     assert [row["system"] for row in parsed["rows"]] == [GROUND_TRUTH, CODEC, MYNA]
     assert (parsed["seed"], parsed["candidates"], parsed["preset"]) == (2, 2, "standard")
-    assert parsed["models"] == {"codec": "myna-24k", "ar": "myna-ar", "nar": "myna-nar"}
+    assert parsed["models"] == {"codec": "myna-24k", "ar": "myna-ar", "vocoder": "myna-vocoder"}
     assert cli.run([*quick, "--markdown"]) == 0
     assert capsys.readouterr().out.startswith("| voices | speech | clips |")
     assert cli.run([*quick, "--out", "report", "--quiet"]) == 0
