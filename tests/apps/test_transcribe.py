@@ -543,7 +543,7 @@ class Microphone:
         def hear() -> None:
             for block in np.split(samples, range(blocksize, len(samples), blocksize)):
                 callback(block[:, None], len(block), None, None)
-            time.sleep(0.5)
+            time.sleep(3)  # until all of it has been understood, on a busy machine too
             os.kill(os.getpid(), signal.SIGINT)
 
         samples = read_audio(LJ, rate, mono=True).samples[0]
