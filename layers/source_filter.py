@@ -65,7 +65,6 @@ class EnvelopeFilter(nn.Module):
 
     window: Tensor
     spread: Tensor
-    fold: Tensor
 
     def __init__(self, sample_rate: int, hop: int, bands: int):
         super().__init__()
@@ -77,10 +76,6 @@ class EnvelopeFilter(nn.Module):
         place = _mel(frequencies) / _mel(torch.tensor(sample_rate / 2, dtype=torch.float64)) * (bands - 1)
         spread = (1 - (place[:, None] - torch.arange(bands)).abs()).clamp(min=0)
         self.register_buffer("spread", spread.float(), persistent=False)  # (F, M)
-        fold = torch.zeros(self.n_fft)
-        fold[0] = fold[self.n_fft // 2] = 1
-        fold[1 : self.n_fft // 2] = 2
-        self.register_buffer("fold", fold, persistent=False)
 
     def init_state(self, batch: int, like: Tensor, signals: int = 2) -> State:
         return self.frames.init_state(signals * batch, like), self.add.init_state(batch, like)
@@ -99,13 +94,20 @@ class EnvelopeFilter(nn.Module):
         return out[:, 0], (frames_state, add_state)
 
     def responses(self, envelopes: Tensor) -> Tensor:
-        """(B, M, T) -> complex frequency responses (B, T, F) of minimum phase.
+        """(B, M, T) -> complex frequency responses (B, T, F) of minimum phase."""
+        return minimum_phase(envelopes.transpose(1, 2).float() @ self.spread.t())
 
-        By folding the cepstrum (Oppenheim and Schafer, Discrete-Time Signal Processing, on homomorphic processing).
-        """
-        log = envelopes.transpose(1, 2).float() @ self.spread.t()
-        cepstrum = torch.fft.irfft(log, self.n_fft)
-        return torch.fft.rfft(cepstrum * self.fold).exp()
+
+def minimum_phase(log_magnitudes: Tensor) -> Tensor:
+    """Natural logarithms of magnitudes (..., F) -> complex frequency responses (..., F), as early as they can be.
+
+    By folding the cepstrum (Oppenheim and Schafer, Discrete-Time Signal Processing, on homomorphic processing).
+    """
+    n = 2 * (log_magnitudes.shape[-1] - 1)
+    fold = log_magnitudes.new_zeros(n)
+    fold[0] = fold[n // 2] = 1
+    fold[1 : n // 2] = 2
+    return torch.fft.rfft(torch.fft.irfft(log_magnitudes, n) * fold).exp()
 
 
 def _mel(hz: Tensor) -> Tensor:

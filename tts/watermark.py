@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..data.resample import Resampler
 from ..errors import UsageError
+from ..layers.source_filter import minimum_phase
 from . import perth, spread_spectrum
 
 TAPS_SECONDS = 512 / 24_000
@@ -102,21 +103,8 @@ def filters(sample_rate: int) -> Tensor:
         frequencies.numpy(), np.arange(perth.BINS + 1) * perth.BIN_HZ, [*perth.comb(), 0.0], right=0.0
     )
     decibels = torch.from_numpy(comb).float() + spread_spectrum.gains_db(frequencies)
-    return minimum_phase(decibels)[:, : round(TAPS_SECONDS * sample_rate)]
-
-
-def minimum_phase(decibels: Tensor) -> Tensor:
-    """The impulse responses (C, 2 (F - 1)) with these magnitudes (C, F), as early as they can be.
-
-    By folding the cepstrum (Oppenheim and Schafer, Discrete-Time Signal Processing, on homomorphic processing).
-    """
-    logarithm = decibels.double() * (math.log(10) / 20)
-    n = 2 * (decibels.shape[-1] - 1)
-    cepstrum = torch.fft.irfft(logarithm.to(torch.complex128), n=n)
-    keep = torch.zeros(n, dtype=torch.float64)
-    keep[0] = keep[n // 2] = 1
-    keep[1 : n // 2] = 2
-    return torch.fft.irfft(torch.fft.rfft(cepstrum * keep).exp(), n=n).float()
+    responses = minimum_phase(decibels.double() * (math.log(10) / 20))
+    return torch.fft.irfft(responses).float()[:, : round(TAPS_SECONDS * sample_rate)]
 
 
 @dataclass(frozen=True)
