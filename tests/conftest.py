@@ -1,6 +1,21 @@
 """With `pytest -n` the workers share the processor: each gets its threads before torch counts them."""
 
 import os
+from collections.abc import Generator
+
+import pytest
 
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+@pytest.fixture(autouse=True)
+def threads_of_torch() -> Generator[None, None, None]:
+    """What one test sets is no other's: a trainer sets torch's threads for the process, OpenMP in other libraries for
+    the thread that calls them, and threads that begin take the number that torch was told last."""
+    import torch  # after the number above
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before)  # also for threads that begin: fixtures of modules may have left another number
+    yield
+    torch.set_num_threads(before)
