@@ -16,6 +16,8 @@ def threads_of_torch() -> Generator[None, None, None]:
     import torch  # after the number above
 
     before = torch.get_num_threads()
-    torch.set_num_threads(before)  # also for threads that begin: fixtures of modules may have left another number
+    torch.set_num_threads(
+        before
+    )  # also for threads that begin: fixtures of modules may have left another number
     yield
     torch.set_num_threads(before)

@@ -4,7 +4,9 @@
 
 AR is a checkpoint or "shipped". Every utterance follows a prompt of its voice. At each frame the codes are drawn as
 synthesis draws them, guidance included, but what went before is the recording's; in some utterances a part of that
-is drawn, too, so that the vocoder meets an AR that reads its own mistakes. The recording stays what should be heard.
+is drawn, too, so that the vocoder meets an AR that reads its own mistakes. Some the AR says alone, as it does when it
+is used, and has only the rhythm of the recording. The recording stays what should be heard: that of the voice it was
+asked for, phone by phone, whatever has become of the voice on the way.
 
 Shapes: N coarse codebooks, K codebooks, T frames, W the AR's width.
 """
@@ -16,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,8 +30,12 @@ from ..data.corpus import open_corpus
 from ..data.files import atomic_output, check_output
 from ..errors import InputError, MissingModelError, MynaError
 from ..tts.ar import ARModel
-from ..tts.batch import SpeechBatch
+from ..tts.ar_generate import ARGenerator
+from ..tts.batch import Prompt, SpeechBatch
+from ..tts.presets import PRESETS
+from ..tts.quantize import prepare
 from ..tts.registry import SHIPPED_AR, load_ar
+from ..tts.text.phones import Phones
 from ..tts.vocoder import HIGHEST, LOWEST
 from .extract_speech import Extractor
 from .hidden_set import HiddenItem, hidden_set_bytes
@@ -45,7 +51,8 @@ _LEAST_VOICED = 0.1  # share of an utterance: with less, its pitch was not found
 class HiddenOptions:
     """hours: of speech, and the share of it that each source has, as far as it is there.   splits: of the speech set.
     text_guidance, voice_guidances: by the text, and by the voice one of these.   own_share: of the utterances that read
-    codes of their own, in up to the share `most_own` of their frames."""
+    codes of their own, in up to the share `most_own` of their frames.   alone: of the utterances that the AR says
+    without the recording's frames, guided by `alone_guidance` (text, voice)."""
 
     hours: float = 3.0
     sources: dict[str, float] = field(
@@ -58,6 +65,8 @@ class HiddenOptions:
     voice_guidances: tuple[float, ...] = (1.0, 2.0)
     own_share: float = 0.4
     most_own: float = 0.6
+    alone: float = 0.3
+    alone_guidance: tuple[float, float] = (2.5, 1.3)
     seed: int = 0
 
 
@@ -112,6 +121,30 @@ def overheard(
     return torch.stack(codes), states[0]
 
 
+def said_alone(ar: ARModel, batch: SpeechBatch, options: HiddenOptions, seed: int) -> tuple[Tensor, Tensor]:
+    """What the AR says of one utterance (a batch of one, its prompt without text) in the rhythm of the recording: codes
+    (N, T), and hidden states (T, W). ar: may be what `tts.quantize.prepare` makes of one."""
+    n = int(batch.n_prompt[0])
+    text, voice = options.alone_guidance
+    said = ARGenerator(
+        ar,
+        Phones(batch.phones[0]),
+        Prompt(batch.codes[0, :, :n]),
+        replace(
+            PRESETS["standard"].sampling,
+            temperature=options.temperature,
+            text_guidance=text,
+            voice_guidance=voice,
+            seed=seed,
+        ),
+        rhythm=batch.pointer[0, n : int(batch.n_frames[0])].tolist(),
+    )
+    frames = list(said)
+    return torch.tensor([frame.codes for frame in frames]).t(), torch.stack(
+        [frame.hidden for frame in frames]
+    )
+
+
 class Overhearing:
     """An AR, and the recordings of a speech set."""
 
@@ -119,12 +152,14 @@ class Overhearing:
         if ar.config.alignment != "pointer":
             raise InputError(f"{ar.config.name} has no pointer; give an AR with one")
         self.ar, self.speech, self.extractor, self.options = ar, speech, extractor, options
+        self.quick = cast(ARModel, prepare(ar))
         self.rng = np.random.default_rng(options.seed)
 
     def utterance(self, planner: Planner, index: int) -> HiddenItem | None:
         """One utterance; None where it has no prompt, or no pitch was found."""
         options, rng, codec = self.options, self.rng, self.extractor.codec
-        batch = collate([planner.read(planner.plan(index, rng))])
+        plan, alone = planner.plan(index, rng), bool(rng.random() < options.alone)
+        batch = collate([planner.read(replace(plan, prompt_text=plan.prompt_text and not alone))])
         n = int(batch.n_prompt[0])
         frames = int(batch.n_frames[0]) - n
         if n < _LEAST_PROMPT:
@@ -134,16 +169,19 @@ class Overhearing:
         pitch = track_pitch(wav, codec.sample_rate, 2 * frames)
         if (pitch > 0).mean() < _LEAST_VOICED:
             return None
-        guidance = float(rng.choice(options.voice_guidances))
-        torch.manual_seed(int(rng.integers(2**62)))
-        codes, hidden = overheard(self.ar, batch, options, guidance)
-        if rng.random() < options.own_share:
+        guidance, seed = float(rng.choice(options.voice_guidances)), int(rng.integers(2**62))
+        torch.manual_seed(seed)
+        if alone:
+            codes, hidden = said_alone(self.quick, batch, options, seed)
+        else:
+            codes, hidden = overheard(self.ar, batch, options, guidance)
+        if not alone and rng.random() < options.own_share:
             own = torch.from_numpy(rng.random(frames) < rng.uniform(0, options.most_own))
             mixed, coarse = batch.codes.clone(), len(codes)
             mixed[0, :coarse, n:] = torch.where(own, codes, mixed[0, :coarse, n:])
             codes, hidden = overheard(self.ar, replace(batch, codes=mixed), options, guidance)
         prompt = batch.codes[0, :, :n].numpy()
-        return HiddenItem(item, codes.numpy().astype(np.int16), hidden.half().numpy(), pitch, prompt)
+        return HiddenItem(item, codes.numpy().astype(np.int16), hidden.half().numpy(), pitch, prompt, alone)
 
     def all(self, progress: Callable[[float], None] | None = None) -> list[HiddenItem]:
         """Utterances until every source has its hours. progress: called with the hours so far."""
@@ -184,6 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="file to write (.safetensors)")
     parser.add_argument("--codec", default="myna-24k", help="whose codes these are: name or checkpoint")
     parser.add_argument("--hours", type=float, default=HiddenOptions.hours, help="of speech")
+    share = f"of the utterances that the AR says alone (default: {HiddenOptions.alone})"
+    parser.add_argument("--alone", type=float, default=HiddenOptions.alone, metavar="SHARE", help=share)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
@@ -202,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"{asked.speech_set} has codes of another codec than {asked.codec}")
         ar = load_ar(SHIPPED_AR if asked.ar == "shipped" else asked.ar, codec_hash=codec_hash)
         extractor = Extractor(codec, open_corpus(asked.corpus, codec.sample_rate))
-        options = HiddenOptions(hours=asked.hours, seed=asked.seed)
+        options = HiddenOptions(hours=asked.hours, alone=asked.alone, seed=asked.seed)
         found = Overhearing(ar, speech, extractor, options).all(progress)
         with atomic_output(asked.out, asked.force) as file:
             file.write(hidden_set_bytes(found, codec.name, codec_hash, weights_hash(ar)[:16]))

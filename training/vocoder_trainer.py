@@ -54,14 +54,15 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
 @dataclass(frozen=True)
 class VocoderBatch:
     """codes (B, N, T), hidden (B, T, W), inside (B, T) bool: frames of the utterance, prompts (B, K, P), hide_voice
-    (B,) bool; what should be heard, without the frames that the vocoder looks ahead: wav (B, U * hop), pitch (B, U) Hz
-    without gaps, voiced (B, U) bool."""
+    (B,) bool, alone (B,) bool: the AR has said it at a pitch of its own; what should be heard, without the frames
+    that the vocoder looks ahead: wav (B, U * hop), pitch (B, U) Hz without gaps, voiced (B, U) bool."""
 
     codes: Tensor
     hidden: Tensor
     inside: Tensor
     prompts: Tensor
     hide_voice: Tensor
+    alone: Tensor
     wav: Tensor
     pitch: Tensor
     voiced: Tensor
@@ -81,16 +82,21 @@ class Crops:
     def batch(self, rng: np.random.Generator, size: int) -> VocoderBatch:
         data = self.recipe.data
         prompt = int(rng.integers(data.prompt_frames[0], data.prompt_frames[1] + 1))
-        crops = []
+        crops, alone = [], []
         for index in rng.integers(len(self.places), size=size):
             chosen, j = self.places[int(index)]
-            crops.append(self._crop(self.sets[chosen][j], prompt, rng))
+            one = self.sets[chosen][j]
+            crops.append(self._crop(one, prompt, rng))
+            alone.append(one.alone)
         codes, hidden, inside, prompts, wav, pitch = (
             torch.from_numpy(np.stack(part)) for part in zip(*crops, strict=True)
         )
         hide = torch.from_numpy(rng.random(size) < data.drop_voice)
         held = torch.from_numpy(np.stack([without_gaps(row) for row in pitch.numpy()]))
-        return VocoderBatch(codes.long(), hidden.float(), inside, prompts.long(), hide, wav, held, pitch > 0)
+        said = torch.tensor(alone)
+        return VocoderBatch(
+            codes.long(), hidden.float(), inside, prompts.long(), hide, said, wav, held, pitch > 0
+        )
 
     def _crop(self, one: HiddenItem, n_prompt: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         model, t = self.recipe.model, self.recipe.data.frames
@@ -192,7 +198,7 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         first = recipe.data.skipped * config.stride
         cut = slice(first * config.hop, batch.wav.shape[1] - 2 * config.hop)  # the last hop is only in part
         losses = self.spectral(wav[:, None, cut], batch.wav[:, None, cut], generator)
-        losses |= pitch_losses(sound, batch.pitch, batch.voiced, first)
+        losses |= pitch_losses(sound, batch.pitch, batch.voiced, first, batch.alone)
         losses["loss"] = torch.stack(
             [getattr(weights, name) * value for name, value in losses.items() if hasattr(weights, name)]
         ).sum()
@@ -212,20 +218,22 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         save_model(model, path, self.codec_hash, {**notes, "codec": self.codec_name, "ar_hash": self.ar_hash})
 
 
-def pitch_losses(sound: Sound, pitch: Tensor, voiced: Tensor, first: int) -> dict[str, Tensor]:
-    """From frame `first` on: "pitch" and "voicing" in nats, and how often both are right."""
+def pitch_losses(sound: Sound, pitch: Tensor, voiced: Tensor, first: int, alone: Tensor) -> dict[str, Tensor]:
+    """From frame `first` on: "pitch" and "voicing" in nats, and how often both are right. Where the AR has spoken
+    alone, (B,) bool, its pitch is none of the recording's."""
     truth, on = pitch[:, first:].clamp(LOWEST, HIGHEST), voiced[:, first:].float()
     places = torch.arange(PITCHES, device=pitch.device)[:, None]
     bump = torch.softmax(-0.5 * ((places - pitch_place(truth)[:, None]) / _WIDTH).square(), dim=1)
     nats = -(bump * torch.log_softmax(sound.pitch_logits[..., first:], dim=1)).sum(1)
-    n = on.sum().clamp(min=1)
+    known = on * ~alone[:, None]
+    n = known.sum().clamp(min=1)
     guess = sound.voicing[:, first:]
     with torch.no_grad():
         near = ((sound.pitch()[:, first:] / truth).log().abs() < _RIGHT).float()
     return {
-        "pitch": (nats * on).sum() / n,
+        "pitch": (nats * known).sum() / n,
         "voicing": F.binary_cross_entropy_with_logits(guess, on),
-        "pitch_right": (near * on).sum() / n,
+        "pitch_right": (near * known).sum() / n,
         "voicing_right": ((guess > 0) == (on > 0)).float().mean(),
     }
 

@@ -13,8 +13,9 @@ Shapes: R rows, P phones, K codebooks, N coarse ones, V codebook_size, T frames,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -47,8 +48,9 @@ class ARGenerator:
     """The coarse codes of one utterance, and the phone spoken in each frame.
 
     phones: to be said; the pointer that comes out counts from the first of them.   prompt: the voice, None for
-    any.   model: an ARModel, or what `tts.quantize.prepare` made of one.
-    Raises InputError for phones or a prompt that the model cannot take.
+    any.   model: an ARModel, or what `tts.quantize.prepare` made of one.   rhythm: the phone of every frame, where
+    durations are not to be drawn.
+    Raises InputError for phones, a prompt or a rhythm that the model cannot take.
 
     >>> for frame in ARGenerator(model, phones, prompt, SamplingOptions(seed=7)):
     ...     frame.codes, frame.pointer
@@ -60,9 +62,11 @@ class ARGenerator:
         phones: Phones,
         prompt: Prompt | None = None,
         options: SamplingOptions | None = None,
+        rhythm: Sequence[int] | None = None,
     ):
         self.model, self.options = model, options or SamplingOptions()
         self._check(phones, prompt)
+        self._rhythm = None if rhythm is None else self._checked(rhythm, len(phones))
         self._symbols: list[int] = phones.tokens[0].tolist()
         own, own_pointer = spoken_in(prompt)
         n_prompt = 0 if prompt is None else prompt.codes.shape[1]
@@ -91,6 +95,16 @@ class ARGenerator:
                 f"the voice has a prompt of {n} frames, at most {config.context // 2} can be used; make it anew "
                 "from a shorter recording"
             )
+
+    def _checked(self, rhythm: Sequence[int], n_phones: int) -> Sequence[int]:
+        steps = [after - before for before, after in pairwise(rhythm)]
+        if self.model.config.alignment != "pointer":
+            raise InputError(f"{self.model.config.name} has no pointer, and cannot follow a rhythm")
+        if not rhythm or not 0 <= rhythm[0] <= rhythm[-1] < n_phones or min(steps, default=0) < 0:
+            raise InputError(
+                f"a rhythm goes from phone to phone of the {n_phones} that are said, and never back"
+            )
+        return rhythm
 
     def _start(self, own: Tensor, target: Tensor, own_pointer: Tensor, prompt: Prompt | None) -> None:
         """Read phones and prompt in every row. own: the prompt's phones (3, P'), own_pointer: (T,)."""
@@ -172,8 +186,11 @@ class ARGenerator:
         ages = model.age.weight
         numbers = uniforms(options.seed)
         sample = CodeSampler(options, numbers)
-        durations = _Durations(self._symbols, options, numbers)
-        before, pointer, age = self._before, 0, 0
+        if self._rhythm is None:
+            durations, pointer = _Durations(self._symbols, options, numbers), 0
+        else:
+            durations, pointer = _Rhythm(self._rhythm, self.n_phones), self._rhythm[0]
+        before, age = self._before, 0
         while pointer < self.n_phones:
             x = before + self._phone_rows[:, pointer] + ages[min(age, model.config.max_age)]
             hidden = self._step(x)
@@ -269,6 +286,16 @@ class _Durations:
                 break
             moves += 1
         return moves
+
+
+class _Rhythm:
+    """When the pointer moves, and how far, as it did in a recording."""
+
+    def __init__(self, pointer: Sequence[int], n_phones: int):
+        self._after = iter([*pointer[1:], n_phones])
+
+    def __call__(self, pointer: int, age: int, logits: Tensor) -> int:
+        return next(self._after) - pointer
 
 
 def _tables(model: ARModel) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,17 +13,20 @@ from myna.codec.myna import MynaCodec, MynaConfig
 from myna.codec.registry import load_codec
 from myna.data.corpus import open_corpus
 from myna.errors import InputError, MynaError, UsageError
-from myna.training.extract_hidden import HiddenOptions, Overhearing, overheard, track_pitch
+from myna.training.extract_hidden import HiddenOptions, Overhearing, overheard, said_alone, track_pitch
 from myna.training.extract_hidden import main as extract_main
 from myna.training.extract_speech import Extractor
 from myna.training.hidden_set import HiddenSet
 from myna.training.lm_data import ExampleOptions, Planner, collate
 from myna.training.speech_set import Speech, SpeechItem, SpeechSet, speech_set_bytes
 from myna.training.train import train
-from myna.training.vocoder_trainer import without_gaps
+from myna.training.vocoder_trainer import pitch_losses, without_gaps
 from myna.tts.ar import ARConfig, ARModel
 from myna.tts.registry import load_ar, load_vocoder, save_model
 from myna.tts.text.phones import Phones
+from myna.tts.vocoder import PITCHES, Sound
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 parselmouth = pytest.importorskip("parselmouth")
 
@@ -164,11 +168,58 @@ def test_an_ar_that_reads_its_own_codes_knows_something_else(world):
     ar = load_ar(world / "ar.safetensors")
     found = []
     for share in (0.0, 1.0):
-        options = HiddenOptions(hours=0.0001, sources={"synth": 1.0}, own_share=share, most_own=1.0)
+        options = HiddenOptions(
+            hours=0.0001, sources={"synth": 1.0}, own_share=share, most_own=1.0, alone=0.0
+        )
         found.append(Overhearing(ar, speech, extractor, options).all()[0])
     assert found[0].item == found[1].item
     assert not np.array_equal(found[0].hidden, found[1].hidden)
     np.testing.assert_array_equal(found[0].pitch, found[1].pitch)
+
+
+def test_alone_the_ar_goes_on_from_its_own_frames_in_the_rhythm_of_the_recording(world):
+    speech = SpeechSet(world / "speech.safetensors")
+    ar = load_ar(world / "ar.safetensors")
+    options = ExampleOptions(prompt_frames=(75, 80), prompt_text=0, join=0, drop_text=0, drop_voice=0)
+    planner = Planner(speech, range(len(speech)), options)
+    batch = collate([planner.read(planner.plan(0, np.random.default_rng(0)))])
+    n = int(batch.n_prompt[0])
+    codes, states = said_alone(ar, batch, HiddenOptions(), seed=3)
+    assert codes.shape == (N, 80)
+    own = batch.codes.clone()
+    own[0, :N, n:] = codes
+    _, expected = overheard(ar, dataclasses.replace(batch, codes=own), HiddenOptions(), 1.0)
+    torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(codes, said_alone(ar, batch, HiddenOptions(), seed=3)[0])
+    assert not torch.equal(codes, said_alone(ar, batch, HiddenOptions(), seed=4)[0])
+
+
+def test_the_pitch_of_an_ar_that_speaks_alone_teaches_nothing(world, tmp_path):
+    out = tmp_path / "alone.safetensors"
+    arguments = [world / "ar.safetensors", world / "speech.safetensors", world / "corpus", out]
+    options = ["--codec", world / "codec.safetensors", "--hours", "0.001", "--alone", "1"]
+    assert extract_main([str(part) for part in (*arguments, *options)]) == 0
+    assert all(one.alone for one in HiddenSet(out))
+    torch.manual_seed(0)
+    sound = Sound(torch.randn(2, PITCHES, 9), torch.randn(2, 9), torch.zeros(2, 4, 9), torch.zeros(2, 4, 9))
+    pitch, voiced = torch.full((2, 9), 100.0), torch.ones(2, 9, dtype=torch.bool)
+    first = Sound(*(part[:1] for part in (sound.pitch_logits, sound.voicing, sound.harmonic, sound.noise)))
+    both = pitch_losses(sound, pitch, voiced, 0, torch.tensor([False, True]))
+    one = pitch_losses(first, pitch[:1], voiced[:1], 0, torch.tensor([False]))
+    torch.testing.assert_close(both["pitch"], one["pitch"])
+    torch.testing.assert_close(both["pitch_right"], one["pitch_right"])
+    none = pitch_losses(sound, pitch, voiced, 0, torch.tensor([True, True]))
+    assert float(none["pitch"]) == 0
+    assert float(none["voicing"]) == float(both["voicing"]) > 0
+
+
+def test_files_made_before_any_ar_spoke_alone_are_read(hidden, tmp_path):
+    with safe_open(str(hidden), framework="np") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name != "alone"}  # noqa: SIM118
+        save_file(tensors, str(tmp_path / "old.safetensors"), file.metadata())
+    old = HiddenSet(tmp_path / "old.safetensors")
+    assert len(old) == len(HiddenSet(hidden))
+    assert not any(one.alone for one in old)
 
 
 def test_the_loss_falls_and_the_vocoder_is_kept(world, hidden, tmp_path):

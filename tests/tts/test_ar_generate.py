@@ -374,3 +374,24 @@ def test_a_checkpoint_for_another_codec_or_of_another_kind_is_refused(tmp_path):
         load_ar(path)
     with pytest.raises(MissingModelError, match="no model file"):
         load_ar(tmp_path / "none.safetensors")
+
+
+def test_a_rhythm_is_followed_and_the_codes_are_the_models_own():
+    net, rhythm = model(), [0, 0, 1, 3, 3, 3, 4, len(PHONES) - 1]
+    found = list(ARGenerator(net, PHONES, prompt(), SamplingOptions(seed=1), rhythm))
+    assert [frame.pointer for frame in found] == rhythm
+    assert len({frame.codes for frame in found}) > 1
+    drawn = list(ARGenerator(net, PHONES, prompt(), SamplingOptions(seed=1)))
+    own = [frame.pointer for frame in drawn]
+    again = list(ARGenerator(net, PHONES, prompt(), SamplingOptions(seed=1, temperature=0), own))
+    likeliest = list(ARGenerator(net, PHONES, prompt(), SamplingOptions(seed=1, temperature=0)))
+    assert [frame.pointer for frame in again] == own
+    assert again[0].codes == likeliest[0].codes  # where the pointer is still the same
+
+
+@pytest.mark.parametrize("rhythm", [[], [-1, 0], [1, 0], [0, len(PHONES)]])
+def test_a_rhythm_that_goes_back_or_beyond_is_refused(rhythm):
+    with pytest.raises(InputError, match="never back"):
+        ARGenerator(model(), PHONES, None, None, rhythm)
+    with pytest.raises(InputError, match="cannot follow"):
+        ARGenerator(model(alignment="none"), PHONES, None, None, [0, 1])
