@@ -4,6 +4,7 @@ from .base import Discriminator, Ensemble, Judgement
 from .ms_stft import MultiScaleSTFTDiscriminator
 from .multi_band_stft import MultiBandSTFTDiscriminator
 from .multi_period import MultiPeriodDiscriminator
+from .voice_mel import VoiceMelDiscriminator
 
 __all__ = [
     "Discriminator",
@@ -12,4 +13,5 @@ __all__ = [
     "MultiBandSTFTDiscriminator",
     "MultiPeriodDiscriminator",
     "MultiScaleSTFTDiscriminator",
+    "VoiceMelDiscriminator",
 ]

@@ -33,6 +33,20 @@ class VocoderData(Section):
     held_out: VocoderHeldOut | None = None  # None: train blindly, keep the last weights only
 
 
+class VocoderAdversary(Section):
+    """A discriminator that hears whether it is speech, and whether it is the voice that was asked for."""
+
+    from_step: int = Field(default=0, ge=0)  # it learns from this step on,
+    heard_from: int = Field(default=0, ge=0)  # and the vocoder learns from it
+    width: int = Field(default=24, ge=1)
+    frames: int = Field(default=60, ge=10)  # of each crop that it hears, at random
+    generator: float = Field(default=0.05, ge=0)  # weight of being taken for real
+    features: float = Field(default=0.1, ge=0)  # of its layers' likeness on what is heard and what should be
+    lr: float = Field(default=5e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.9)
+    clip: float = Field(default=10.0, gt=0)  # of the gradient's norm
+
+
 class VocoderLosses(Section):
     """Weights; names as in the logs."""
 
@@ -45,12 +59,17 @@ class VocoderLosses(Section):
 class VocoderRecipe(TrainerRecipe):
     """A recipe of `myna train` for a vocoder."""
 
-    may_change: ClassVar[tuple[str, ...]] = (*TrainerRecipe.may_change, "data.hidden_sets")
+    # A run may gain a discriminator between two sittings, and weights that fit it.
+    may_change: ClassVar[tuple[str, ...]] = (
+        *TrainerRecipe.may_change,
+        *("data.hidden_sets", "adversary", "losses", "optimizer.lr"),
+    )
 
     kind: Literal["vocoder"] = "vocoder"
     model: strict(VocoderConfig) = VocoderConfig()  # pyright: ignore[reportInvalidTypeForm]
     data: VocoderData
     losses: VocoderLosses = VocoderLosses()
+    adversary: VocoderAdversary | None = None
     spectral: strict(SpectralLossOptions) = SpectralLossOptions(  # pyright: ignore[reportInvalidTypeForm]
         mel_windows=(256, 512, 1024, 2048),
         mel_bands=(40, 80, 80, 160),

@@ -21,13 +21,16 @@ from torch import Tensor, nn
 from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.corpus import open_corpus
+from ..discriminators import VoiceMelDiscriminator
 from ..errors import InputError, UsageError
 from ..tts.registry import load_vocoder, save_model
 from ..tts.vocoder import HIGHEST, LOWEST, PITCHES, Sound, Vocoder, pitch_place
+from .adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from .distributed import World
 from .extract_speech import Extractor
 from .hidden_set import HiddenItem, HiddenSet
 from .losses import SpectralLoss
+from .schedule import set_rate
 from .trainer import (
     SHIPPED_WEIGHTS,
     Trainer,
@@ -37,7 +40,7 @@ from .trainer import (
     run_recipe,
     seed_torch,
 )
-from .vocoder_recipe import VocoderHeldOut, VocoderRecipe
+from .vocoder_recipe import VocoderAdversary, VocoderHeldOut, VocoderRecipe
 
 _RIGHT = 0.03  # a pitch that is nearer than this, relatively, counts as right
 _WIDTH = 1.0  # of the bump around the true pitch, in pitches
@@ -160,6 +163,8 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
             fused=True,
         )
         self._own(model, optimizer)
+        if recipe.adversary is not None:
+            self._own_critic(recipe.adversary)
         self._resume()
         frames = sum(int(one.n_frames.sum()) for one in training)
         self._begin(f"{frames / 50 / 3600:.2f} h of {len(self.crops.places)} utterances")
@@ -180,12 +185,20 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         recipe = self.recipe
         generator = seed_torch(recipe.seed, self.step, self.world.rank)
         self.model.train()
-        losses = self.losses(batch.to(self.world.device), generator)
+        losses, said = self.losses(batch.to(self.world.device), generator)
+        if recipe.adversary is not None and self.step >= recipe.adversary.from_step:
+            losses |= self._adversarial(recipe.adversary, *said, generator)
+            if self.step >= recipe.adversary.heard_from:
+                for name in ("generator", "features"):
+                    losses["loss"] = losses["loss"] + getattr(recipe.adversary, name) * losses[name]
         norm = self.descend(losses["loss"])
         return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm}
 
-    def losses(self, batch: VocoderBatch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """What a step learns from; "loss" is minimised."""
+    def losses(
+        self, batch: VocoderBatch, generator: torch.Generator | None = None
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor]]:
+        """What a step learns from, "loss" being minimised; and what should be heard, what is heard (B, 1, N), and the
+        voice (B, V)."""
         recipe, model = self.recipe, self.model
         assert isinstance(model, Vocoder)
         config, weights = recipe.model, recipe.losses
@@ -197,19 +210,63 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         wav = model.render(sound, batch.pitch, batch.voiced, torch.randn_like(batch.wav))
         first = recipe.data.skipped * config.stride
         cut = slice(first * config.hop, batch.wav.shape[1] - 2 * config.hop)  # the last hop is only in part
-        losses = self.spectral(wav[:, None, cut], batch.wav[:, None, cut], generator)
+        real, fake = batch.wav[:, None, cut], wav[:, None, cut]
+        losses = self.spectral(fake, real, generator)
         losses |= pitch_losses(sound, batch.pitch, batch.voiced, first, batch.alone)
         losses["loss"] = torch.stack(
             [getattr(weights, name) * value for name, value in losses.items() if hasattr(weights, name)]
         ).sum()
-        return losses
+        return losses, (real, fake, voice)
+
+    def _own_critic(self, section: VocoderAdversary) -> None:
+        model = self.recipe.model
+        self.critic = VoiceMelDiscriminator(model.sample_rate, model.voice, width=section.width)
+        self.critic.to(self.world.device)
+        self.critic_optimizer = torch.optim.AdamW(
+            self.critic.parameters(), lr=section.lr, betas=section.betas
+        )
+        self.modules["discriminator"], self.optimizers["discriminator"] = self.critic, self.critic_optimizer
+
+    def _adversarial(
+        self, section: VocoderAdversary, real: Tensor, fake: Tensor, voice: Tensor, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """A step of the discriminator on a part of the crops, and the losses by it, of least squares (Mao et al. 2017)."""
+        n = min(section.frames * self.recipe.model.frame_size, real.shape[-1])
+        start = int(torch.randint(real.shape[-1] - n + 1, (), generator=rng))
+        real, fake, voice = real[..., start : start + n], fake[..., start : start + n], voice.detach()
+        critic = self.critic
+        with self.autocast():
+            (speech, heard), others = critic.read(torch.cat([real, fake.detach()])), voice.roll(1, 0)
+            of_real, of_fake = heard.chunk(2)
+            asked = critic.compare(of_real, voice), critic.compare(of_fake, voice)
+            other = critic.compare(of_real, others)
+        pairs = [speech.split(len(real)), asked, (asked[0], other)]
+        learned = discriminator_loss([r for r, _ in pairs], [f for _, f in pairs], "least_squares")
+        self.critic_optimizer.zero_grad()
+        learned.backward()
+        norm = nn.utils.clip_grad_norm_(critic.parameters(), section.clip)
+        if bool(torch.isfinite(norm)):
+            set_rate(self.critic_optimizer, section.lr * self.rate_factor())
+            self.critic_optimizer.step()
+        critic.requires_grad_(False)
+        with self.autocast():
+            with torch.no_grad():
+                on_real = critic(real, voice)
+            on_fake = critic(fake, voice)
+        critic.requires_grad_(True)
+        return {
+            "discriminator": learned.detach(),
+            "voices_told_apart": (asked[0].logits > other.logits).float().mean(),
+            "generator": generator_loss(on_fake, "least_squares"),
+            "features": feature_matching_loss(on_real[:1], on_fake[:1]),
+        }
 
     def measure(self) -> dict[str, float]:
         values: dict[str, list[float]] = {}
         for number, batch in enumerate(self.held_out):
             seed_torch(self.recipe.seed, number, 0)
             generator = torch.Generator().manual_seed(number)
-            for name, value in self.losses(batch.to(self.world.device), generator).items():
+            for name, value in self.losses(batch.to(self.world.device), generator)[0].items():
                 values.setdefault(name, []).append(float(value))
         return {name: float(np.mean(found)) for name, found in values.items()}
 

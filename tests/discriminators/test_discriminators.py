@@ -7,6 +7,7 @@ from myna.discriminators import (
     MultiBandSTFTDiscriminator,
     MultiPeriodDiscriminator,
     MultiScaleSTFTDiscriminator,
+    VoiceMelDiscriminator,
 )
 
 N = 1200
@@ -91,3 +92,33 @@ def test_widths_are_those_asked_for():
     # Counted by hand from the figures, weight normalisation's lengths included.
     assert size(MultiPeriodDiscriminator(width=32)) == pytest.approx(41.1e6, rel=0.01)  # HiFi-GAN's
     assert size(MultiPeriodDiscriminator(width=8)) < size(MultiPeriodDiscriminator(width=32)) / 12
+
+
+def test_a_voice_is_told_from_another_and_speech_from_noise():
+    """Two "voices", a low and a high spectrum, and noise for what is not speech: learned in a few steps."""
+    torch.manual_seed(0)
+    net = VoiceMelDiscriminator(16_000, voice=3, width=4, compared=8)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    t = torch.arange(16_000) / 16_000
+
+    def said(high: bool) -> torch.Tensor:
+        partials = [f * (1 + 0.1 * float(torch.rand(()))) for f in ((3000, 5000) if high else (300, 500))]
+        return sum((0.1 * (2 * torch.pi * f * t).sin() for f in partials), torch.zeros(16_000))[None]
+
+    voices = torch.eye(3)[:2]
+    for _ in range(30):
+        real, noise = torch.stack([said(False), said(True)]), 0.1 * torch.randn(2, 1, 16_000)
+        (speech, heard), (false, _) = net.read(real), net.read(noise)
+        same, other = net.compare(heard, voices), net.compare(heard, voices.flip(0))
+        loss = (1 - speech.logits).square().mean() + false.logits.square().mean()
+        loss = loss + (1 - same.logits).square().mean() + other.logits.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        real = torch.stack([said(False), said(True)])
+        speech, voice = net(real, voices)
+        assert voice.logits.shape == (2, 1)
+        assert speech.logits.shape[:2] == (2, 1)
+        assert (voice.logits > net(real, voices.flip(0))[1].logits + 0.3).all()
+        assert speech.logits.mean() > net(0.1 * torch.randn(2, 1, 16_000), voices)[0].logits.mean() + 0.3

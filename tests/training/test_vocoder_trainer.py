@@ -253,6 +253,29 @@ def test_the_loss_falls_and_the_vocoder_is_kept(world, hidden, tmp_path):
     assert from_there.best < 1.1 * rows[-1]["loss"]
 
 
+def test_a_run_may_gain_a_discriminator_and_goes_on_exactly(world, hidden, tmp_path):
+    adversary = "adversary={width: 4, frames: 30, heard_from: 6}"
+    steady = "schedule.decay=constant"
+    begun = overrides(world, hidden, tmp_path, "max_steps=4", "log_every=1", steady)
+    train("myna-vocoder-cpu", begun, quiet=True)
+    for steps in (6, 9):
+        train(
+            "myna-vocoder-cpu",
+            [*begun, adversary, f"max_steps={steps}"],
+            quiet=True,
+        )
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert ["discriminator" in row for row in rows] == [False] * 4 + [True] * 5
+    assert all(np.isfinite(row["generator"]) for row in rows[4:])
+
+    once = tmp_path / "once"
+    train("myna-vocoder-cpu", [*overrides(world, hidden, once, "max_steps=4", steady)], quiet=True)
+    train("myna-vocoder-cpu", [*overrides(world, hidden, once, "max_steps=9", steady), adversary], quiet=True)
+    twice = load_vocoder(tmp_path / "run" / "last.safetensors").state_dict()
+    for name, value in load_vocoder(once / "run" / "last.safetensors").state_dict().items():
+        torch.testing.assert_close(value, twice[name], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
