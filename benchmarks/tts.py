@@ -45,7 +45,7 @@ def random_models() -> Valle:
     )
     vocoder = Vocoder(rows=rows).eval()
     with torch.no_grad():
-        vocoder.net.layers[-1].linear.bias[PITCHES:] += 4  # pyright: ignore  (loud enough not to be cut off as silence)
+        vocoder.deep.layers[-1].linear.bias[PITCHES:] += 4  # pyright: ignore  (loud enough not to be cut off as silence)
     return Valle(codec, ar.eval(), nar.eval(), vocoder=vocoder)
 
 

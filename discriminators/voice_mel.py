@@ -12,15 +12,11 @@ Shapes: B batch, N samples, V channels of a voice, M bands, T frames.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
-import torchaudio
 from torch import Tensor, nn
 
+from ..layers.mel import LogMel
 from .base import Judgement, norm_conv2d
-
-_FLOOR = 1e-3  # of magnitudes: what is quieter is equal
-_LEVEL, _SPREAD = -1.5, 1.0  # about the mean and the deviation of their decimal logarithms
 
 
 class VoiceMelDiscriminator(nn.Module):
@@ -37,9 +33,7 @@ class VoiceMelDiscriminator(nn.Module):
         compared: int = 128,
     ):
         super().__init__()
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate, n_fft, hop_length=hop, n_mels=bands, power=1.0, norm="slaney", mel_scale="slaney"
-        )
+        self.mel = LogMel(sample_rate, n_fft, hop, bands)
         self.layers = nn.ModuleList(
             [
                 norm_conv2d(1, width, (3, 7)),
@@ -58,10 +52,7 @@ class VoiceMelDiscriminator(nn.Module):
 
     def read(self, wav: Tensor) -> tuple[Judgement, Tensor]:
         """wav (B, 1, N) -> whether it is speech, place by place, and what was heard of the voice (B, compared)."""
-        with torch.autocast(wav.device.type, enabled=False):
-            mel = self.mel(wav.float())  # (B, 1, M, T)
-            x = (mel.clamp(min=_FLOOR).log10() - _LEVEL) / _SPREAD
-        features = []
+        x, features = self.mel(wav[:, 0])[:, None], []  # (B, 1, M, T)
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
             features.append(x)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..training.losses import mel_filterbank
+from ..layers.mel import mel_filterbank
 from .plots import RANGE_DB, new_figure, power_spectrum, to_png
 from .tts_tables import GROUND_TRUTH, SpeechReport
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..codec import Codes
 from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.corpus import open_corpus
@@ -36,7 +37,7 @@ from ..tts.presets import PRESETS
 from ..tts.quantize import prepare
 from ..tts.registry import SHIPPED_AR, load_ar
 from ..tts.text.phones import Phones
-from ..tts.vocoder import HIGHEST, LOWEST
+from ..tts.vocoder import HIGHEST, LOWEST, VocoderConfig, prompt_mel
 from .extract_speech import Extractor
 from .hidden_set import HiddenItem, hidden_set_bytes
 from .lm_data import ExampleOptions, Planner, collate, select
@@ -153,6 +154,7 @@ class Overhearing:
             raise InputError(f"{ar.config.name} has no pointer; give an AR with one")
         self.ar, self.speech, self.extractor, self.options = ar, speech, extractor, options
         self.quick = cast(ARModel, prepare(ar))
+        self.mel = prompt_mel(VocoderConfig(sample_rate=extractor.codec.sample_rate))
         self.rng = np.random.default_rng(options.seed)
 
     def utterance(self, planner: Planner, index: int) -> HiddenItem | None:
@@ -181,7 +183,12 @@ class Overhearing:
             mixed[0, :coarse, n:] = torch.where(own, codes, mixed[0, :coarse, n:])
             codes, hidden = overheard(self.ar, replace(batch, codes=mixed), options, guidance)
         prompt = batch.codes[0, :, :n].numpy()
-        return HiddenItem(item, codes.numpy().astype(np.int16), hidden.half().numpy(), pitch, prompt, alone)
+        with torch.inference_mode():
+            wav = codec.decode(Codes(batch.codes[:, :, :n], n * codec.frame_size))
+            heard = self.mel(wav[:, 0], n)[0].t().half().numpy()
+        return HiddenItem(
+            item, codes.numpy().astype(np.int16), hidden.half().numpy(), pitch, prompt, heard, alone
+        )
 
     def all(self, progress: Callable[[float], None] | None = None) -> list[HiddenItem]:
         """Utterances until every source has its hours. progress: called with the hours so far."""

@@ -2,11 +2,13 @@
 
     safetensors: starts int64 (U + 1,), codes int16 (N, T), hidden float16 (T, W)   drawn frame by frame, and from what
                  pitch float32 (2 T,)                                               of the recording, Hz; 0: unvoiced
-                 prompt_starts int64 (U + 1,), prompts int16 (K, P)                 another recording of the voice
+                 prompt_starts int64 (U + 1,), prompts int16 (K, P)                 another recording of the voice,
+                 prompt_mels float16 (P, M)                                         and what its codes sound like
                  alone bool (U,)                                                    went on from frames of its own only
     metadata:    format, utterances (JSON: names of fields, then a row for each), codec, codec_hash, ar_hash
 
-Shapes: N coarse codebooks, K codebooks, T frames, W the AR's width, P frames of prompts, U utterances.
+Shapes: N coarse codebooks, K codebooks, T frames, W the AR's width, P frames of prompts, M mel bands,
+U utterances.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from safetensors.numpy import save
 from ..errors import InputError
 from .speech_set import SpeechItem
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 @dataclass(frozen=True)
 class HiddenItem:
-    """An utterance. codes (N, T) int16, hidden (T, W) float16, pitch (2 T,) float32, prompt (K, P) int16.
+    """An utterance. codes (N, T) int16, hidden (T, W) float16, pitch (2 T,) float32, prompt (K, P) int16,
+    prompt_mel (P, M) float16.
 
     alone: the AR has said it all by itself, and has only the rhythm of the recording.
     """
@@ -38,7 +41,8 @@ class HiddenItem:
     hidden: np.ndarray
     pitch: np.ndarray
     prompt: np.ndarray
-    alone: bool = False
+    prompt_mel: np.ndarray
+    alone: bool
 
 
 class HiddenSet(Sequence[HiddenItem]):
@@ -61,13 +65,14 @@ class HiddenSet(Sequence[HiddenItem]):
                 )
                 self._codes, self._hidden = file.get_tensor("codes"), file.get_tensor("hidden")
                 self._pitch, self._prompts = file.get_tensor("pitch"), file.get_tensor("prompts")
-                known = "alone" in file.keys()  # noqa: SIM118 (not a dictionary); files made before had none
-                self._alone = file.get_tensor("alone") if known else np.zeros(len(self._starts) - 1, bool)
+                self._prompt_mels, self._alone = file.get_tensor("prompt_mels"), file.get_tensor("alone")
             names, *rows = json.loads(metadata["utterances"])
             self.items = tuple(SpeechItem(**dict(zip(names, row, strict=True))) for row in rows)
             self.n_frames = np.diff(self._starts)
             ends = int(self._starts[-1]), int(self._prompt_starts[-1])
             lengths = self._codes.shape[1], self._prompts.shape[1]
+            if len(self._prompt_mels) != ends[1]:
+                raise ValueError("its prompts are of different lengths")
             if ends != lengths or len(self._hidden) != ends[0] or len(self._pitch) != 2 * ends[0]:
                 raise ValueError("its parts are of different lengths")
             if not len(self.n_frames) == len(self._prompt_starts) - 1 == len(self.items) == len(self._alone):
@@ -91,6 +96,7 @@ class HiddenSet(Sequence[HiddenItem]):
             self._hidden[a:b],
             self._pitch[2 * a : 2 * b],
             self._prompts[:, p:q],
+            self._prompt_mels[p:q],
             bool(self._alone[index]),
         )
 
@@ -112,6 +118,7 @@ def hidden_set_bytes(utterances: Sequence[HiddenItem], codec: str, codec_hash: s
         "pitch": np.concatenate([u.pitch for u in utterances]).astype(np.float32),
         "prompt_starts": np.cumsum([0, *(u.prompt.shape[1] for u in utterances)]).astype(np.int64),
         "prompts": np.concatenate([u.prompt for u in utterances], axis=1).astype(np.int16),
+        "prompt_mels": np.concatenate([u.prompt_mel for u in utterances]).astype(np.float16),
         "alone": np.array([u.alone for u in utterances]),
     }
     return save(tensors, metadata=metadata)

@@ -9,13 +9,13 @@ Shapes: B batch, C audio channels, N samples, T frames, F frequency bins, M mel 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-import torchaudio
 from torch import Tensor, nn
+
+from ..layers.mel import mel_filterbank
 
 
 @dataclass(frozen=True)
@@ -137,16 +137,6 @@ def compress(spectrum: Tensor, power: float, floor: float) -> Tensor:
     """|S|^power with the phase of S: lets quiet parts count beside loud ones. floor: added to |S|^2, so that
     the slope at zero is finite."""
     return spectrum * (spectrum.real.square() + spectrum.imag.square() + floor).pow((power - 1) / 2)
-
-
-def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
-    """(M, F) triangles on Slaney's mel scale, each of unit area, as librosa's default."""
-    with warnings.catch_warnings():  # at small windows some triangles fall between two bins and stay empty
-        warnings.simplefilter("ignore")
-        bank = torchaudio.functional.melscale_fbanks(
-            n_fft // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate, norm="slaney", mel_scale="slaney"
-        )
-    return bank.T.contiguous()
 
 
 def si_sdr(prediction: Tensor, target: Tensor, eps: float = 1e-8) -> Tensor:

@@ -56,14 +56,18 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
 
 @dataclass(frozen=True)
 class VocoderBatch:
-    """codes (B, N, T), hidden (B, T, W), inside (B, T) bool: frames of the utterance, prompts (B, K, P), hide_voice
-    (B,) bool, alone (B,) bool: the AR has said it at a pitch of its own; what should be heard, without the frames
-    that the vocoder looks ahead: wav (B, U * hop), pitch (B, U) Hz without gaps, voiced (B, U) bool."""
+    """codes (B, N, T), hidden (B, T, W), inside (B, T) bool: frames of the utterance; prompts (B, K, P) and how they
+    sound, prompt_mels (B, M, P); hide_voice (B,) bool; alone (B,) bool: the AR has said it at a pitch of its own.
+
+    What should be heard, without the frames that the vocoder looks ahead: wav (B, U * hop), pitch (B, U) Hz without
+    gaps, voiced (B, U) bool.
+    """
 
     codes: Tensor
     hidden: Tensor
     inside: Tensor
     prompts: Tensor
+    prompt_mels: Tensor
     hide_voice: Tensor
     alone: Tensor
     wav: Tensor
@@ -91,14 +95,15 @@ class Crops:
             one = self.sets[chosen][j]
             crops.append(self._crop(one, prompt, rng))
             alone.append(one.alone)
-        codes, hidden, inside, prompts, wav, pitch = (
+        codes, hidden, inside, prompts, mels, wav, pitch = (
             torch.from_numpy(np.stack(part)) for part in zip(*crops, strict=True)
         )
         hide = torch.from_numpy(rng.random(size) < data.drop_voice)
         held = torch.from_numpy(np.stack([without_gaps(row) for row in pitch.numpy()]))
         said = torch.tensor(alone)
         return VocoderBatch(
-            codes.long(), hidden.float(), inside, prompts.long(), hide, said, wav, held, pitch > 0
+            *(codes.long(), hidden.float(), inside, prompts.long(), mels.float(), hide, said),
+            *(wav, held, pitch > 0),
         )
 
     def _crop(self, one: HiddenItem, n_prompt: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -114,9 +119,12 @@ class Crops:
         wav = np.pad(wav, (0, (t - ahead) * model.frame_size - len(wav)))
         pitch = np.pad(one.pitch[2 * start : 2 * heard], (0, 2 * missing))
         first = int(rng.integers(max(1, one.prompt.shape[1] - n_prompt + 1)))
-        prompt = one.prompt[:, first : first + n_prompt]
-        prompt = np.pad(prompt, ((0, 0), (0, n_prompt - prompt.shape[1])), mode="wrap")
-        return codes, hidden, inside, prompt, wav, pitch
+        sounds = np.concatenate([one.prompt, one.prompt_mel.T.astype(np.float32)])[
+            :, first : first + n_prompt
+        ]
+        sounds = np.pad(sounds, ((0, 0), (0, n_prompt - sounds.shape[1])), mode="wrap")
+        k = len(one.prompt)
+        return codes, hidden, inside, sounds[:k].astype(np.int64), sounds[k:], wav, pitch
 
 
 class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
@@ -203,9 +211,9 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         assert isinstance(model, Vocoder)
         config, weights = recipe.model, recipe.losses
         with self.autocast():
-            voice = model.voice(batch.prompts) * ~batch.hide_voice[:, None]
-            x = model.inputs(batch.codes, batch.hidden, voice) * batch.inside[:, None]
-            out = model.net(x)[..., config.look_ahead * config.stride :]
+            voice = model.voice(batch.prompts, batch.prompt_mels).hidden(batch.hide_voice)
+            x = model.inputs(batch.codes, batch.hidden, voice.vector) * batch.inside[:, None]
+            out = model.out(x, voice)[..., config.look_ahead * config.stride :]
         sound = model.sound(out.float())
         wav = model.render(sound, batch.pitch, batch.voiced, torch.randn_like(batch.wav))
         first = recipe.data.skipped * config.stride
@@ -216,7 +224,7 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         losses["loss"] = torch.stack(
             [getattr(weights, name) * value for name, value in losses.items() if hasattr(weights, name)]
         ).sum()
-        return losses, (real, fake, voice)
+        return losses, (real, fake, voice.vector)
 
     def _own_critic(self, section: VocoderAdversary) -> None:
         model = self.recipe.model
@@ -230,7 +238,7 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
     def _adversarial(
         self, section: VocoderAdversary, real: Tensor, fake: Tensor, voice: Tensor, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """A step of the discriminator on a part of the crops, and the losses by it, of least squares (Mao et al. 2017)."""
+        """A step of the discriminator on a part of the crops, and what it says: least squares (Mao et al. 2017)."""
         n = min(section.frames * self.recipe.model.frame_size, real.shape[-1])
         start = int(torch.randint(real.shape[-1] - n + 1, (), generator=rng))
         real, fake, voice = real[..., start : start + n], fake[..., start : start + n], voice.detach()

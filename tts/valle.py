@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..codec import Codec, Codes
 from ..codec.checkpoint import weights_hash
@@ -27,7 +26,7 @@ from .quantize import prepare
 from .sampling import SamplingOptions
 from .sound_stream import CodecSound, SoundStream, VocoderSound
 from .text.phones import Phones
-from .vocoder import Vocoder
+from .vocoder import KnownVoice, Vocoder
 from .vocoder_stream import VocoderStream
 
 _VOICES = 8  # prompts whose state is kept
@@ -41,7 +40,7 @@ class _HeardVoice:
 
     prompt: Prompt
     nar_state: State
-    voice: Tensor | None  # (V,) the vocoder's
+    voice: KnownVoice | None  # the vocoder's
     level: LevelState
 
 
@@ -100,7 +99,7 @@ class Valle:
         voice = None if prompt is None else self.hear(prompt).voice
         assert self.vocoder is not None
         if voice is None:
-            voice = torch.zeros(self.vocoder.config.voice, device=self._device)
+            voice = self.vocoder.no_voice(1, next(self.vocoder.parameters()))
         return VocoderSound(VocoderStream(self.vocoder, voice), self.n_coarse)
 
     def _uses_codec(self, decoder: str) -> bool:
@@ -122,9 +121,14 @@ class Valle:
                 with torch.inference_mode():
                     state = self.nar.init_state(prompt)
                     codes = prompt.codes[None].to(self._device)
-                    voice = None if self.vocoder is None else self.vocoder.voice(codes)[0]
                     n = prompt.codes.shape[1] * self.codec.frame_size
                     wav = self.codec.decode(Codes(codes, n))
+                    vocoder = self.vocoder
+                    voice = (
+                        None
+                        if vocoder is None
+                        else vocoder.voice(codes, vocoder.mel(wav[:, 0], codes.shape[2]))
+                    )
                 level = start_state(active_level(wav[0, 0].cpu().numpy(), self.codec.sample_rate))
                 found = self._voices[id(prompt)] = _HeardVoice(prompt, state, voice, level)
             self._voices.move_to_end(id(prompt))

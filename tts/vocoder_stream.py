@@ -1,6 +1,6 @@
 """The vocoder as a stream: the AR's frames in as they come, samples out as soon as they are certain.
 
-Shapes: N coarse codebooks, T frames of codes, U frames of the vocoder, W the AR's width, V channels of a voice.
+Shapes: N coarse codebooks, T frames of codes, U frames of the vocoder, W the AR's width.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 from ..layers.streaming import Stream
-from .vocoder import Sound, Vocoder
+from .vocoder import KnownVoice, Sound, Vocoder
 
 
 class VocoderStream:
     """Says one utterance. The samples are the same however it is fed.
 
-    voice: (V,) of `Vocoder.voice`.   seed: of the noise.
+    voice: one, of `Vocoder.voice`.   seed: of the noise.
 
     >>> stream = VocoderStream(vocoder, voice)
     >>> samples = [stream.push(codes, hidden) for codes, hidden in frames] + [stream.flush()]
     """
 
-    def __init__(self, vocoder: Vocoder, voice: Tensor, seed: int = 0):
-        self.vocoder, self._voice = vocoder, voice[None]
+    def __init__(self, vocoder: Vocoder, voice: KnownVoice, seed: int = 0):
+        self.vocoder, self._voice = vocoder, voice
         config = vocoder.config
-        self._net = Stream(vocoder.net)
+        self._net, self._deep = Stream(vocoder.net), Stream(vocoder.deep)
         like = next(vocoder.parameters()).detach()
         self._source = vocoder.source.init_state(1, like)
         self._filter = vocoder.filter.init_state(1, like)
@@ -46,8 +46,8 @@ class VocoderStream:
             )
         if codes.shape[1] == 0:
             return hidden.new_zeros(0)
-        x = self.vocoder.inputs(codes[None], hidden[None], self._voice)
-        return self._render(self._net.push(x))
+        x = self.vocoder.inputs(codes[None], hidden[None], self._voice.vector)
+        return self._render(self._deep.push(self.vocoder.listening(self._net.push(x), self._voice)))
 
     @torch.inference_mode()
     def flush(self) -> Tensor:
@@ -55,8 +55,9 @@ class VocoderStream:
         if self.finished:
             raise ValueError("this stream has been flushed; open a new one")
         config = self.vocoder.config
-        nothing = self._voice.new_zeros(1, self._net.in_channels or 0, config.look_ahead)
-        last = self._render(self._net.flush(nothing))
+        nothing = self._voice.vector.new_zeros(1, self._net.in_channels or 0, config.look_ahead)
+        x = self.vocoder.listening(self._net.flush(nothing), self._voice)
+        last = self._render(self._deep.flush(x))
         self.finished = True
         # The filter gives each hop when the next has come.
         silence = [last.new_zeros(1, config.hop)] * 2

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 from myna.discriminators import Judgement
+from myna.layers.mel import mel_filterbank
 from myna.training.adversarial import discriminator_loss, feature_matching_loss, generator_loss
-from myna.training.losses import SpectralLoss, SpectralLossOptions, band_limit, mel_filterbank, si_sdr
+from myna.training.losses import SpectralLoss, SpectralLossOptions, band_limit, si_sdr
 
 RATE = 24000
 DEFAULT = SpectralLoss(RATE)

@@ -25,15 +25,14 @@ from myna.tts.ar import ARConfig, ARModel
 from myna.tts.registry import load_ar, load_vocoder, save_model
 from myna.tts.text.phones import Phones
 from myna.tts.vocoder import PITCHES, Sound
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 parselmouth = pytest.importorskip("parselmouth")
 
 RATE, K, N, V, D = 24_000, 4, 2, 16, 8
 MODEL = (
-    f"model={{n_codebooks: {K}, n_coarse: {N}, codebook_size: {V}, codebook_dim: {D}, hidden: 16, width: 24, depth: 1, "
-    "fine_width: 16, fine_depth: 1, voice_width: 16, voice: 8, bands: 24, look_ahead: 2}"
+    f"model={{n_codebooks: {K}, n_coarse: {N}, codebook_size: {V}, codebook_dim: {D}, hidden: 16, width: 24, depth: 2, "
+    "fine_width: 16, fine_depth: 1, voice_width: 16, voice: 8, bands: 24, look_ahead: 2, depth_before: 1, "
+    "prompt_width: 16, prompt_heads: 2}"
 )
 
 
@@ -136,6 +135,9 @@ def test_a_hidden_set_holds_what_the_ar_knew(world, hidden):
         assert one.hidden.shape == (80, 16)
         assert one.pitch.shape == (160,)
         assert one.prompt.shape[0] == K
+        assert one.prompt_mel.shape == (one.prompt.shape[1], 80)
+        assert np.isfinite(one.prompt_mel).all()
+        assert one.prompt_mel.std() > 0.02
         assert np.isfinite(one.hidden.astype(np.float32)).all()
         assert (one.pitch[20:140] > 100).mean() > 0.9  # vowels
 
@@ -211,15 +213,6 @@ def test_the_pitch_of_an_ar_that_speaks_alone_teaches_nothing(world, tmp_path):
     none = pitch_losses(sound, pitch, voiced, 0, torch.tensor([True, True]))
     assert float(none["pitch"]) == 0
     assert float(none["voicing"]) == float(both["voicing"]) > 0
-
-
-def test_files_made_before_any_ar_spoke_alone_are_read(hidden, tmp_path):
-    with safe_open(str(hidden), framework="np") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys() if name != "alone"}  # noqa: SIM118
-        save_file(tensors, str(tmp_path / "old.safetensors"), file.metadata())
-    old = HiddenSet(tmp_path / "old.safetensors")
-    assert len(old) == len(HiddenSet(hidden))
-    assert not any(one.alone for one in old)
 
 
 def test_the_loss_falls_and_the_vocoder_is_kept(world, hidden, tmp_path):

@@ -33,6 +33,7 @@ VOCODER = VocoderConfig(
     voice_width=16,
     voice=8,
     bands=16,
+    depth_before=1,
 )
 SMALL = {
     "codebook_dim": 16,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from myna.errors import InputError, MissingModelError
 from myna.tts.registry import load_vocoder, save_model
-from myna.tts.vocoder import HIGHEST, LOWEST, PITCHES, Sound, Vocoder, VocoderConfig, pitch_place
+from myna.tts.vocoder import HIGHEST, LOWEST, PITCHES, KnownVoice, Sound, Vocoder, VocoderConfig, pitch_place
 from myna.tts.vocoder_stream import VocoderStream
 
 SMALL = VocoderConfig(
@@ -24,6 +24,10 @@ SMALL = VocoderConfig(
     voice_width=16,
     voice=6,
     bands=20,
+    depth_before=1,
+    prompt_bands=10,
+    prompt_width=8,
+    prompt_heads=2,
 )
 
 
@@ -31,25 +35,37 @@ def vocoder(config: VocoderConfig = SMALL) -> Vocoder:
     torch.manual_seed(0)
     net = Vocoder(config, torch.randn(config.n_codebooks, config.codebook_size, config.codebook_dim)).eval()
     with torch.no_grad():
-        for parameter in net.net.parameters():  # blocks begin as the identity
-            parameter.add_(0.1 * torch.randn_like(parameter))
-        net.net.layers[-1].linear.bias[PITCHES] = 0.3  # pyright: ignore (mostly voiced)
-        net.net.layers[-1].linear.bias[PITCHES + 1 :] += 4  # pyright: ignore (loud)
+        for part in (net.net, net.listening, net.deep):  # blocks begin as the identity
+            for parameter in part.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        net.deep.layers[-1].linear.bias[PITCHES] = 0.3  # pyright: ignore (mostly voiced)
+        net.deep.layers[-1].linear.bias[PITCHES + 1 :] += 4  # pyright: ignore (loud)
     return net
 
 
-def speech(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def prompt(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (1, K, P) and a mel spectrogram (1, M, P)."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(SMALL.codebook_size, (1, SMALL.n_codebooks, n), generator=generator)
+    return codes, torch.randn(1, SMALL.prompt_bands, n, generator=generator)
+
+
+def speech(n: int) -> tuple[torch.Tensor, torch.Tensor, KnownVoice]:
     generator = torch.Generator().manual_seed(n)
     codes = torch.randint(SMALL.codebook_size, (SMALL.n_coarse, n), generator=generator)
     return (
         codes,
         torch.randn(n, SMALL.hidden, generator=generator),
-        torch.randn(SMALL.voice, generator=generator),
+        KnownVoice(
+            torch.randn(1, SMALL.voice, generator=generator),
+            torch.randn(1, 2, 9, 4, generator=generator),
+            torch.randn(1, 2, 9, 4, generator=generator),
+        ),
     )
 
 
 def say(
-    net: Vocoder, codes: torch.Tensor, hidden: torch.Tensor, voice: torch.Tensor, sizes: list[int]
+    net: Vocoder, codes: torch.Tensor, hidden: torch.Tensor, voice: KnownVoice, sizes: list[int]
 ) -> torch.Tensor:
     stream, parts, at = VocoderStream(net, voice, seed=3), [], 0
     for n in sizes:
@@ -75,7 +91,7 @@ def test_the_stream_is_what_training_hears():
     """The same pitch, voicing and noise through `render` give the stream's samples, but for the last hop."""
     net, (codes, hidden, voice) = vocoder(), speech(29)
     with torch.no_grad():
-        sound = net(codes[None], hidden[None], voice[None])
+        sound = net(codes[None], hidden[None], voice)
         voiced, pitch = sound.voicing > 0, sound.pitch()
         assert 0 < float(voiced.float().mean()) < 1  # both happen
         held, last = [], pitch[0, 0]
@@ -117,11 +133,38 @@ def test_it_looks_ahead_as_far_as_it_says():
 
 def test_the_voice_is_heard():
     net, (codes, hidden, voice) = vocoder(), speech(20)
-    prompt = torch.randint(SMALL.codebook_size, (2, SMALL.n_codebooks, 40))
-    voices = net.voice(prompt)
-    assert voices.shape == (2, SMALL.voice)
-    assert not torch.allclose(voices[0], voices[1])
-    assert not torch.allclose(say(net, codes, hidden, voices[0], [20]), say(net, codes, hidden, voice, [20]))
+    with torch.no_grad():
+        whole, other = (net.voice(*prompt(40, seed)) for seed in (0, 1))
+    assert whole.vector.shape == (1, SMALL.voice)
+    assert whole.keys.shape == whole.values.shape == (1, 2, 40, 4)
+    said = say(net, codes, hidden, whole, [20])
+    frames_only = dataclasses.replace(whole, keys=other.keys, values=other.values)
+    for changed in (other, frames_only, net.no_voice(1, voice.vector)):
+        assert not torch.allclose(said, say(net, codes, hidden, changed, [20]), atol=1e-3)
+
+
+def test_a_hidden_voice_is_none_and_each_row_has_its_own():
+    net, (codes, hidden, _) = vocoder(), speech(8)
+    with torch.no_grad():
+        first, second = (net.voice(*prompt(12, seed)) for seed in (0, 1))
+        both = KnownVoice(*(torch.cat(parts) for parts in zip(fields(first), fields(second), strict=True)))
+        half = both.hidden(torch.tensor([True, False]))
+        batch = codes.expand(2, -1, -1), hidden.expand(2, -1, -1)
+        found = net(*batch, half).harmonic
+        alone = [net(codes[None], hidden[None], v).harmonic for v in (net.no_voice(1, hidden), second)]
+    torch.testing.assert_close(found, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def fields(voice: KnownVoice) -> tuple[torch.Tensor, ...]:
+    return voice.vector, voice.keys, voice.values
+
+
+def test_a_listening_that_has_learned_nothing_adds_nothing():
+    torch.manual_seed(0)
+    net = Vocoder(SMALL, torch.randn(SMALL.n_codebooks, SMALL.codebook_size, SMALL.codebook_dim)).eval()
+    x = torch.randn(1, SMALL.width, 5)
+    with torch.no_grad():
+        assert torch.equal(net.listening(x, speech(5)[2]), x)
 
 
 @pytest.mark.parametrize("hz", [61.0, 110.0, 243.0, 540.0])
@@ -147,6 +190,8 @@ def test_wrong_use_is_refused():
     for call in (stream.flush, lambda: stream.push(codes, hidden)):
         with pytest.raises(ValueError, match="flushed"):
             call()
+    with pytest.raises(ValueError, match="depth_before"):
+        Vocoder(dataclasses.replace(SMALL, depth_before=3))
     with pytest.raises(ValueError, match="shape"):
         Vocoder(SMALL, torch.zeros(1, 2, 3))
 
