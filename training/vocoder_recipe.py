@@ -37,11 +37,11 @@ class VocoderAdversary(Section):
     """A discriminator that hears whether it is speech, and whether it is the voice that was asked for."""
 
     from_step: int = Field(default=0, ge=0)  # it learns from this step on,
-    heard_from: int = Field(default=0, ge=0)  # and the vocoder learns from it
+    heard_from: int = Field(default=150, ge=0)  # and from this one the vocoder learns from it
     width: int = Field(default=24, ge=1)
     frames: int = Field(default=60, ge=10)  # of each crop that it hears, at random
-    generator: float = Field(default=0.05, ge=0)  # weight of being taken for real
-    features: float = Field(default=0.1, ge=0)  # of its layers' likeness on what is heard and what should be
+    generator: float = Field(default=0.1, ge=0)  # weight of being taken for real
+    features: float = Field(default=0.2, ge=0)  # of its layers' likeness on what is heard and what should be
     lr: float = Field(default=5e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.9)
     clip: float = Field(default=10.0, gt=0)  # of the gradient's norm

@@ -102,6 +102,7 @@ def overrides(world, hidden, folder, *more: str) -> list[str]:
         "save_every_minutes=null",
         "optimizer.lr=0.003",
         "ema=0.8",
+        "adversary=null",
         *more,
     ]
 
