@@ -53,7 +53,8 @@ class HiddenOptions:
     """hours: of speech, and the share of it that each source has, as far as it is there.   splits: of the speech set.
     text_guidance, voice_guidances: by the text, and by the voice one of these.   own_share: of the utterances that read
     codes of their own, in up to the share `most_own` of their frames.   alone: of the utterances that the AR says
-    without the recording's frames, guided by `alone_guidance` (text, voice)."""
+    without the recording's frames, guided by `alone_guidance` (text, voice).   exchanged: of these, those that it says
+    after the prompt of another voice, so that the vocoder must hear in its own prompt whose the voice is."""
 
     hours: float = 3.0
     sources: dict[str, float] = field(
@@ -67,6 +68,7 @@ class HiddenOptions:
     own_share: float = 0.4
     most_own: float = 0.6
     alone: float = 0.3
+    exchanged: float = 0.5
     alone_guidance: tuple[float, float] = (2.5, 1.3)
     seed: int = 0
 
@@ -166,6 +168,10 @@ class Overhearing:
         frames = int(batch.n_frames[0]) - n
         if n < _LEAST_PROMPT:
             return None
+        prompt = batch.codes[:, :, :n]
+        if alone and rng.random() < options.exchanged:
+            plan = replace(plan, prompt=planner.plan(planner.of_another(index, rng), rng).prompt)
+            batch = collate([planner.read(replace(plan, prompt_text=False))])
         item = self.speech.items[index]
         wav = self.extractor.read(item).numpy()[: frames * codec.frame_size]
         pitch = track_pitch(wav, codec.sample_rate, 2 * frames)
@@ -182,13 +188,11 @@ class Overhearing:
             mixed, coarse = batch.codes.clone(), len(codes)
             mixed[0, :coarse, n:] = torch.where(own, codes, mixed[0, :coarse, n:])
             codes, hidden = overheard(self.ar, replace(batch, codes=mixed), options, guidance)
-        prompt = batch.codes[0, :, :n].numpy()
         with torch.inference_mode():
-            wav = codec.decode(Codes(batch.codes[:, :, :n], n * codec.frame_size))
+            wav = codec.decode(Codes(prompt, n * codec.frame_size))
             heard = self.mel(wav[:, 0], n)[0].t().half().numpy()
-        return HiddenItem(
-            item, codes.numpy().astype(np.int16), hidden.half().numpy(), pitch, prompt, heard, alone
-        )
+        said = codes.numpy().astype(np.int16), hidden.half().numpy()
+        return HiddenItem(item, *said, pitch, prompt[0].numpy(), heard, alone)
 
     def all(self, progress: Callable[[float], None] | None = None) -> list[HiddenItem]:
         """Utterances until every source has its hours. progress: called with the hours so far."""
@@ -231,6 +235,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hours", type=float, default=HiddenOptions.hours, help="of speech")
     share = f"of the utterances that the AR says alone (default: {HiddenOptions.alone})"
     parser.add_argument("--alone", type=float, default=HiddenOptions.alone, metavar="SHARE", help=share)
+    share = f"of these, those it says after another voice's prompt (default: {HiddenOptions.exchanged})"
+    parser.add_argument(
+        "--exchanged", type=float, default=HiddenOptions.exchanged, metavar="SHARE", help=share
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
@@ -249,7 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"{asked.speech_set} has codes of another codec than {asked.codec}")
         ar = load_ar(SHIPPED_AR if asked.ar == "shipped" else asked.ar, codec_hash=codec_hash)
         extractor = Extractor(codec, open_corpus(asked.corpus, codec.sample_rate))
-        options = HiddenOptions(hours=asked.hours, alone=asked.alone, seed=asked.seed)
+        options = HiddenOptions(
+            hours=asked.hours, alone=asked.alone, exchanged=asked.exchanged, seed=asked.seed
+        )
         found = Overhearing(ar, speech, extractor, options).all(progress)
         with atomic_output(asked.out, asked.force) as file:
             file.write(hidden_set_bytes(found, codec.name, codec_hash, weights_hash(ar)[:16]))

@@ -13,6 +13,7 @@ from myna.codec.myna import MynaCodec, MynaConfig
 from myna.codec.registry import load_codec
 from myna.data.corpus import open_corpus
 from myna.errors import InputError, MynaError, UsageError
+from myna.training import extract_hidden
 from myna.training.extract_hidden import HiddenOptions, Overhearing, overheard, said_alone, track_pitch
 from myna.training.extract_hidden import main as extract_main
 from myna.training.extract_speech import Extractor
@@ -195,6 +196,47 @@ def test_alone_the_ar_goes_on_from_its_own_frames_in_the_rhythm_of_the_recording
     torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(codes, said_alone(ar, batch, HiddenOptions(), seed=3)[0])
     assert not torch.equal(codes, said_alone(ar, batch, HiddenOptions(), seed=4)[0])
+
+
+def test_an_ar_that_speaks_in_anothers_voice_leaves_the_prompt_to_the_vocoder(world, monkeypatch):
+    speech = SpeechSet(world / "speech.safetensors")
+    extractor = Extractor(
+        load_codec(str(world / "codec.safetensors")),
+        open_corpus(world / "corpus", RATE, world / "corpus" / "cache"),
+    )
+    ar = load_ar(world / "ar.safetensors")
+    seen: list[torch.Tensor] = []
+
+    def watched(model, batch, options, seed):
+        seen.append(batch.codes[0, :, : int(batch.n_prompt[0])])
+        return said_alone(model, batch, options, seed)
+
+    monkeypatch.setattr(extract_hidden, "said_alone", watched)
+    options = HiddenOptions(hours=0.0005, sources={"synth": 1.0}, alone=1.0, exchanged=1.0)
+    found = Overhearing(ar, speech, extractor, options).all()
+    assert len(found) == len(seen) >= 2
+
+    def speakers(prompt: torch.Tensor) -> set[str]:
+        """Whose recordings the frames are from, all of them."""
+        frames = set(map(tuple, prompt.T.tolist()))
+        by_speaker: dict[str, set[tuple[int, ...]]] = {}
+        for i, item in enumerate(speech.items):
+            by_speaker.setdefault(item.speaker, set()).update(map(tuple, speech[i].codes.T.tolist()))
+        return {speaker for speaker, known in by_speaker.items() if frames <= known}
+
+    for one, heard in zip(found, seen, strict=True):
+        assert one.alone
+        assert one.item.speaker in speakers(torch.from_numpy(one.prompt.astype(np.int64)))
+        assert speakers(heard) - {one.item.speaker}
+
+
+def test_another_utterance_is_of_another_voice(world):
+    speech = SpeechSet(world / "speech.safetensors")
+    planner, rng = Planner(speech, range(len(speech)), ExampleOptions()), np.random.default_rng(0)
+    others = {speech.items[planner.of_another(0, rng)].speaker for _ in range(40)}
+    assert others == {item.speaker for item in speech.items} - {speech.items[0].speaker}
+    alone = Planner(speech, range(3), ExampleOptions())
+    assert alone.of_another(0, rng) in range(3)
 
 
 def test_the_pitch_of_an_ar_that_speaks_alone_teaches_nothing(world, tmp_path):
