@@ -1,9 +1,15 @@
-"""With `pytest -n` the workers share the processor: each gets its threads before torch counts them."""
+"""With `pytest -n` the workers share the processor: each gets its threads before torch counts them. Nothing
+may hang on how fast the machine is."""
 
 import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No timing assertions: a machine that others keep busy is slow at drawing examples, too.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
