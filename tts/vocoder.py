@@ -34,7 +34,7 @@ from .code_embedding import CodeSumEmbedding
 PITCHES = 160  # that are told apart,
 LOWEST, HIGHEST = 60.0, 550.0  # Hz: the first and the last
 _NEAR = 4  # pitches on either side of the likeliest that it is averaged with
-CONTRAST = 1.3  # of the envelopes that are heard, by the likeness of voices never trained on (docs/log.md)
+CONTRAST = 1.1  # of the envelopes that are heard, by the likeness of voices never trained on (docs/log.md)
 _BROAD = 0.43  # of the bands: the width of the means that an envelope's peaks and valleys are measured from
 _PROMPT_FFT = 1024  # samples of the windows through which a prompt is looked at
 _SILENT = -7.0  # natural logarithm of the magnitude from which envelopes start
