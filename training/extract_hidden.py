@@ -53,7 +53,7 @@ class HiddenOptions:
     """hours: of speech, and the share of it that each source has, as far as it is there.   splits: of the speech set.
     text_guidance, voice_guidances: by the text, and by the voice one of these.   own_share: of the utterances that read
     codes of their own, in up to the share `most_own` of their frames.   alone: of the utterances that the AR says
-    without the recording's frames, guided by `alone_guidance` (text, voice).   exchanged: of these, those that it says
+    without the recording's frames, as the preset "standard" does.   exchanged: of these, those that it says
     after the prompt of another voice, so that the vocoder must hear in its own prompt whose the voice is."""
 
     hours: float = 3.0
@@ -69,7 +69,6 @@ class HiddenOptions:
     most_own: float = 0.6
     alone: float = 0.3
     exchanged: float = 0.5
-    alone_guidance: tuple[float, float] = (2.5, 1.3)
     seed: int = 0
 
 
@@ -124,22 +123,15 @@ def overheard(
     return torch.stack(codes), states[0]
 
 
-def said_alone(ar: ARModel, batch: SpeechBatch, options: HiddenOptions, seed: int) -> tuple[Tensor, Tensor]:
+def said_alone(ar: ARModel, batch: SpeechBatch, seed: int) -> tuple[Tensor, Tensor]:
     """What the AR says of one utterance (a batch of one, its prompt without text) in the rhythm of the recording: codes
     (N, T), and hidden states (T, W). ar: may be what `tts.quantize.prepare` makes of one."""
     n = int(batch.n_prompt[0])
-    text, voice = options.alone_guidance
     said = ARGenerator(
         ar,
         Phones(batch.phones[0]),
         Prompt(batch.codes[0, :, :n]),
-        replace(
-            PRESETS["standard"].sampling,
-            temperature=options.temperature,
-            text_guidance=text,
-            voice_guidance=voice,
-            seed=seed,
-        ),
+        replace(PRESETS["standard"].sampling, seed=seed),
         rhythm=batch.pointer[0, n : int(batch.n_frames[0])].tolist(),
     )
     frames = list(said)
@@ -180,7 +172,7 @@ class Overhearing:
         guidance, seed = float(rng.choice(options.voice_guidances)), int(rng.integers(2**62))
         torch.manual_seed(seed)
         if alone:
-            codes, hidden = said_alone(self.quick, batch, options, seed)
+            codes, hidden = said_alone(self.quick, batch, seed)
         else:
             codes, hidden = overheard(self.ar, batch, options, guidance)
         if not alone and rng.random() < options.own_share:

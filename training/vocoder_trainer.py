@@ -248,7 +248,9 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
             of_real, of_fake = heard.chunk(2)
             asked = critic.compare(of_real, voice), critic.compare(of_fake, voice)
             other = critic.compare(of_real, others)
-        pairs = [speech.split(len(real)), asked, (asked[0], other)]
+        pairs = [speech.split(len(real)), asked]
+        if len(real) > 1:  # a single crop has no other's voice
+            pairs.append((asked[0], other))
         learned = discriminator_loss([r for r, _ in pairs], [f for _, f in pairs], "least_squares")
         self.critic_optimizer.zero_grad()
         learned.backward()

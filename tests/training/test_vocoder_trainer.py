@@ -23,6 +23,7 @@ from myna.training.speech_set import Speech, SpeechItem, SpeechSet, speech_set_b
 from myna.training.train import train
 from myna.training.vocoder_trainer import pitch_losses, without_gaps
 from myna.tts.ar import ARConfig, ARModel
+from myna.tts.batch import SpeechBatch
 from myna.tts.registry import load_ar, load_vocoder, save_model
 from myna.tts.text.phones import Phones
 from myna.tts.vocoder import PITCHES, Sound
@@ -144,12 +145,16 @@ def test_a_hidden_set_holds_what_the_ar_knew(world, hidden):
         assert (one.pitch[20:140] > 100).mean() > 0.9  # vowels
 
 
-def test_what_is_overheard_is_the_ar_after_the_true_frames(world):
+def first_utterance(world) -> SpeechBatch:
+    """Of the speech set, after a prompt without text."""
     speech = SpeechSet(world / "speech.safetensors")
-    ar = load_ar(world / "ar.safetensors")
     options = ExampleOptions(prompt_frames=(75, 80), prompt_text=0, join=0, drop_text=0, drop_voice=0)
     planner = Planner(speech, range(len(speech)), options)
-    batch = collate([planner.read(planner.plan(0, np.random.default_rng(0)))])
+    return collate([planner.read(planner.plan(0, np.random.default_rng(0)))])
+
+
+def test_what_is_overheard_is_the_ar_after_the_true_frames(world):
+    ar, batch = load_ar(world / "ar.safetensors"), first_utterance(world)
     n = int(batch.n_prompt[0])
     cold = HiddenOptions(temperature=1e-6, text_guidance=1.0)
     codes, states = overheard(ar, batch, cold, 1.0)
@@ -182,20 +187,16 @@ def test_an_ar_that_reads_its_own_codes_knows_something_else(world):
 
 
 def test_alone_the_ar_goes_on_from_its_own_frames_in_the_rhythm_of_the_recording(world):
-    speech = SpeechSet(world / "speech.safetensors")
-    ar = load_ar(world / "ar.safetensors")
-    options = ExampleOptions(prompt_frames=(75, 80), prompt_text=0, join=0, drop_text=0, drop_voice=0)
-    planner = Planner(speech, range(len(speech)), options)
-    batch = collate([planner.read(planner.plan(0, np.random.default_rng(0)))])
+    ar, batch = load_ar(world / "ar.safetensors"), first_utterance(world)
     n = int(batch.n_prompt[0])
-    codes, states = said_alone(ar, batch, HiddenOptions(), seed=3)
+    codes, states = said_alone(ar, batch, seed=3)
     assert codes.shape == (N, 80)
     own = batch.codes.clone()
     own[0, :N, n:] = codes
     _, expected = overheard(ar, dataclasses.replace(batch, codes=own), HiddenOptions(), 1.0)
     torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(codes, said_alone(ar, batch, HiddenOptions(), seed=3)[0])
-    assert not torch.equal(codes, said_alone(ar, batch, HiddenOptions(), seed=4)[0])
+    assert torch.equal(codes, said_alone(ar, batch, seed=3)[0])
+    assert not torch.equal(codes, said_alone(ar, batch, seed=4)[0])
 
 
 def test_an_ar_that_speaks_in_anothers_voice_leaves_the_prompt_to_the_vocoder(world, monkeypatch):
@@ -207,9 +208,9 @@ def test_an_ar_that_speaks_in_anothers_voice_leaves_the_prompt_to_the_vocoder(wo
     ar = load_ar(world / "ar.safetensors")
     seen: list[torch.Tensor] = []
 
-    def watched(model, batch, options, seed):
+    def watched(model, batch, seed):
         seen.append(batch.codes[0, :, : int(batch.n_prompt[0])])
-        return said_alone(model, batch, options, seed)
+        return said_alone(model, batch, seed)
 
     monkeypatch.setattr(extract_hidden, "said_alone", watched)
     options = HiddenOptions(hours=0.0005, sources={"synth": 1.0}, alone=1.0, exchanged=1.0)
