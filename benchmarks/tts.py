@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from myna.codec.registry import load_codec
+from myna.layers.harmonic import PITCHES
 from myna.tts.ar import ARConfig, ARModel
 from myna.tts.ar_generate import Frame
 from myna.tts.batch import Prompt
@@ -29,7 +30,7 @@ from myna.tts.speaker import load_models
 from myna.tts.synthesis import Synthesizer
 from myna.tts.text.phonemes import phonemize
 from myna.tts.valle import Valle
-from myna.tts.vocoder import PITCHES, Vocoder
+from myna.tts.vocoder import Vocoder
 from myna.tts.watermark import WatermarkStream
 
 TEXT = "The rain had stopped at last, and over the wet fields the first birds were beginning to sing again."

@@ -30,6 +30,7 @@ from ..codec.registry import load_codec
 from ..data.corpus import open_corpus
 from ..data.files import atomic_output, check_output
 from ..errors import InputError, MissingModelError, MynaError
+from ..layers.harmonic import HIGHEST, LOWEST
 from ..tts.ar import ARModel
 from ..tts.ar_generate import ARGenerator
 from ..tts.batch import Prompt, SpeechBatch
@@ -37,7 +38,7 @@ from ..tts.presets import PRESETS
 from ..tts.quantize import prepare
 from ..tts.registry import SHIPPED_AR, load_ar
 from ..tts.text.phones import Phones
-from ..tts.vocoder import HIGHEST, LOWEST, VocoderConfig, prompt_mel
+from ..tts.vocoder import VocoderConfig, prompt_mel
 from .extract_speech import Extractor
 from .hidden_set import HiddenItem, hidden_set_bytes
 from .lm_data import ExampleOptions, Planner, collate, select

@@ -23,8 +23,9 @@ from ..codec.registry import load_codec
 from ..data.corpus import open_corpus
 from ..discriminators import VoiceMelDiscriminator
 from ..errors import InputError, UsageError
+from ..layers.harmonic import HIGHEST, LOWEST, PITCHES, Sound, pitch_place
 from ..tts.registry import load_vocoder, save_model
-from ..tts.vocoder import HIGHEST, LOWEST, PITCHES, Sound, Vocoder, pitch_place
+from ..tts.vocoder import Vocoder
 from .adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from .distributed import World
 from .extract_speech import Extractor

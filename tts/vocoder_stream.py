@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..layers.harmonic import Sound
 from ..layers.streaming import Stream
-from .vocoder import KnownVoice, Sound, Vocoder
+from .vocoder import KnownVoice, Vocoder
 
 
 class VocoderStream:

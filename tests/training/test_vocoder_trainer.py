@@ -13,6 +13,7 @@ from myna.codec.myna import MynaCodec, MynaConfig
 from myna.codec.registry import load_codec
 from myna.data.corpus import open_corpus
 from myna.errors import InputError, MynaError, UsageError
+from myna.layers.harmonic import PITCHES, Sound
 from myna.training import extract_hidden
 from myna.training.extract_hidden import HiddenOptions, Overhearing, overheard, said_alone, track_pitch
 from myna.training.extract_hidden import main as extract_main
@@ -26,7 +27,6 @@ from myna.tts.ar import ARConfig, ARModel
 from myna.tts.batch import SpeechBatch
 from myna.tts.registry import load_ar, load_vocoder, save_model
 from myna.tts.text.phones import Phones
-from myna.tts.vocoder import PITCHES, Sound
 
 parselmouth = pytest.importorskip("parselmouth")
 

@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 from myna.errors import InputError, MissingModelError
+from myna.layers.harmonic import HIGHEST, LOWEST, PITCHES, Sound, pitch_place
 from myna.tts.registry import load_vocoder, save_model
-from myna.tts.vocoder import HIGHEST, LOWEST, PITCHES, KnownVoice, Sound, Vocoder, VocoderConfig, pitch_place
+from myna.tts.vocoder import KnownVoice, Vocoder, VocoderConfig
 from myna.tts.vocoder_stream import VocoderStream
 
 SMALL = VocoderConfig(
