@@ -4,6 +4,7 @@ from .base import Discriminator, Ensemble, Judgement
 from .ms_stft import MultiScaleSTFTDiscriminator
 from .multi_band_stft import MultiBandSTFTDiscriminator
 from .multi_period import MultiPeriodDiscriminator
+from .multi_resolution import MultiResolutionDiscriminator
 from .voice_mel import VoiceMelDiscriminator
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Judgement",
     "MultiBandSTFTDiscriminator",
     "MultiPeriodDiscriminator",
+    "MultiResolutionDiscriminator",
     "MultiScaleSTFTDiscriminator",
     "VoiceMelDiscriminator",
 ]

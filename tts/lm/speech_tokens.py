@@ -1,0 +1,127 @@
+"""Speech tokens: what is said and how, 25 times a second, without whose voice it is.
+
+    log-mel (100 Hz) -> stride 2 -> ConvNeXt (50 Hz) -> stride 2 -> ConvNeXt (25 Hz) -> 4 numbers -> rounded -> a token
+
+Finite scalar quantisation (Mentzer et al. 2023): each number is bounded and rounded to one of a few levels; the token is
+the place in the grid. The encoder learns with the decoder that reads its tokens beside a speaker vector, so that they
+keep what the vector does not say, and from phones, pitch and loudness where these are known (as the supervised tokens
+of CosyVoice, Du et al. 2024, section 2.1, do from a recogniser).
+
+Shapes: B batch, M mel bands, T frames of 100 Hz, S = T / 4 tokens, D numbers of a token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...layers.conv import Conv1d
+from ...layers.convnext import ConvNeXtBlock, Pointwise
+from ...layers.streaming import Chain
+
+STRIDE = 4  # mel frames in a token
+_MEAN, _SCALE = -5.0, 2.5  # of natural log-mels of speech, about
+
+
+@dataclass(frozen=True)
+class SpeechTokensConfig:
+    """Dimensions; the defaults are `myna-tokens`."""
+
+    name: str = "myna-tokens"
+    mel_bands: int = 80
+    width: int = 224
+    depth_before: int = 2  # blocks at 50 Hz
+    depth: int = 4  # blocks at 25 Hz
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    look_ahead: int = 3  # tokens that the encoder waits for
+
+    @property
+    def codebook_size(self) -> int:
+        return math.prod(self.levels)
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """Numbers to levels, levels to tokens, and back. Levels lie evenly in [-1, 1]."""
+
+    levels: Tensor
+    basis: Tensor
+
+    def __init__(self, levels: tuple[int, ...]):
+        super().__init__()
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        basis = [math.prod(levels[:i]) for i in range(len(levels))]
+        self.register_buffer("basis", torch.tensor(basis), persistent=False)
+
+    def bounded(self, z: Tensor) -> Tensor:
+        """(..., D) any real numbers -> [-1, 1]."""
+        return torch.tanh(z.float())
+
+    def rounded(self, bounded: Tensor) -> Tensor:
+        """The nearest level; its gradient is that of the identity (straight through)."""
+        half = (self.levels - 1) / 2
+        level = torch.round((bounded + 1) * half) / half - 1
+        return bounded + (level - bounded).detach()
+
+    def tokens(self, rounded: Tensor) -> Tensor:
+        """Levels (..., D) -> (...) integers below the codebook size."""
+        half = (self.levels - 1) / 2
+        return (((rounded + 1) * half).round().long() * self.basis).sum(-1)
+
+    def vectors(self, tokens: Tensor) -> Tensor:
+        """(...) -> levels (..., D)."""
+        digits = tokens[..., None] // self.basis % self.levels
+        return digits / ((self.levels - 1) / 2) - 1
+
+    @property
+    def rows(self) -> Tensor:
+        """(V, D) the levels of every token."""
+        return self.vectors(torch.arange(int(self.levels.prod()), device=self.levels.device))
+
+
+class SpeechTokenizer(nn.Module):
+    """Mel spectrograms to tokens."""
+
+    def __init__(self, config: SpeechTokensConfig | None = None):
+        super().__init__()
+        self.config = c = config or SpeechTokensConfig()
+        self.net = Chain(
+            Conv1d(c.mel_bands, c.width, 5, stride=2),
+            *(ConvNeXtBlock(c.width, 3 * c.width, 7) for _ in range(c.depth_before)),
+            Conv1d(c.width, c.width, 4, stride=2),
+            *(ConvNeXtBlock(c.width, 3 * c.width, 5) for _ in range(c.depth)),
+            Pointwise(c.width, len(c.levels)),
+        )
+        self.quantizer = FiniteScalarQuantizer(c.levels)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Natural log-mel (B, M, T), T a multiple of 4 -> bounded numbers (B, S, D), not yet rounded."""
+        ahead = self.config.look_ahead
+        z = self.net(F.pad((mel - _MEAN) / _SCALE, (0, ahead * STRIDE)))
+        return self.quantizer.bounded(z[..., ahead:].transpose(1, 2))
+
+    def tokens(self, mel: Tensor) -> Tensor:
+        """Natural log-mel (B, M, T) -> tokens (B, S)."""
+        return self.quantizer.tokens(self.quantizer.rounded(self(mel)))
+
+
+class TokenProbe(nn.Module):
+    """What training asks of tokens: the phone, the pitch and the loudness of both halves of each, read by a small network.
+    Not part of what ships."""
+
+    def __init__(self, dims: int, n_symbols: int, width: int = 256):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv1d(dims, width, 5, padding=2), nn.GELU(), nn.Conv1d(width, width, 3, padding=1), nn.GELU()
+        )
+        self.out = nn.Linear(width, 2 * (n_symbols + 3))
+        self.n_symbols = n_symbols
+
+    def forward(self, rounded: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels (B, S, D) -> phone logits (B, 2 S, n_symbols) and (B, 2 S, 3): log-pitch, voicing logit, loudness."""
+        x = self.net(rounded.transpose(1, 2)).transpose(1, 2)
+        out = self.out(x).unflatten(-1, (2, -1)).flatten(1, 2)
+        return out[..., : self.n_symbols], out[..., self.n_symbols :]
