@@ -30,7 +30,7 @@ from torch import Tensor
 from ..errors import InputError, OutputError, UsageError
 from .augment import AugmentOptions, augment
 
-FORMAT = 1  # of the cache; a new number decodes again
+FORMAT = 2  # of the cache; a new number decodes again
 AUDIO_SUFFIXES = ("opus", "flac", "wav", "ogg", "mp3")
 
 
@@ -42,7 +42,7 @@ class Item:
     source: str
     split: str
     speaker: str
-    bandwidth: float  # Hz: half the rate of the original recording, there is nothing above
+    bandwidth: float  # Hz, where the spectrum ends: as described, or half the rate of the original recording
     offset: int
     length: int
 
@@ -282,7 +282,9 @@ def _decode_sample(sample: dict[str, Any], sample_rate: int) -> tuple[Item, np.n
             source=str(meta.get("source", "unknown")),
             split=str(meta.get("split", "train")),
             speaker=str(meta.get("speaker", "")),
-            bandwidth=float(meta.get("sample_rate") or rate) / 2,
+            bandwidth=min(
+                float(meta.get("sample_rate") or rate) / 2, float(meta.get("bandwidth") or np.inf)
+            ),
             offset=0,
             length=len(pcm),
         )

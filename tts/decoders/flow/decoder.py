@@ -42,10 +42,10 @@ class FlowConfig:
     token_dims: int = 4
     n_symbols: int = N_SYMBOLS
     text_width: int = 192
-    text_depth: int = 3
+    text_depth: int = 2
     condition: int = 320
-    trunk: DiTConfig = DiTConfig(width=320, depth=7, n_heads=5, hidden=896)
-    head: DiTConfig = DiTConfig(width=320, depth=3, n_heads=5, hidden=896)
+    trunk: DiTConfig = DiTConfig(width=320, depth=6, n_heads=5, hidden=896)
+    head: DiTConfig = DiTConfig(width=320, depth=3, n_heads=5, hidden=512)
     look_ahead: int = 4  # frames beyond a block that its timing and tokens are known for
 
     @property
