@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import InputError, MissingModelError, UsageError
-from .files import input_errors
+from .files import atomic_output, input_errors
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -144,6 +146,43 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)
+
+
+def save_checkpoint(
+    model: nn.Module, config: Any, path: str | Path, family: str, notes: Mapping[str, str] | None = None
+) -> None:
+    """Write a model in the precision it is in, with its config (a dataclass), so that no other file is needed.
+
+    family: what kind of model it is.   notes: further metadata.   Raises OutputError.
+    """
+    described = json.dumps({"family": family, **dataclasses.asdict(config)}, ensure_ascii=False)
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with atomic_output(path, force=True) as file:
+        file.write(save(weights, metadata={**(notes or {}), "config": described}))
+
+
+def load_checkpoint(
+    kind: Callable[[Any], M], config: type, path: str | Path, family: str, device: str | torch.device = "cpu"
+) -> M:
+    """The model of a file that `save_checkpoint` wrote, float32, in evaluation mode.
+
+    kind, config: its class and that of its config.   Raises MissingModelError without the file, InputError when it is
+    damaged or of another family.
+    """
+    file = read_safetensors(path)
+    try:
+        described = json.loads(file.metadata["config"])
+        found = described.pop("family")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        found = None
+    if found != family:
+        raise InputError(f"{path} holds {found or 'no model of myna'}, expected {family}; give another file")
+    try:
+        model = kind(config_from_dict(config, described, path))
+    except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
+        raise InputError(f"{path}: its configuration cannot be built: {error}") from None
+    load_strictly(model, file.weights, path)
+    return place(model, device).float().eval()
 
 
 def place(model: M, device: str | torch.device) -> M:

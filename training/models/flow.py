@@ -1,0 +1,384 @@
+"""Training the flow decoder and its speech tokens together.
+
+    mel of prompt and target -> tokens --------------------------.
+    phones at the pointer, prompt, speaker vector (each hidden in a share of the examples)
+        -> trunk -> mel: L1 + L2 -> head: noisy mel -> clean mel: weighted L2 (flow matching with the data as target)
+
+The loss of flow matching on the velocity is |x1 - y|^2 / (1 - t)^2, which weighs times near 1 a hundred times as much as
+those where words are decided; the weight is capped. Losses leave out the bands above a recording's own.
+
+Shapes: B batch, T frames of 50 Hz, F numbers of a frame, M mel bands, S = T / 2 tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...data.checkpoint import load_checkpoint, save_checkpoint
+from ...errors import UsageError
+from ...layers.dit import block_mask
+from ...tts.decoders.flow.decoder import FlowConfig, FlowDecoder, FlowInputs
+from ...tts.decoders.flow.timing import timing
+from ...tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig, TokenProbe
+from ...tts.text.phones import N_SYMBOLS
+from .. import distributed
+from ..distributed import World
+from ..sets.examples import Batches, ExampleOptions, Planner, Plans
+from ..sets.mel_set import MelSet
+from ..trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
+from .flow_recipe import FlowHeldOut, FlowRecipe
+
+_NEVER = 1_000_000  # the block of what nobody may see
+_HIGHS = 68  # the first mel band above 7.4 kHz
+_PAD = 32  # lengths are multiples of it: fewer shapes, and fast attention
+
+
+def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
+    """Train by a recipe (a path or the name of one that ships), or continue the run in its output folder.
+
+    Raises MynaError with one line for whatever the user can mend.
+    """
+    return run_recipe(FlowTrainer, FlowRecipe, recipe, overrides, quiet)
+
+
+class FlowTraining(nn.Module):
+    """What is trained: the decoder, the tokenizer, and the probe that keeps tokens telling."""
+
+    def __init__(self, decoder: FlowDecoder, tokenizer: SpeechTokenizer):
+        super().__init__()
+        self.decoder, self.tokenizer = decoder, tokenizer
+        self.probe = TokenProbe(len(tokenizer.config.levels), N_SYMBOLS)
+
+    def forward(self, batch: FlowBatch, noise: FlowNoise, with_flow: bool) -> dict[str, Tensor]:
+        """The losses and how well tokens are read, scalars by name."""
+        decoder, b = self.decoder, batch
+        bounded = self.tokenizer(b.mel)
+        levels = self.tokenizer.quantizer.rounded(bounded)
+        read = torch.where(noise.unrounded[:, None, None], bounded, levels)
+        clean = decoder.frames(b.mel)
+        prompt = torch.where(b.prompted[..., None], clean, 0) * b.prompt_bands[:, None]
+        mean, spread = decoder.statistics(prompt, b.prompted)
+        condition = decoder.voice(b.speaker, mean, spread)
+        inputs = FlowInputs(
+            text=decoder.text_encoder(b.phones, b.n_phones),
+            pointer=b.pointer,
+            timing=timing(b.pointer, b.visible),
+            tokens=read,
+            prompt=prompt,
+            prompted=b.prompted,
+            knows_phone=b.knows_phone,
+            knows_token=b.knows_token,
+        )
+        x = decoder.embed(inputs)
+        mask = block_mask(b.blocks, x.dtype)
+        regressed, hidden = decoder.regress(x, condition, mask)
+        weight = (b.target[..., None] * b.bands[:, None]).float()
+        count = weight.sum().clamp(min=1)
+        error = regressed.float() - clean
+        losses = {"mean": ((error.abs() + 0.5 * error.square()) * weight).sum() / count}
+        losses["mean_l2"] = (error.detach().square() * weight).sum() / count
+        if with_flow:
+            t = noise.time[:, None, None]
+            noisy = torch.where(b.prompted[..., None], 0, (1 - t) * noise.sample + t * clean)
+            y = decoder.refine(noisy, noise.time, (regressed, hidden, prompt.to(hidden.dtype)), condition, mask)
+            weights = (0.5 / (1 - t).clamp(min=0.1).square()).clamp(max=noise.weight_cap) * weight
+            losses["flow"] = ((y.float() - clean).square() * weights).sum() / count
+        return losses | self._probed(levels, b)
+
+    def _probed(self, levels: Tensor, b: FlowBatch) -> dict[str, Tensor]:
+        """What the tokens alone tell: the phone, pitch relative to the utterance's, voicing and loudness."""
+        phones, others = self.probe(levels)
+        others = others.float()
+        known = b.symbols >= 0
+        target = torch.where(known, b.symbols, -100)
+        nats = F.cross_entropy(phones.float().transpose(1, 2), target, ignore_index=-100, reduction="sum")
+        right = (phones.argmax(-1) == b.symbols) & known
+        inside = b.inside.float()
+        voiced = (b.pitch > 0) & b.inside
+        log = b.pitch.clamp(min=1).log2()
+        centre = (log * voiced).sum(1) / voiced.sum(1).clamp(min=1)
+        octaves = ((others[..., 0] - (log - centre[:, None])).abs() * voiced).sum() / voiced.sum().clamp(min=1)
+        voicing = F.binary_cross_entropy_with_logits(others[..., 1], voiced.float(), reduction="none")
+        loud = (others[..., 2] - b.loudness).abs()
+        n = known.sum().clamp(min=1)
+        return {
+            "phone": nats / n,
+            "phone_right": right.sum() / n,
+            "pitch": octaves + ((0.3 * voicing + 0.3 * loud) * inside).sum() / inside.sum().clamp(min=1),
+        }
+
+
+@dataclass(frozen=True)
+class FlowBatch:
+    """Examples as frames, the prompt's first.
+
+    mel (B, M, 2 T).   pitch (B, T) Hz, loudness (B, T): of each frame.   phones (B, 3, P), n_phones (B,).
+    pointer, visible, blocks (B, T).   symbols (B, T): the phone's symbol, -1 unknown.   speaker (B, E).
+    prompted, target, inside (B, T) bool: frames of the prompt, the target, either.   knows_phone (B, T),
+    knows_token (B, S) bool.   bands, prompt_bands (B, F): 1 where a loss may look, and what is seen of the prompt.
+    """
+
+    mel: Tensor
+    pitch: Tensor
+    loudness: Tensor
+    phones: Tensor
+    n_phones: Tensor
+    pointer: Tensor
+    visible: Tensor
+    blocks: Tensor
+    symbols: Tensor
+    speaker: Tensor
+    prompted: Tensor
+    target: Tensor
+    inside: Tensor
+    knows_phone: Tensor
+    knows_token: Tensor
+    bands: Tensor
+    prompt_bands: Tensor
+
+
+@dataclass(frozen=True)
+class FlowNoise:
+    """What is drawn for a step: time (B,), sample (B, T, F) normal, unrounded (B,) bool."""
+
+    time: Tensor
+    sample: Tensor
+    unrounded: Tensor
+    weight_cap: float
+
+
+class Reader:
+    """Plans to batches, on the device of the mel set."""
+
+    def __init__(self, speech: MelSet, config: FlowConfig):
+        self.speech, self.config = speech, config
+        device = speech.mel.device
+        self.phone_starts = torch.from_numpy(speech.phone_starts).to(device)
+        self.starts = torch.from_numpy(speech.starts).to(device)
+        self.bandwidth = torch.tensor([item.bandwidth for item in speech.items], device=device)
+        slaney = torch.linspace(0, _slaney(torch.tensor(12_000.0)), config.mel_bands + 2)[1:-1]
+        self.centres = _hertz(slaney).to(device)  # Hz of the bands
+
+    def batch(self, plans: Plans, block: int, offset: int) -> FlowBatch:
+        """block: frames of a block, the first shorter by `offset`, which is even."""
+        s, device = self.speech, self.speech.mel.device
+        p = plans.to(device)
+        lengths = plans.prompt_frames + plans.frames
+        t = -(-int(lengths.max()) // _PAD) * _PAD
+        at = torch.arange(t, device=device)[None]
+        n_prompt, n = p.prompt_frames[:, None], (p.prompt_frames + p.frames)[:, None]
+        own, inside = at < n_prompt, at < n
+        frame = torch.where(own, p.prompt_start[:, None] + at, p.start[:, None] + at - n_prompt)
+        frame = torch.where(inside, frame, 0)
+        bands = s.mel.shape[1]
+        mel = s.mel.view(-1, 2 * bands)[frame].float()
+        mel = torch.where(inside[..., None], mel, -11.5).unflatten(-1, (2, bands)).flatten(1, 2).transpose(1, 2)
+        pointer = torch.where(inside & ~own, s.pointer[frame], -1)
+        phones, n_phones = self._phones(plans, p)
+        symbols = phones[:, 0].gather(1, pointer.clamp(min=0))
+        since = at - n_prompt + offset
+        blocks = torch.where(own, 0, 1 + since.clamp(min=0) // block)
+        ends = n_prompt + (since.clamp(min=0) // block + 1) * block - offset + self.config.look_ahead
+        visible = torch.where(ends >= n, _NEVER, ends)
+        hidden_prompt = own & p.hide_prompt[:, None]
+        blocks = torch.where(inside & ~hidden_prompt, blocks, _NEVER)
+        prompted = own & inside & ~p.hide_prompt[:, None]
+        loudness = mel.unflatten(2, (t, 2)).mean((1, 3)) / 2.5 + 2
+        even = inside[:, ::2]
+        shown = torch.arange(bands, device=device) < _HIGHS
+        return FlowBatch(
+            mel=mel,
+            pitch=s.pitch.view(-1, 2)[frame].float().amax(-1) * inside,
+            loudness=loudness,
+            phones=phones,
+            n_phones=n_phones,
+            pointer=pointer,
+            visible=visible,
+            blocks=blocks,
+            symbols=torch.where(pointer >= 0, symbols, -1),
+            speaker=s.speakers[p.prompt_utterance].float() * ~p.hide_speaker[:, None],
+            prompted=prompted,
+            target=inside & ~own,
+            inside=inside & ~hidden_prompt,
+            knows_phone=(pointer >= 0) & ~p.hide_phones[:, None],
+            knows_token=even & ~p.hide_tokens[:, None] & ~hidden_prompt[:, ::2],
+            bands=(self.centres <= self.bandwidth[p.utterance][:, None]).float().repeat(1, 2),
+            prompt_bands=(shown | ~p.hide_highs[:, None]).float().repeat(1, 2),
+        )
+
+    def _phones(self, plans: Plans, p: Plans) -> tuple[Tensor, Tensor]:
+        """The phones of the targets (B, 3, P), and how many each has (at least 1)."""
+        counts = torch.from_numpy(self.speech.n_phones)[plans.utterance]
+        longest = max(1, int(counts.max()))
+        place = torch.arange(longest, device=self.starts.device)[None]
+        counts = counts.to(self.starts.device)[:, None]
+        row = self.phone_starts[p.utterance][:, None] + torch.where(place < counts, place, 0)
+        row = row.clamp(max=self.speech.phones.shape[1] - 1)
+        phones = self.speech.phones[:, row].transpose(0, 1) * (place < counts)[:, None]
+        return phones, counts[:, 0].clamp(min=1)
+
+
+def _slaney(hz: Tensor) -> Tensor:
+    """Hz above 1000 on Slaney's mel scale."""
+    return 15 + (hz / 1000).log() * (27 / torch.tensor(6.4).log())
+
+
+def _hertz(mel: Tensor) -> Tensor:
+    return torch.where(mel < 15, mel * 200 / 3, 1000 * ((mel - 15) * torch.tensor(6.4).log() / 27).exp())
+
+
+class FlowTrainer(Trainer[FlowRecipe, Plans]):
+    """One run."""
+
+    name = "myna-flow"
+    higher_is_better = ("phone_right",)
+
+    def __init__(self, recipe: FlowRecipe, world: World, quiet: bool = False):
+        super().__init__(recipe, world, quiet)
+        data = recipe.data
+        self.speech = MelSet(data.mel_sets, world.device)
+        chosen = select(self.speech, "train", data.leave_out_worst)
+        self.batches = Batches(
+            Planner(self.speech, chosen, data.examples, data.sources), data.batch_frames, recipe.seed
+        )
+        self.reader = Reader(self.speech, recipe.model)
+        model = FlowTraining(self._decoder(chosen), self._tokenizer()).to(world.device)
+        if not recipe.train_tokens:
+            model.tokenizer.requires_grad_(False)
+        trained = decayed_groups(model, recipe.optimizer.weight_decay, never=("embedding", "table"))
+        optimizer = torch.optim.AdamW(
+            trained, lr=recipe.optimizer.lr, betas=recipe.optimizer.betas, fused=True
+        )
+        self._own(model, optimizer)
+        self._resume()
+        self.wrapped = distributed.wrap(model, world, partly_used=True)
+        self.held_out = self._held_out(data.held_out)
+        voices = len({(i.source, i.speaker) for i in self.speech.items})
+        self._begin(f"{self.speech.hours:.2f} h of {len(chosen)} utterances of {voices} speakers")
+
+    def _decoder(self, chosen: Sequence[int]) -> FlowDecoder:
+        recipe = self.recipe
+        decoder = FlowDecoder(recipe.model)
+        if recipe.init_from is not None:
+            given = load_checkpoint(FlowDecoder, FlowConfig, recipe.init_from, "flow")
+            if given.config != recipe.model:
+                raise UsageError(
+                    f"init_from {recipe.init_from} has other dimensions than the recipe's model; make them equal"
+                )
+            decoder.load_state_dict(given.state_dict())
+            return decoder
+        wide = np.array([i for i in chosen if self.speech.items[i].bandwidth >= 11_000] or chosen)
+        if len(wide) > 2000:
+            wide = np.random.default_rng(0).choice(wide, 2000, replace=False)
+        mean, deviation = self.speech.band_statistics(wide)
+        decoder.mean.copy_(mean)
+        decoder.deviation.copy_(deviation)
+        return decoder
+
+    def _tokenizer(self) -> SpeechTokenizer:
+        recipe = self.recipe
+        if recipe.init_tokens is None:
+            if not recipe.train_tokens:
+                raise UsageError("train_tokens is false, so init_tokens must name a tokenizer")
+            return SpeechTokenizer(recipe.tokens)
+        tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, recipe.init_tokens, "tokens")
+        if tokenizer.config != recipe.tokens:
+            raise UsageError(f"init_tokens {recipe.init_tokens} has other dimensions than tokens; make them equal")
+        return tokenizer
+
+    def _held_out(self, section: FlowHeldOut | None) -> list[Plans]:
+        """Fixed examples of dev, a few a batch: with phones and tokens, then with phones alone."""
+        if section is None:
+            return []
+        options = ExampleOptions(
+            own_prompt=0, hide_voice=0, hide_prompt=0, hide_speaker=0, hide_phones=0, hide_tokens=0, hide_highs=0
+        )
+        plain = [i for i in select(self.speech, "dev", 0.0) if self.speech.items[i].scale == 1]
+        plans = Planner(self.speech, plain, options).draw(np.random.default_rng(0), section.examples)
+        return [plans.rows(range(i, min(i + 16, section.examples))) for i in range(0, section.examples, 16)]
+
+    @property
+    def validation(self) -> FlowHeldOut | None:
+        return self.recipe.data.held_out
+
+    @property
+    def best_by(self) -> str:
+        return "held_out"
+
+    def batch(self, step: int) -> Plans:
+        return self.batches.batch(step, self.world.rank)
+
+    def train_step(self, batch: Plans) -> dict[str, Tensor]:
+        recipe = self.recipe
+        generator = seed_torch(recipe.seed, self.step, self.world.rank)
+        block = recipe.blocks[int(torch.randint(len(recipe.blocks), (), generator=generator))]
+        offset = int(torch.randint(min(block, 100) // 2, (), generator=generator)) * 2
+        self.model.train()
+        read = self.reader.batch(batch, block, offset)
+        noise = self.noise(read, self.step < recipe.unrounded_until)
+        with self.autocast():
+            losses = self.wrapped(read, noise, self.step >= recipe.flow_from)
+        losses["loss"] = self._total(losses)
+        norm = self.descend(losses["loss"])
+        return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm}
+
+    def noise(self, batch: FlowBatch, unrounded: bool) -> FlowNoise:
+        b, t = batch.pointer.shape
+        device = batch.mel.device
+        return FlowNoise(
+            time=torch.sigmoid(torch.randn(b, device=device) - 0.2),
+            sample=torch.randn(b, t, self.recipe.model.frame, device=device),
+            unrounded=(torch.rand(b, device=device) < 0.5) & unrounded,
+            weight_cap=self.recipe.weight_cap,
+        )
+
+    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+        weights = self.recipe.losses
+        parts = [getattr(weights, name) * value for name, value in losses.items() if hasattr(weights, name)]
+        return torch.stack(parts).sum()
+
+    def measure(self) -> dict[str, float]:
+        values: dict[str, list[float]] = {}
+        model = self.model
+        assert isinstance(model, FlowTraining)
+        for number, plans in enumerate(self.held_out):
+            for name, hide in (("", False), ("phones_", True)):
+                seed_torch(self.recipe.seed, number, 0)
+                plans.hide_tokens[:] = hide
+                batch = self.reader.batch(plans, 24, 0)
+                noise = self.noise(batch, unrounded=False)
+                with self.autocast():
+                    losses = model(batch, noise, self.step >= self.recipe.flow_from)
+                for key in ("mean_l2", "flow", *(() if hide else ("phone", "phone_right", "pitch"))):
+                    if key in losses:
+                        values.setdefault(name + key, []).append(float(losses[key]))
+        found = {name: float(np.mean(each)) for name, each in values.items()}
+        names = ("mean_l2", "phones_mean_l2", "flow", "phones_flow")
+        return found | {"held_out": sum(found[name] for name in names if name in found)}
+
+    def export(self, model: nn.Module, path: Path, notes: dict[str, str]) -> None:
+        """The decoder, and beside it NAME.tokens.safetensors."""
+        assert isinstance(model, FlowTraining)
+        save_checkpoint(model.decoder, model.decoder.config, path, "flow", notes)
+        beside = path.with_suffix(".tokens.safetensors")
+        save_checkpoint(model.tokenizer, model.tokenizer.config, beside, "tokens", notes)
+
+
+def select(speech: MelSet, split: str, leave_out_worst: float) -> list[int]:
+    """The utterances of a split, without those of each source that align worst. Raises UsageError without any."""
+    chosen = [i for i, item in enumerate(speech.items) if item.split == split]
+    scores: dict[str, list[float]] = {}
+    for i in chosen:
+        scores.setdefault(speech.items[i].source, []).append(speech.items[i].score)
+    floor = {source: float(np.quantile(s, leave_out_worst)) for source, s in scores.items()}
+    chosen = [i for i in chosen if speech.items[i].score >= floor[speech.items[i].source]]
+    if not chosen:
+        raise UsageError(f"the mel sets have no utterance of the split {split}")
+    return chosen

@@ -1,0 +1,61 @@
+"""Everything that a recipe for the flow decoder can say, with its defaults. `recipes/myna-flow.yaml` is an example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ...tts.decoders.flow.decoder import FlowConfig
+from ...tts.lm.speech_tokens import SpeechTokensConfig
+from ..recipe import Section, strict
+from ..sets.examples import ExampleOptions
+from ..trainer_recipe import OptimizerSection, TrainerRecipe, ValidationSection
+
+
+class FlowHeldOut(ValidationSection):
+    """What the decoder is judged by: fixed examples of the split dev."""
+
+    examples: int = Field(default=64, ge=1)
+
+
+class FlowData(Section):
+    mel_sets: tuple[Path, ...]  # files of `python -m myna.training.sets.extract_mels`
+    sources: dict[str, float] | None = None  # share of the examples; None: by their voices
+    leave_out_worst: float = Field(default=0.05, ge=0, lt=1)  # share of each source's utterances, by alignment
+    batch_frames: int = Field(default=4000, ge=100)  # a step's, on each process
+    examples: strict(ExampleOptions) = ExampleOptions()  # pyright: ignore[reportInvalidTypeForm]
+    held_out: FlowHeldOut | None = FlowHeldOut()  # None: train blindly, keep the last weights only
+
+
+class FlowLosses(Section):
+    """Weights; names as in the logs."""
+
+    mean: float = Field(default=0.5, ge=0)  # L1 + half of L2 of the trunk's mel
+    flow: float = Field(default=1.0, ge=0)  # of the head's
+    phone: float = Field(default=0.2, ge=0)  # nats: the phone, from tokens alone
+    pitch: float = Field(default=0.2, ge=0)  # octaves, voicing and loudness, from tokens alone
+
+
+class FlowRecipe(TrainerRecipe):
+    """A recipe of `myna train` for the flow decoder and its speech tokens."""
+
+    may_change: ClassVar[tuple[str, ...]] = (
+        *TrainerRecipe.may_change,
+        *("data.mel_sets", "data.sources", "data.batch_frames", "losses", "optimizer.lr", "train_tokens"),
+    )
+
+    kind: Literal["flow"] = "flow"
+    model: strict(FlowConfig) = FlowConfig()  # pyright: ignore[reportInvalidTypeForm]
+    tokens: strict(SpeechTokensConfig) = SpeechTokensConfig()  # pyright: ignore[reportInvalidTypeForm]
+    data: FlowData
+    losses: FlowLosses = FlowLosses()
+    # None: new ones; a path: to start from, or to keep as they are where train_tokens is false.
+    init_tokens: str | None = None
+    train_tokens: bool = True
+    flow_from: int = Field(default=0, ge=0)  # the head learns from this step on
+    unrounded_until: int = Field(default=0, ge=0)  # steps in which half of the examples read tokens before rounding
+    blocks: tuple[int, ...] = (12, 16, 24, 32, 48, 100_000)  # frames of a block, drawn for each step
+    weight_cap: float = Field(default=4.0, gt=0)  # of the flow's loss, which weighs 0.5 / (1 - t)^2
+    optimizer: OptimizerSection = OptimizerSection(betas=(0.9, 0.98), weight_decay=0.02)

@@ -1,0 +1,181 @@
+"""Examples for the flow decoder: an utterance to be said, after a prompt of the same voice.
+
+    other utterance of the voice, or this one's beginning      the utterance
+    [...| a cut of 1.5 to 4 s |...]                            [   target   ]
+
+A voice is a speaker at one scale (`mel_set`). What is drawn is a function of the seed and the step. Shapes: B batch,
+T frames of 50 Hz.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import UsageError
+from .mel_set import MelSet
+
+
+@dataclass(frozen=True)
+class ExampleOptions:
+    """How utterances become examples. Shares are of the examples."""
+
+    prompt_frames: tuple[int, int] = (70, 200)  # 1.4 to 4 s
+    own_prompt: float = 0.15  # the prompt is cut from the utterance itself, though others are there
+    max_frames: int = 600  # of a target; longer ones are cut
+    hide_voice: float = 0.1  # neither prompt nor speaker vector, for classifier-free guidance
+    hide_prompt: float = 0.1  # the speaker vector only
+    hide_speaker: float = 0.1  # the prompt only
+    hide_phones: float = 0.15
+    hide_tokens: float = 0.35
+    hide_both: float = 0.1  # of those without phones, tokens are hidden too
+    hide_highs: float = 0.5  # bands above 7.4 kHz of the prompt
+
+    def __post_init__(self) -> None:
+        low, high = self.prompt_frames
+        if not 2 <= low <= high:
+            raise ValueError(f"prompt_frames must rise from at least 2, got {low} to {high}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not 0 <= value <= 1:
+                raise ValueError(f"{field.name} is a share, 0 to 1, got {value}")
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Examples before they are read. All (B,): where the prompt and the target begin in the set, and how many frames
+    they have (all even); the target's utterance, the prompt's, and what is hidden (bool)."""
+
+    prompt_start: Tensor
+    prompt_frames: Tensor
+    start: Tensor
+    frames: Tensor
+    utterance: Tensor
+    prompt_utterance: Tensor
+    hide_prompt: Tensor
+    hide_speaker: Tensor
+    hide_phones: Tensor
+    hide_tokens: Tensor
+    hide_highs: Tensor
+
+    def to(self, device: str | torch.device) -> Plans:
+        return Plans(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+    def rows(self, chosen: Sequence[int] | Tensor) -> Plans:
+        at = torch.as_tensor(chosen)
+        return Plans(*(getattr(self, field.name)[at] for field in fields(self)))
+
+
+class Planner:
+    """Draws examples from the utterances `chosen` of a mel set: a source by weight, a voice of it, an utterance.
+
+    weights: share of the examples that each source gives; None: by its number of voices.
+    Raises UsageError for a source with a weight but without utterances.
+    """
+
+    def __init__(
+        self,
+        speech: MelSet,
+        chosen: Sequence[int],
+        options: ExampleOptions,
+        weights: dict[str, float] | None = None,
+    ):
+        self.speech, self.options = speech, options
+        self._voices: dict[str, list[list[int]]] = {}
+        by_voice: dict[tuple[str, str, float], list[int]] = {}
+        for i in chosen:
+            item = speech.items[i]
+            by_voice.setdefault((item.source, item.speaker, item.scale), []).append(i)
+        for (source, _, _), utterances in by_voice.items():
+            self._voices.setdefault(source, []).append(utterances)
+        if weights is None:
+            weights = {source: len(voices) for source, voices in self._voices.items()}
+        missing = [source for source, weight in weights.items() if weight and source not in self._voices]
+        if missing:
+            raise UsageError(
+                f"data.sources: {missing[0]!r} has a weight but no utterances; the mel sets have "
+                f"{', '.join(sorted(self._voices))}"
+            )
+        self._sources = [source for source, weight in weights.items() if weight]
+        total = sum(weights[source] for source in self._sources)
+        self._odds = [weights[source] / total for source in self._sources]
+        self._n_frames, self._n_phones = speech.n_frames, speech.n_phones
+
+    def draw(self, rng: np.random.Generator, n: int) -> Plans:
+        """n examples."""
+        sources = rng.choice(len(self._sources), size=n, p=self._odds)
+        return _stacked([self._one(self._voices[self._sources[s]], rng) for s in sources])
+
+    def _one(self, voices: list[list[int]], rng: np.random.Generator) -> list[int | bool]:
+        o = self.options
+        utterances = voices[int(rng.integers(len(voices)))]
+        target = utterances[int(rng.integers(len(utterances)))]
+        prompt = target
+        if len(utterances) > 1 and rng.random() >= o.own_prompt:
+            while prompt == target:
+                prompt = utterances[int(rng.integers(len(utterances)))]
+        wanted = int(rng.integers(o.prompt_frames[0], o.prompt_frames[1] + 1)) // 2 * 2
+        start, frames = int(self.speech.starts[target]), int(self._n_frames[target])
+        if prompt == target:  # its beginning, at most half
+            n_prompt = min(wanted, frames // 4 * 2)
+            prompt_start = start
+            start, frames = start + n_prompt, frames - n_prompt
+        else:
+            whole = int(self._n_frames[prompt])
+            n_prompt = min(wanted, whole)
+            prompt_start = int(self.speech.starts[prompt]) + int(rng.integers(0, (whole - n_prompt) // 2 + 1)) * 2
+        if frames > o.max_frames:
+            start += int(rng.integers(0, (frames - o.max_frames) // 2 + 1)) * 2
+            frames = o.max_frames // 2 * 2
+        u = rng.random(4)
+        hide_voice = u[0] < o.hide_voice
+        hide_prompt = hide_voice or o.hide_voice <= u[0] < o.hide_voice + o.hide_prompt
+        hide_speaker = hide_voice or 0 <= u[0] - o.hide_voice - o.hide_prompt < o.hide_speaker
+        hide_phones = bool(self._n_phones[target] == 0 or u[1] < o.hide_phones)
+        hide_tokens = bool(u[2] < (o.hide_both if hide_phones else o.hide_tokens))
+        hide_highs = bool(self.speech.items[prompt].bandwidth < 11_000 or u[3] < o.hide_highs)
+        return [
+            *(prompt_start, n_prompt, start, frames, target, prompt),
+            *(bool(hide_prompt), bool(hide_speaker), hide_phones, hide_tokens, hide_highs),
+        ]
+
+
+class Batches:
+    """Batches of about `batch_frames` frames with padding, examples of like length together; pool: batches that are
+    drawn at a time."""
+
+    def __init__(self, planner: Planner, batch_frames: int, seed: int, pool: int = 16):
+        self.planner, self.batch_frames, self.seed, self.pool = planner, batch_frames, seed, pool
+        self._cache: dict[tuple[int, int], list[Plans]] = {}
+
+    def batch(self, step: int, rank: int = 0) -> Plans:
+        """The batch of a step."""
+        key = (step // self.pool, rank)
+        if key not in self._cache:
+            while len(self._cache) > 1:  # a step of the pool before may still be asked for
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[key] = self._draw(*key)
+        batches = self._cache[key]
+        return batches[step % self.pool % len(batches)]
+
+    def _draw(self, number: int, rank: int) -> list[Plans]:
+        rng = np.random.default_rng([self.seed, rank, number])
+        typical = sum(self.planner.options.prompt_frames) / 2 + 220
+        plans = self.planner.draw(rng, max(1, round(self.pool * self.batch_frames / typical)))
+        lengths = (plans.prompt_frames + plans.frames).numpy()
+        order = np.argsort(lengths, kind="stable")
+        groups: list[list[int]] = [[]]
+        for row in order.tolist():  # rising: the last of a group is its longest
+            if groups[-1] and lengths[row] * (len(groups[-1]) + 1) > self.batch_frames:
+                groups.append([])
+            groups[-1].append(row)
+        return [plans.rows(groups[i]) for i in rng.permutation(len(groups)).tolist()]
+
+
+def _stacked(rows: list[list[int | bool]]) -> Plans:
+    columns = list(zip(*rows, strict=True))
+    return Plans(*(torch.tensor(column) for column in columns))
