@@ -10,6 +10,9 @@ from .recipe import read_key
 from .trainer import TrainingSummary
 
 
+KINDS = ("codec", "ar", "nar", "aligner", "vocoder", "mel-vocoder", "flow", "token-ar")
+
+
 def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
     """Train by a recipe (a path or the name of one that ships), or continue the run in its output folder.
 
@@ -33,4 +36,16 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
         from .vocoder_trainer import train as train_vocoder
 
         return train_vocoder(recipe, overrides, quiet)
-    raise InputError(f"recipe {recipe}: kind must be one of codec, ar, nar, aligner, vocoder, got {kind!r}")
+    if kind == "mel-vocoder":
+        from .models.mel_vocoder import train as train_mel_vocoder
+
+        return train_mel_vocoder(recipe, overrides, quiet)
+    if kind == "flow":
+        from .models.flow import train as train_flow
+
+        return train_flow(recipe, overrides, quiet)
+    if kind == "token-ar":
+        from .models.token_ar import train as train_token_ar
+
+        return train_token_ar(recipe, overrides, quiet)
+    raise InputError(f"recipe {recipe}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
