@@ -10,14 +10,14 @@ import pytest
 import torch
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import MissingModelError
-from myna.evaluation.tts_systems import WatchedValle
-from myna.tts.ar import ARConfig, ARModel
-from myna.tts.batch import Prompt
-from myna.tts.nar import NARConfig, NARModel
-from myna.tts.sampling import SamplingOptions
+from myna.evaluation.tts.systems import WatchedValle
+from myna.tts.decoders.nar import NARConfig, NARModel
+from myna.tts.decoders.vocoder import Vocoder, VocoderConfig
+from myna.tts.lm.ar import ARConfig, ARModel
+from myna.tts.lm.batch import Prompt
+from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.text.phones import Phones
 from myna.tts.valle import Valle
-from myna.tts.vocoder import Vocoder, VocoderConfig
 
 K = 4
 PHONES = Phones.from_ipa("hˈæloʊ wˈɜːld.")
