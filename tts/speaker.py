@@ -17,11 +17,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from .. import __version__
 from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
 from ..errors import MissingModelError
+from ..version import __version__
 from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
 from .finish.tags import synthetic_tags
@@ -33,7 +33,8 @@ from .text.lexicon import Lexicon
 from .text.long_text import Sentence, split_text
 from .text.phonemes import phonemize
 from .valle import Valle
-from .voices.voice import Voice, find_voice
+from .voices.library import find_voice
+from .voices.voice import Voice
 
 LexiconLike = Lexicon | Mapping[str, str] | str | Path
 VoiceLike = Voice | str | Path | BinaryIO | Audio

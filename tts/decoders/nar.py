@@ -33,7 +33,7 @@ from ..lm.batch import Prompt, SpeechBatch
 from ..lm.code_embedding import CodeHead, CodeSumEmbedding, corrupt, nearest_rows
 from ..lm.pointer import phone_ages, phones_at, spoken_in
 from ..lm.text_encoder import TextEncoder, TextEncoderConfig
-from ..text.phones import N_SYMBOLS, Phones
+from ..text.phones import N_SYMBOLS
 
 Choice = Literal["expected", "likeliest", "drawn"]
 
@@ -286,24 +286,6 @@ class NARModel(nn.Module):
         return cast(CodeHead, self.heads[codebook - self.config.n_given])
 
     # ---- generation, chunk by chunk
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        first: Tensor,
-        pointer: Tensor,
-        phones: Phones | Tensor,
-        prompt: Prompt | None = None,
-        options: NAROptions | None = None,
-    ) -> Tensor:
-        """A whole utterance: its first codebooks (N, T), pointer (T,) into its phones -> codes (K, T).
-
-        The same codes as a `NARStream` gives, however it is fed.
-        """
-        from .nar_stream import NARStream
-
-        stream = NARStream(self, phones, prompt, options)
-        return torch.cat([stream.push(first, pointer), stream.flush()], dim=1)
 
     @torch.inference_mode()
     def encode_phones(self, phones: Tensor, prompt: Prompt | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from .nar import NARModel, NAROptions
 
 class NARStream:
     """Fills the codebooks of one utterance. The chunks are cut at the same places however it is fed, so the codes are
-    those of `NARModel.generate`.
+    those of `fill`.
 
     phones: to be said, Phones or their tokens (3, P); the pointer counts from the first of them.
     voice: what `model.init_state(prompt)` gave, read before to spare the time; it stays as it is.
@@ -96,3 +96,17 @@ class NARStream:
         if parts:
             return torch.cat(parts, dim=1)
         return torch.zeros(self.model.config.n_codebooks, 0, dtype=torch.long, device=self._device)
+
+
+@torch.inference_mode()
+def fill(
+    model: NARModel,
+    first: Tensor,
+    pointer: Tensor,
+    phones: Phones | Tensor,
+    prompt: Prompt | None = None,
+    options: NAROptions | None = None,
+) -> Tensor:
+    """A whole utterance: its first codebooks (N, T), pointer (T,) into its phones -> codes (K, T)."""
+    stream = NARStream(model, phones, prompt, options)
+    return torch.cat([stream.push(first, pointer), stream.flush()], dim=1)

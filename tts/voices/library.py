@@ -12,14 +12,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from ...codec import Codec
 from ...codec.checkpoint import weights_hash
+from ...data.audio import Audio
 from ...data.download import cache_dir
 from ...errors import MynaError, OutputError, UsageError
 from .recording import PromptOptions
-from .voice import SUFFIX, Voice, check_name, codec_hash, load_voice, make_voice
+from .voice import SUFFIX, Voice, check_codec, check_name, codec_hash, is_recording, load_voice, make_voice
 
 if TYPE_CHECKING:
     from ..aligner import Aligner
@@ -109,6 +110,32 @@ def shipped_voices() -> dict[str, ShippedVoice]:
     """The package's voices by name."""
     listed = json.loads((SHIPPED / "voices.json").read_text(encoding="utf-8"))
     return {one["name"]: ShippedVoice(path=SHIPPED / one.pop("file"), **one) for one in listed}
+
+
+def find_voice(
+    source: Voice | str | Path | BinaryIO | Audio,
+    codec: Codec,
+    text: str | None = None,
+    consent: str | None = None,
+    aligner: Aligner | None = None,
+    language: str = "en-us",
+) -> Voice:
+    """Whatever stands for a voice: a voice, its file, its name in the library or in the package, or a recording, for
+    which `make_voice` needs `consent`.
+
+    Raises UsageError for a name that is unknown and a recording without consent, InputError for what is no voice or
+    another codec's.
+    """
+    if isinstance(source, Voice):
+        voice = source
+    elif isinstance(source, str | Path) and Path(source).suffix == SUFFIX:
+        voice = load_voice(source)
+    elif isinstance(source, str | Path) and not is_recording(str(source)):
+        voice = known_voice(str(source), codec, aligner)
+    else:
+        voice = make_voice(source, codec, consent, text=text, language=language, aligner=aligner)
+    check_codec(voice, codec)
+    return voice
 
 
 def known_voice(name: str, codec: Codec, aligner: Aligner | None = None) -> Voice:

@@ -194,34 +194,6 @@ def load_voice(path: str | Path) -> Voice:
     return voice
 
 
-def find_voice(
-    source: Voice | str | Path | BinaryIO | Audio,
-    codec: Codec,
-    text: str | None = None,
-    consent: str | None = None,
-    aligner: Aligner | None = None,
-    language: str = "en-us",
-) -> Voice:
-    """Whatever stands for a voice: a voice, its file, its name in the library or in the package, or a recording, for
-    which `make_voice` needs `consent`.
-
-    Raises UsageError for a name that is unknown and a recording without consent, InputError for what is no voice or
-    another codec's.
-    """
-    from .library import known_voice
-
-    if isinstance(source, Voice):
-        voice = source
-    elif isinstance(source, str | Path) and Path(source).suffix == SUFFIX:
-        voice = load_voice(source)
-    elif isinstance(source, str | Path) and not _is_recording(str(source)):
-        voice = known_voice(str(source), codec, aligner)
-    else:
-        voice = make_voice(source, codec, consent, text=text, language=language, aligner=aligner)
-    check_codec(voice, codec)
-    return voice
-
-
 def check_codec(voice: Voice, codec: Codec) -> None:
     """Raises InputError for a voice whose codes are not this codec's."""
     here = codec_hash(codec)
@@ -281,7 +253,7 @@ def _name_of(source: str | Path | BinaryIO | Audio) -> str:
     return cleaned or "voice"
 
 
-def _is_recording(name: str) -> bool:
+def is_recording(name: str) -> bool:
     """Whether a text means a file rather than a name."""
     path = Path(name)
     return (

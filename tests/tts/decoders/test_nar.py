@@ -9,7 +9,7 @@ import torch
 from myna.errors import InputError
 from myna.layers.streaming import tree_map
 from myna.tts.decoders.nar import NARConfig, NARModel, NAROptions, NARResult
-from myna.tts.decoders.nar_stream import NARStream
+from myna.tts.decoders.nar_stream import NARStream, fill
 from myna.tts.lm.batch import Prompt, SpeechBatch
 from myna.tts.lm.pointer import phone_ages
 from myna.tts.lm.quantize import prepare
@@ -126,7 +126,7 @@ def test_pushes_of_any_size_give_the_codes_of_the_whole(model: NARModel, prompt:
     voice = None if prompt == "none" else draw_prompt(text=prompt != "speech")
     t, phones = 40, draw_phones()
     first, pointer = draw_first(model, t), draw_pointer(t)
-    whole = model.generate(first, pointer, phones, voice)
+    whole = fill(model, first, pointer, phones, voice)
     assert whole.shape == (K, t)
     assert torch.equal(whole[: len(first)], first)
     for sizes in ([1] * t, [2, 0, 9, 29], [17, 23]):
@@ -141,7 +141,7 @@ def test_training_and_generation_agree(model: NARModel, text: bool):
     torch.manual_seed(2)
     prompt, t, phones = draw_prompt(text=text), 33, draw_phones()
     pointer = draw_pointer(t)
-    codes = model.generate(draw_first(model, t), pointer, phones, prompt, NAROptions(choice="likeliest"))
+    codes = fill(model, draw_first(model, t), pointer, phones, prompt, NAROptions(choice="likeliest"))
     batch = as_batch(codes, pointer, phones, prompt)
     for g, books in enumerate(model.config.groups):
         assert torch.equal(logits_of(model, batch, g).argmax(-1).T, codes[list(books)])
@@ -158,7 +158,7 @@ def test_the_code_nearest_to_the_expected_vector_is_chosen(model: NARModel):
     torch.manual_seed(21)
     prompt, t, phones = draw_prompt(), 33, draw_phones()
     pointer = draw_pointer(t)
-    codes = model.generate(draw_first(model, t), pointer, phones, prompt)
+    codes = fill(model, draw_first(model, t), pointer, phones, prompt)
     batch = as_batch(codes, pointer, phones, prompt)
     for g, books in enumerate(model.config.groups):
         p = logits_of(model, batch, g).softmax(-1)  # (T, books, V)
@@ -289,7 +289,7 @@ def test_it_learns_a_sentence_and_says_it_again(groups: str):
     results = learn(model.train(), as_batch(codes, pointer, phones, prompt), 120)
     assert results[0].loss > 2
     assert results[-1].loss < 0.1
-    said = model.eval().generate(codes[: model.config.n_given], pointer, phones, prompt)
+    said = fill(model.eval(), codes[: model.config.n_given], pointer, phones, prompt)
     assert torch.equal(said, codes)
 
 
@@ -330,7 +330,7 @@ def test_a_voice_read_once_serves_many_sentences(model: NARModel):
         first, pointer = draw_first(model, t), draw_pointer(t)
         stream = NARStream(model, phones, prompt, voice=voice)
         codes = torch.cat([stream.push(first, pointer), stream.flush()], dim=1)
-        assert torch.equal(codes, model.generate(first, pointer, phones, prompt))
+        assert torch.equal(codes, fill(model, first, pointer, phones, prompt))
     assert all(torch.equal(a, b) for a, b in zip(_tensors(voice), before, strict=True))
 
 
@@ -345,14 +345,14 @@ def test_prepared_for_generation_it_says_the_same(model: NARModel, int8: bool):
     torch.manual_seed(14)
     prompt, t, phones = draw_prompt(), 30, draw_phones()
     first, pointer = draw_first(model, t), draw_pointer(t)
-    codes = model.generate(first, pointer, phones, prompt)
+    codes = fill(model, first, pointer, phones, prompt)
     fast = prepare(model, int8)
     assert isinstance(fast, NARModel)
-    agree = (fast.generate(first, pointer, phones, prompt) == codes).float().mean()
+    agree = (fill(fast, first, pointer, phones, prompt) == codes).float().mean()
     assert agree > 0.8 if int8 else agree == 1
     stream = NARStream(fast, phones, prompt)
     parts = [stream.push(a, b) for a, b in zip(first.split(7, 1), pointer.split(7), strict=True)]
-    whole = fast.generate(first, pointer, phones, prompt)
+    whole = fill(fast, first, pointer, phones, prompt)
     assert torch.equal(torch.cat([*parts, stream.flush()], dim=1), whole)
 
 
@@ -364,8 +364,8 @@ def test_phones_that_a_prompt_does_not_speak_do_not_count(model: NARModel):
     around = Phones(torch.cat([draw_phones(2), prompt.phones.tokens, draw_phones(3)], dim=1))
     longer = Prompt(prompt.codes, around, prompt.pointer + 2)
     first, pointer = draw_first(model, t), draw_pointer(t)
-    same = model.generate(first, pointer, phones, longer)
-    assert torch.equal(same, model.generate(first, pointer, phones, prompt))
+    same = fill(model, first, pointer, phones, longer)
+    assert torch.equal(same, fill(model, first, pointer, phones, prompt))
     with pytest.raises(InputError, match="10 phones"):
         model.init_state(Prompt(prompt.codes, around, prompt.pointer + 6))
 
@@ -376,13 +376,13 @@ def test_seeds_and_guidance(model: NARModel):
     first, pointer = draw_first(model, t), draw_pointer(t)
 
     def say(**options) -> Tensor:
-        return model.generate(first, pointer, phones, prompt, NAROptions(**options))
+        return fill(model, first, pointer, phones, prompt, NAROptions(**options))
 
     assert torch.equal(say(choice="drawn", seed=3), say(choice="drawn", seed=3))
     assert not torch.equal(say(choice="drawn", seed=3), say(choice="drawn", seed=4))
     assert torch.equal(say(choice="drawn", temperature=1e-6), say(choice="likeliest"))
     assert torch.equal(say(temperature=1e-6), say(choice="likeliest"))
-    assert torch.equal(say(voice_guidance=0.0), model.generate(first, pointer, phones))
+    assert torch.equal(say(voice_guidance=0.0), fill(model, first, pointer, phones))
     assert not torch.equal(say(voice_guidance=3.0), say())
     assert not torch.equal(say(chunks=(30,)), say(chunks=(1,)))
 
@@ -436,4 +436,4 @@ def test_mistakes_are_named(model: NARModel):
 
 def test_nothing_to_fill(model: NARModel):
     none = torch.zeros(0, dtype=torch.long)
-    assert model.generate(draw_first(model, 0), none, draw_phones(), draw_prompt()).shape == (K, 0)
+    assert fill(model, draw_first(model, 0), none, draw_phones(), draw_prompt()).shape == (K, 0)

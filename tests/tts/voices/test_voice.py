@@ -18,6 +18,7 @@ from myna.errors import InputError, MissingModelError, UsageError
 from myna.tts.aligner import Alignment
 from myna.tts.text.phonemes import phonemize
 from myna.tts.voices import library as voice_library
+from myna.tts.voices.library import find_voice
 from myna.tts.voices.recording import PromptOptions
 from myna.tts.voices.voice import (
     Voice,
@@ -27,7 +28,6 @@ from myna.tts.voices.voice import (
     checksum,
     codec_hash,
     decode_prompt,
-    find_voice,
     load_voice,
     make_voice,
 )
