@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...layers.mel import mel_filterbank
+
 SAMPLE_RATE = 16_000
 HOP_LENGTH = 160
 N_FFT = 400
@@ -53,26 +55,8 @@ def pad_or_trim(mel: Tensor, length: int = N_FRAMES) -> Tensor:
 
 @lru_cache(maxsize=4)
 def mel_filters(n_mels: int) -> Tensor:
-    """(M, 201): Slaney's triangles, each of unit area (librosa.filters.mel); in float64, since torchaudio's float32
-    ones are 2e-5 of a log-mel away."""
-    edges = _hertz(np.linspace(0.0, _mel(SAMPLE_RATE / 2), n_mels + 2))
-    ramps = edges[:, None] - np.linspace(0.0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
-    width = np.diff(edges)[:, None]
-    triangles = np.maximum(0.0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:]))
-    return torch.from_numpy(triangles * 2.0 / (edges[2:] - edges[:-2])[:, None]).float()
-
-
-# Slaney's scale: linear up to 1 kHz, at 200 / 3 Hz a mel, and logarithmic above, 27 mels for a factor of 6.4.
-_LINEAR, _KNEE, _LOG = 200.0 / 3, 15.0, np.log(6.4) / 27
-
-
-def _mel(hertz: float) -> float:
-    mel = hertz / _LINEAR
-    return mel if mel < _KNEE else _KNEE + np.log(hertz / (_KNEE * _LINEAR)) / _LOG
-
-
-def _hertz(mel: np.ndarray) -> np.ndarray:
-    return np.where(mel < _KNEE, mel * _LINEAR, _KNEE * _LINEAR * np.exp(_LOG * (mel - _KNEE)))
+    """(M, 201): Whisper's bank."""
+    return mel_filterbank(SAMPLE_RATE, N_FFT, n_mels)
 
 
 def _span(wav: Tensor, n_samples: int, start: int, length: int) -> Tensor:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ...data.audio import Audio, AudioReader
+from ...data.filters import butterworth_high_pass, filtered
 from ...data.resample import resample
 from ...errors import InputError
 from ...pretrained import silero as voice_activity
@@ -180,12 +181,8 @@ def _is_clipped(mono: np.ndarray, ceiling: float) -> bool:
 
 
 def _high_pass(wav: np.ndarray, sample_rate: int) -> np.ndarray:
-    from torchaudio.functional import highpass_biquad
-
-    x = torch.from_numpy(np.ascontiguousarray(wav, np.float32))
-    for q in (0.5412, 1.3066):  # a Butterworth filter of the fourth order
-        x = highpass_biquad(x, sample_rate, _HIGH_PASS, q)
-    return x.numpy()
+    high_passed = filtered(wav, butterworth_high_pass(_HIGH_PASS, sample_rate))
+    return np.clip(high_passed, -1.0, 1.0).astype(np.float32)
 
 
 def _speech(wav: np.ndarray, sample_rate: int) -> np.ndarray:

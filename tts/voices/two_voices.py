@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...layers.mel import mel_filterbank
 from ...pretrained.silero import RATE
 
 _MELS, _WIDTH = 40, 256
+_N_FFT, _FRAME = 400, 160  # samples
 _WINDOW, _HOP = 160, 50  # frames
 _SHORTEST = 2 * RATE  # of speech: two windows that do not see nearly the same
 _LEVEL = 10 ** (-30 / 20)  # root mean square that the network was trained at
@@ -31,23 +33,30 @@ _SAME = 0.70
 class SpeakerEncoder(nn.Module):
     """Mel spectrograms (W, T, M) -> embeddings (W, D) of length 1. Names are those of the published weights."""
 
+    stft_window: Tensor
+    bank: Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        from torchaudio.transforms import MelSpectrogram
-
         self.lstm = nn.LSTM(_MELS, _WIDTH, 3, batch_first=True)
         self.linear = nn.Linear(_WIDTH, _WIDTH)
-        self.mel = MelSpectrogram(
-            RATE, 400, 400, 160, n_mels=_MELS, pad_mode="constant", norm="slaney", mel_scale="slaney"
-        )
+        self.register_buffer("stft_window", torch.hann_window(_N_FFT), persistent=False)
+        self.register_buffer("bank", mel_filterbank(RATE, _N_FFT, _MELS), persistent=False)
 
     def forward(self, mels: Tensor) -> Tensor:
         hidden = self.lstm(mels)[1][0][-1]
         return nn.functional.normalize(self.linear(hidden).relu(), dim=1)
 
+    def mel(self, speech: Tensor) -> Tensor:
+        """speech (N,) -> mel power (T, M), 100 frames a second."""
+        spectrum = torch.stft(
+            speech, _N_FFT, _FRAME, window=self.stft_window, pad_mode="constant", return_complex=True
+        )
+        return (self.bank @ spectrum.abs().square()).T
+
     def windows(self, speech: Tensor) -> Tensor:
         """speech (N,) -> embeddings (W, D), one every half second."""
-        mel = self.mel(speech).T
+        mel = self.mel(speech)
         starts = [*range(0, len(mel) - _WINDOW, _HOP), len(mel) - _WINDOW]
         return self(torch.stack([mel[start : start + _WINDOW] for start in starts]))
 
@@ -84,8 +93,7 @@ def load_encoder() -> SpeakerEncoder | None:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
         model = SpeakerEncoder()
-        named = {key: weights[key] for key in model.state_dict() if not key.startswith("mel.")}
-        model.load_state_dict(named, strict=False)
+        model.load_state_dict({key: weights[key] for key in model.state_dict()})
     except (OSError, KeyError, RuntimeError, ValueError, TypeError):
         return None
     return model.eval()

@@ -6,7 +6,6 @@ import pytest
 import torch
 from myna.discriminators import Judgement
 from myna.evaluation.measures.spectral import SpectralLoss, SpectralLossOptions, band_limit, si_sdr
-from myna.layers.mel import mel_filterbank
 from myna.training.models.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 
 RATE = 24000
@@ -81,11 +80,6 @@ def test_drawn_windows_follow_the_generator_and_average_out(pair):
     again = [float(few(*pair, torch.Generator().manual_seed(i))["mel"]) for i in range(30)]
     assert drawn == again
     assert {round(value, 6) for value in drawn} == {round(value, 6) for value in alone}
-
-
-def test_mel_filterbank_is_librosas():
-    expected = librosa.filters.mel(sr=RATE, n_fft=1024, n_mels=80)
-    np.testing.assert_allclose(mel_filterbank(RATE, 1024, 80).numpy(), expected, atol=1e-6)
 
 
 def test_wrong_number_of_mel_bands_is_refused():
