@@ -282,9 +282,7 @@ def _decode_sample(sample: dict[str, Any], sample_rate: int) -> tuple[Item, np.n
             source=str(meta.get("source", "unknown")),
             split=str(meta.get("split", "train")),
             speaker=str(meta.get("speaker", "")),
-            bandwidth=min(
-                float(meta.get("sample_rate") or rate) / 2, float(meta.get("bandwidth") or np.inf)
-            ),
+            bandwidth=min(float(meta.get("sample_rate") or rate) / 2, float(meta.get("bandwidth") or np.inf)),
             offset=0,
             length=len(pcm),
         )

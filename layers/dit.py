@@ -119,7 +119,9 @@ class DiT(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None) -> Tensor:
         """x (B, T, W), condition (B, C) -> (B, T, W).   mask: from `block_mask`."""
         positions = torch.arange(x.shape[1], device=x.device)[None]
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = (
+            torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        )
         turn = self.rotary(positions, dtype)
         modulation = self.modulation(condition).unflatten(-1, (6, -1))
         for block in self._blocks:
@@ -148,7 +150,9 @@ class DiT(nn.Module):
         last = at[:, -1:]
         ring = torch.arange(slots if reach is None else min(reach, slots), device=x.device)
         allowed = (last - (last - ring) % slots >= 0)[:, None, None]  # (B, 1, 1, S)
-        mask = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device).masked_fill_(~allowed, float("-inf"))
+        mask = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device).masked_fill_(
+            ~allowed, float("-inf")
+        )
         turn, slot, tails = self.rotary(at, x.dtype), at % slots, []
         modulation = self.modulation(condition).unflatten(-1, (6, -1))
         for block, tail, cache in zip(self._blocks, state.tails, state.caches, strict=True):
@@ -168,5 +172,5 @@ class DiT(nn.Module):
 def block_mask(blocks: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """blocks (B, T) integers -> (B, 1, T, T) to be added to attention: a frame sees every frame whose block is not after
     its own. Padding gets a block that comes after all."""
-    allowed = (blocks[:, None, :, None] >= blocks[:, None, None, :])
+    allowed = blocks[:, None, :, None] >= blocks[:, None, None, :]
     return torch.zeros(allowed.shape, dtype=dtype, device=blocks.device).masked_fill_(~allowed, float("-inf"))

@@ -24,15 +24,16 @@ from torch import Tensor, nn
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...errors import UsageError
 from ...layers.dit import block_mask
+from ...layers.mel import mel_centres
 from ...tts.decoders.flow.decoder import FlowConfig, FlowDecoder, FlowInputs
 from ...tts.decoders.flow.timing import timing
 from ...tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig, TokenProbe
 from ...tts.text.phones import N_SYMBOLS
-from .. import distributed
-from ..distributed import World
+from ..engine import distributed
+from ..engine.distributed import World
+from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.examples import Batches, ExampleOptions, Planner, Plans
 from ..sets.mel_set import MelSet
-from ..trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from .flow_recipe import FlowHeldOut, FlowRecipe
 
 _NEVER = 1_000_000  # the block of what nobody may see
@@ -87,7 +88,9 @@ class FlowTraining(nn.Module):
         if with_flow:
             t = noise.time[:, None, None]
             noisy = torch.where(b.prompted[..., None], 0, (1 - t) * noise.sample + t * clean)
-            y = decoder.refine(noisy, noise.time, (regressed, hidden, prompt.to(hidden.dtype)), condition, mask)
+            y = decoder.refine(
+                noisy, noise.time, (regressed, hidden, prompt.to(hidden.dtype)), condition, mask
+            )
             weights = (0.5 / (1 - t).clamp(min=0.1).square()).clamp(max=noise.weight_cap) * weight
             losses["flow"] = ((y.float() - clean).square() * weights).sum() / count
         return losses | self._probed(levels, b)
@@ -104,7 +107,9 @@ class FlowTraining(nn.Module):
         voiced = (b.pitch > 0) & b.inside
         log = b.pitch.clamp(min=1).log2()
         centre = (log * voiced).sum(1) / voiced.sum(1).clamp(min=1)
-        octaves = ((others[..., 0] - (log - centre[:, None])).abs() * voiced).sum() / voiced.sum().clamp(min=1)
+        octaves = ((others[..., 0] - (log - centre[:, None])).abs() * voiced).sum() / voiced.sum().clamp(
+            min=1
+        )
         voicing = F.binary_cross_entropy_with_logits(others[..., 1], voiced.float(), reduction="none")
         loud = (others[..., 2] - b.loudness).abs()
         n = known.sum().clamp(min=1)
@@ -163,8 +168,7 @@ class Reader:
         self.phone_starts = torch.from_numpy(speech.phone_starts).to(device)
         self.starts = torch.from_numpy(speech.starts).to(device)
         self.bandwidth = torch.tensor([item.bandwidth for item in speech.items], device=device)
-        slaney = torch.linspace(0, _slaney(torch.tensor(12_000.0)), config.mel_bands + 2)[1:-1]
-        self.centres = _hertz(slaney).to(device)  # Hz of the bands
+        self.centres = mel_centres(24_000, config.mel_bands).to(device)
 
     def batch(self, plans: Plans, block: int, offset: int) -> FlowBatch:
         """block: frames of a block, the first shorter by `offset`, which is even."""
@@ -179,7 +183,9 @@ class Reader:
         frame = torch.where(inside, frame, 0)
         bands = s.mel.shape[1]
         mel = s.mel.view(-1, 2 * bands)[frame].float()
-        mel = torch.where(inside[..., None], mel, -11.5).unflatten(-1, (2, bands)).flatten(1, 2).transpose(1, 2)
+        mel = (
+            torch.where(inside[..., None], mel, -11.5).unflatten(-1, (2, bands)).flatten(1, 2).transpose(1, 2)
+        )
         pointer = torch.where(inside & ~own, s.pointer[frame], -1)
         phones, n_phones = self._phones(plans, p)
         symbols = phones[:, 0].gather(1, pointer.clamp(min=0))
@@ -223,15 +229,6 @@ class Reader:
         row = row.clamp(max=self.speech.phones.shape[1] - 1)
         phones = self.speech.phones[:, row].transpose(0, 1) * (place < counts)[:, None]
         return phones, counts[:, 0].clamp(min=1)
-
-
-def _slaney(hz: Tensor) -> Tensor:
-    """Hz above 1000 on Slaney's mel scale."""
-    return 15 + (hz / 1000).log() * (27 / torch.tensor(6.4).log())
-
-
-def _hertz(mel: Tensor) -> Tensor:
-    return torch.where(mel < 15, mel * 200 / 3, 1000 * ((mel - 15) * torch.tensor(6.4).log() / 27).exp())
 
 
 class FlowTrainer(Trainer[FlowRecipe, Plans]):
@@ -290,7 +287,9 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
             return SpeechTokenizer(recipe.tokens)
         tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, recipe.init_tokens, "tokens")
         if tokenizer.config != recipe.tokens:
-            raise UsageError(f"init_tokens {recipe.init_tokens} has other dimensions than tokens; make them equal")
+            raise UsageError(
+                f"init_tokens {recipe.init_tokens} has other dimensions than tokens; make them equal"
+            )
         return tokenizer
 
     def _held_out(self, section: FlowHeldOut | None) -> list[Plans]:
@@ -298,7 +297,13 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         if section is None:
             return []
         options = ExampleOptions(
-            own_prompt=0, hide_voice=0, hide_prompt=0, hide_speaker=0, hide_phones=0, hide_tokens=0, hide_highs=0
+            own_prompt=0,
+            hide_voice=0,
+            hide_prompt=0,
+            hide_speaker=0,
+            hide_phones=0,
+            hide_tokens=0,
+            hide_highs=0,
         )
         plain = [i for i in select(self.speech, "dev", 0.0) if self.speech.items[i].scale == 1]
         plans = Planner(self.speech, plain, options).draw(np.random.default_rng(0), section.examples)

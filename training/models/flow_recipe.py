@@ -9,9 +9,9 @@ from pydantic import Field
 
 from ...tts.decoders.flow.decoder import FlowConfig
 from ...tts.lm.speech_tokens import SpeechTokensConfig
-from ..recipe import Section, strict
+from ..engine.recipe import Section, strict
+from ..engine.trainer_recipe import OptimizerSection, TrainerRecipe, ValidationSection
 from ..sets.examples import ExampleOptions
-from ..trainer_recipe import OptimizerSection, TrainerRecipe, ValidationSection
 
 
 class FlowHeldOut(ValidationSection):
@@ -23,7 +23,9 @@ class FlowHeldOut(ValidationSection):
 class FlowData(Section):
     mel_sets: tuple[Path, ...]  # files of `python -m myna.training.sets.extract_mels`
     sources: dict[str, float] | None = None  # share of the examples; None: by their voices
-    leave_out_worst: float = Field(default=0.05, ge=0, lt=1)  # share of each source's utterances, by alignment
+    leave_out_worst: float = Field(
+        default=0.05, ge=0, lt=1
+    )  # share of each source's utterances, by alignment
     batch_frames: int = Field(default=4000, ge=100)  # a step's, on each process
     examples: strict(ExampleOptions) = ExampleOptions()  # pyright: ignore[reportInvalidTypeForm]
     held_out: FlowHeldOut | None = FlowHeldOut()  # None: train blindly, keep the last weights only
@@ -55,7 +57,9 @@ class FlowRecipe(TrainerRecipe):
     init_tokens: str | None = None
     train_tokens: bool = True
     flow_from: int = Field(default=0, ge=0)  # the head learns from this step on
-    unrounded_until: int = Field(default=0, ge=0)  # steps in which half of the examples read tokens before rounding
+    unrounded_until: int = Field(
+        default=0, ge=0
+    )  # steps in which half of the examples read tokens before rounding
     blocks: tuple[int, ...] = (12, 16, 24, 32, 48, 100_000)  # frames of a block, drawn for each step
     weight_cap: float = Field(default=4.0, gt=0)  # of the flow's loss, which weighs 0.5 / (1 - t)^2
     optimizer: OptimizerSection = OptimizerSection(betas=(0.9, 0.98), weight_decay=0.02)

@@ -20,14 +20,14 @@ from ...codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...discriminators import MultiResolutionDiscriminator
 from ...errors import UsageError
+from ...evaluation.measures.spectral import SpectralLoss
 from ...layers.harmonic import HIGHEST, LOWEST, PITCHES, Sound, pitch_place
-from .. import distributed
-from ..adversarial import discriminator_loss, feature_matching_loss, generator_loss
-from ..distributed import World
-from ..losses import SpectralLoss
-from ..schedule import set_rate
+from ..engine import distributed
+from ..engine.distributed import World
+from ..engine.schedule import set_rate
+from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.sounds import SoundBatch, Sounds
-from ..trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
+from .adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from .mel_vocoder_recipe import MelVocoderAdversary, MelVocoderHeldOut, MelVocoderRecipe
 
 _RIGHT = 0.03  # a pitch that is nearer than this, relatively, counts as right

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ...codec.mel_vocoder import MelVocoderConfig
-from ..losses import SpectralLossOptions
-from ..recipe import Section, strict
-from ..trainer_recipe import OptimizerSection, TrainerRecipe, ValidationSection
+from ...evaluation.measures.spectral import SpectralLossOptions
+from ..engine.recipe import Section, strict
+from ..engine.trainer_recipe import OptimizerSection, TrainerRecipe, ValidationSection
 
 
 class MelVocoderHeldOut(ValidationSection):
@@ -31,7 +31,9 @@ class MelVocoderData(Section):
     scale: tuple[float, float] = (0.85, 1.18)  # by which a step's voices are moved,
     scaled: float = Field(default=0.4, ge=0, le=1)  # in this share of the steps
     gain_db: tuple[float, float] = (-10.0, 3.0)
-    held_out: MelVocoderHeldOut | None = MelVocoderHeldOut()  # None: train blindly, keep the last weights only
+    held_out: MelVocoderHeldOut | None = (
+        MelVocoderHeldOut()
+    )  # None: train blindly, keep the last weights only
 
 
 class MelVocoderAdversary(Section):
@@ -63,7 +65,15 @@ class MelVocoderRecipe(TrainerRecipe):
 
     may_change: ClassVar[tuple[str, ...]] = (
         *TrainerRecipe.may_change,
-        *("data.corpora", "data.pitches", "data.sources", "data.batch_size", "adversary", "losses", "optimizer.lr"),
+        *(
+            "data.corpora",
+            "data.pitches",
+            "data.sources",
+            "data.batch_size",
+            "adversary",
+            "losses",
+            "optimizer.lr",
+        ),
     )
 
     kind: Literal["mel-vocoder"] = "mel-vocoder"

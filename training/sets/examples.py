@@ -127,7 +127,9 @@ class Planner:
         else:
             whole = int(self._n_frames[prompt])
             n_prompt = min(wanted, whole)
-            prompt_start = int(self.speech.starts[prompt]) + int(rng.integers(0, (whole - n_prompt) // 2 + 1)) * 2
+            prompt_start = (
+                int(self.speech.starts[prompt]) + int(rng.integers(0, (whole - n_prompt) // 2 + 1)) * 2
+            )
         if frames > o.max_frames:
             start += int(rng.integers(0, (frames - o.max_frames) // 2 + 1)) * 2
             frames = o.max_frames // 2 * 2

@@ -26,9 +26,9 @@ from ...data.files import atomic_output
 from ...errors import MynaError
 from ...layers.mel import MelFrames
 from ...pretrained.ge2e import GE2E, RATE, cut, load_ge2e
-from ..speech_set import Aligned, AlignedSet
 from .extract_pitch import PitchSet
 from .mel_set import MelItem, MelUtterance, mel_set_bytes
+from .speech_set import Aligned, AlignedSet
 
 SAMPLE_RATE = 24_000
 FRAME = 480  # samples of a frame of 50 Hz
@@ -85,7 +85,9 @@ def resample(wav: Tensor, factor: float) -> Tensor:
         return wav
     spectrum = torch.fft.rfft(wav)
     bins = out // 2 + 1
-    spectrum = spectrum[:, :bins] if bins <= spectrum.shape[1] else F.pad(spectrum, (0, bins - spectrum.shape[1]))
+    spectrum = (
+        spectrum[:, :bins] if bins <= spectrum.shape[1] else F.pad(spectrum, (0, bins - spectrum.shape[1]))
+    )
     return torch.fft.irfft(spectrum, n=out) * (out / n)
 
 
@@ -127,7 +129,9 @@ class Extractor:
         vectors = self.speakers(torch.cat(windows)).split([len(w) for w in windows])
         return F.normalize(torch.stack([v.mean(0) for v in vectors]), dim=1)
 
-    def _one(self, u: Utterance, mel: np.ndarray, vector: np.ndarray, scale: float, tempo: float) -> MelUtterance:
+    def _one(
+        self, u: Utterance, mel: np.ndarray, vector: np.ndarray, scale: float, tempo: float
+    ) -> MelUtterance:
         n = int((u.last - u.first) / tempo) // 2 * 2
         hops = ((np.arange(2 * n) + 1) * tempo - 1).round().astype(int) + 2 * u.first
         track = self.pitches[u.item.key]
@@ -140,7 +144,14 @@ class Extractor:
             score = u.aligned.item.score
         i = u.item
         item = MelItem(
-            i.key, i.source, i.split, i.speaker, scale, round(tempo, 3), min(i.bandwidth * scale, 12_000.0), score
+            i.key,
+            i.source,
+            i.split,
+            i.speaker,
+            scale,
+            round(tempo, 3),
+            min(i.bandwidth * scale, 12_000.0),
+            score,
         )
         return MelUtterance(item, mel[: 2 * n], pitch, pointer, phones, vector)
 
@@ -151,9 +162,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="file to write (.safetensors)")
     parser.add_argument("--aligned", type=Path, required=True, help="file of training.align_corpus")
     parser.add_argument("--pitch", type=Path, required=True, help="file of training.sets.extract_pitch")
-    parser.add_argument("--scale", action="append", help="scale:tempo, such as 0.9:1; repeat for more; default 1:1")
-    parser.add_argument("--leave-out", action="append", default=[], help="a source, or source/speaker; repeat for more")
-    parser.add_argument("--split", action="append", help="only this split; repeat for more; default train and dev")
+    parser.add_argument(
+        "--scale", action="append", help="scale:tempo, such as 0.9:1; repeat for more; default 1:1"
+    )
+    parser.add_argument(
+        "--leave-out", action="append", default=[], help="a source, or source/speaker; repeat for more"
+    )
+    parser.add_argument(
+        "--split", action="append", help="only this split; repeat for more; default train and dev"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
     options = parser.parse_args(arguments)

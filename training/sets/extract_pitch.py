@@ -1,10 +1,10 @@
 """The pitch of every recording of a corpus, by Praat's tracker (Boersma 1993): made once, read by `training.sets.mel_set`.
 
-    python -m myna.training.sets.extract_pitch CORPUS_FOLDER OUT [--jobs 2]
+python -m myna.training.sets.extract_pitch CORPUS_FOLDER OUT [--jobs 2]
 
-    safetensors: pitch uint16 (T,)  Hz / 0.1 at the end of every hop of 10 ms, 0: unvoiced
-                 starts int64 (U + 1,)
-    metadata:    keys (JSON: a list, one for each recording)
+safetensors: pitch uint16 (T,)  Hz / 0.1 at the end of every hop of 10 ms, 0: unvoiced
+             starts int64 (U + 1,)
+metadata:    keys (JSON: a list, one for each recording)
 """
 
 from __future__ import annotations

@@ -110,7 +110,9 @@ class Sounds:
         else:
             wav = wav[:, _MARGIN : _MARGIN + n]
         hop = starts[:, None] // HOP + ((torch.arange(frames, device=device) + 1) * scale - 1).round().long()
-        track = torch.where(hop * HOP < ends[:, None], self.pitch[hop.clamp(max=len(self.pitch) - 1)], 0) * scale
+        track = (
+            torch.where(hop * HOP < ends[:, None], self.pitch[hop.clamp(max=len(self.pitch) - 1)], 0) * scale
+        )
         peak = wav.abs().amax(1).clamp(min=1e-4)
         wav = wav * torch.minimum(gain, 0.99 / peak)[:, None]
         voiced = track > 0

@@ -17,15 +17,15 @@ S = T / 2 tokens, D numbers of a token, E speaker vector.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....layers.dit import DiT, DiTConfig
+from ...lm.text_encoder import TextEncoder, TextEncoderConfig
 from ...text.phones import N_SYMBOLS
-from ...text_encoder import TextEncoder, TextEncoderConfig
 from .timing import UNKNOWN, Timing
 
 PATCH = 2  # mel frames in a frame
@@ -44,8 +44,8 @@ class FlowConfig:
     text_width: int = 192
     text_depth: int = 2
     condition: int = 320
-    trunk: DiTConfig = DiTConfig(width=320, depth=6, n_heads=5, hidden=896)
-    head: DiTConfig = DiTConfig(width=320, depth=3, n_heads=5, hidden=512)
+    trunk: DiTConfig = field(default_factory=lambda: DiTConfig(depth=6, hidden=896))
+    head: DiTConfig = field(default_factory=lambda: DiTConfig(depth=3, hidden=512))
     look_ahead: int = 4  # frames beyond a block that its timing and tokens are known for
 
     @property
@@ -80,7 +80,9 @@ class Voice(nn.Module):
         super().__init__()
         c = config
         self.map = nn.Sequential(
-            nn.Linear(c.speaker + 2 * c.mel_bands, c.condition), nn.SiLU(), nn.Linear(c.condition, c.condition)
+            nn.Linear(c.speaker + 2 * c.mel_bands, c.condition),
+            nn.SiLU(),
+            nn.Linear(c.condition, c.condition),
         )
 
     def forward(self, speaker: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
@@ -201,7 +203,12 @@ class FlowDecoder(nn.Module):
         return self.out(hidden), hidden
 
     def refine(
-        self, noisy: Tensor, time: Tensor, stage: tuple[Tensor, Tensor, Tensor], condition: Tensor, mask: Tensor | None
+        self,
+        noisy: Tensor,
+        time: Tensor,
+        stage: tuple[Tensor, Tensor, Tensor],
+        condition: Tensor,
+        mask: Tensor | None,
     ) -> Tensor:
         """The head: noisy frames (B, T, F) at time (B,), 0 noise to 1 data -> clean frames (B, T, F).
 
@@ -212,7 +219,9 @@ class FlowDecoder(nn.Module):
 
     def head_embed(self, noisy: Tensor, stage: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         mean, hidden, prompt = stage
-        return self.head_inputs(torch.cat([noisy.to(mean.dtype), mean, hidden, prompt.to(mean.dtype)], dim=-1))
+        return self.head_inputs(
+            torch.cat([noisy.to(mean.dtype), mean, hidden, prompt.to(mean.dtype)], dim=-1)
+        )
 
     def timed(self, condition: Tensor, time: Tensor) -> Tensor:
         """The condition with the time in it (Nichol and Dhariwal 2021: sines and cosines of it)."""
