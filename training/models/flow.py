@@ -32,7 +32,7 @@ from ...tts.text.phones import N_SYMBOLS
 from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
-from ..sets.examples import Batches, ExampleOptions, Planner, Plans
+from ..sets.examples import Batches, ExampleOptions, Planner, Plans, select
 from ..sets.mel_set import MelSet
 from .flow_recipe import FlowHeldOut, FlowRecipe
 
@@ -374,16 +374,3 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         save_checkpoint(model.decoder, model.decoder.config, path, "flow", notes)
         beside = path.with_suffix(".tokens.safetensors")
         save_checkpoint(model.tokenizer, model.tokenizer.config, beside, "tokens", notes)
-
-
-def select(speech: MelSet, split: str, leave_out_worst: float) -> list[int]:
-    """The utterances of a split, without those of each source that align worst. Raises UsageError without any."""
-    chosen = [i for i, item in enumerate(speech.items) if item.split == split]
-    scores: dict[str, list[float]] = {}
-    for i in chosen:
-        scores.setdefault(speech.items[i].source, []).append(speech.items[i].score)
-    floor = {source: float(np.quantile(s, leave_out_worst)) for source, s in scores.items()}
-    chosen = [i for i in chosen if speech.items[i].score >= floor[speech.items[i].source]]
-    if not chosen:
-        raise UsageError(f"the mel sets have no utterance of the split {split}")
-    return chosen

@@ -178,6 +178,19 @@ class Batches:
         return [plans.rows(groups[i]) for i in rng.permutation(len(groups)).tolist()]
 
 
+def select(speech: MelSet, split: str, leave_out_worst: float) -> list[int]:
+    """The utterances of a split, without those of each source that align worst. Raises UsageError without any."""
+    chosen = [i for i, item in enumerate(speech.items) if item.split == split]
+    scores: dict[str, list[float]] = {}
+    for i in chosen:
+        scores.setdefault(speech.items[i].source, []).append(speech.items[i].score)
+    floor = {source: float(np.quantile(s, leave_out_worst)) for source, s in scores.items()}
+    chosen = [i for i in chosen if speech.items[i].score >= floor[speech.items[i].source]]
+    if not chosen:
+        raise UsageError(f"the mel sets have no utterance of the split {split}")
+    return chosen
+
+
 def _stacked(rows: list[list[int | bool]]) -> Plans:
     columns = list(zip(*rows, strict=True))
     return Plans(*(torch.tensor(column) for column in columns))
