@@ -128,24 +128,25 @@ class DiT(nn.Module):
             x = block(x, modulation, turn, mask)
         return self._normed(x, condition)
 
-    def init_state(self, batch: int, like: Tensor) -> DiTState:
-        c = self.config
+    def init_state(self, batch: int, like: Tensor, slots: int | None = None) -> DiTState:
+        """The state before the first frame. slots: of the caches, where fewer than the context will do."""
+        c, slots = self.config, slots or self.config.context
         return DiTState(
             torch.zeros(batch, dtype=torch.long, device=like.device),
             tuple(like.new_zeros(batch, c.width, c.kernel - 1) for _ in self._blocks),
-            tuple(block.attention.init_cache(batch, c.context, like) for block in self._blocks),
+            tuple(block.attention.init_cache(batch, slots, like) for block in self._blocks),
         )
 
     def step(
         self, x: Tensor, condition: Tensor, state: DiTState, reach: int | None = None
     ) -> tuple[Tensor, DiTState]:
-        """A block x (B, T, W), T at most the context -> (B, T, W) and the next state; caches are written in place.
+        """A block x (B, T, W), T at most the slots -> (B, T, W) and the next state; caches are written in place.
 
         reach: an upper bound of every row's position after this step, which spares reading slots that are empty.
         """
-        t, slots = x.shape[1], self.config.context
+        t, slots = x.shape[1], state.caches[0][0].shape[2]
         if t > slots:
-            raise ValueError(f"a block of {t} frames does not fit in the context of {slots}")
+            raise ValueError(f"a block of {t} frames does not fit in a cache of {slots}")
         at = state.position[:, None] + torch.arange(t, device=x.device)
         last = at[:, -1:]
         ring = torch.arange(slots if reach is None else min(reach, slots), device=x.device)
@@ -159,6 +160,16 @@ class DiT(nn.Module):
             x, tail = block.step(x, modulation, turn, tail, cache, slot, mask)
             tails.append(tail)
         return self._normed(x, condition), DiTState(state.position + t, tuple(tails), state.caches)
+
+    def continued(self, state: DiTState, slots: int) -> DiTState:
+        """A copy of a state of one row, which has seen no more frames than its caches hold, with room for `slots`."""
+        n = state.caches[0][0].shape[2]
+
+        def grown(cache: Tensor) -> Tensor:
+            return F.pad(cache, (0, 0, 0, slots - n))
+
+        caches = tuple((grown(keys), grown(values)) for keys, values in state.caches)
+        return DiTState(state.position.clone(), state.tails, caches)
 
     def _normed(self, x: Tensor, condition: Tensor) -> Tensor:
         scale, shift = self.last(condition)[:, None].chunk(2, dim=-1)

@@ -74,6 +74,7 @@ class FlowTraining(nn.Module):
             tokens=read,
             prompt=prompt,
             prompted=b.prompted,
+            target=b.target,
             knows_phone=b.knows_phone,
             knows_token=b.knows_token,
         )

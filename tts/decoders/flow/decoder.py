@@ -60,7 +60,8 @@ class FlowInputs:
 
     text (B, P, C): encoded phones.   pointer (B, T): the phone of each frame, -1: none.   timing: of each frame.
     tokens (B, S, D): levels of speech tokens.   prompt (B, T, F): normalised mel, 0 outside of the prompt.
-    prompted (B, T) bool: frames of the prompt.   knows_phone, knows_token (B, T), (B, S) bool: what is not hidden.
+    prompted, target (B, T) bool: frames of the prompt, of the target.   knows_phone, knows_token (B, T), (B, S) bool: what
+    is not hidden.
     """
 
     text: Tensor
@@ -69,6 +70,7 @@ class FlowInputs:
     tokens: Tensor
     prompt: Tensor
     prompted: Tensor
+    target: Tensor
     knows_phone: Tensor
     knows_token: Tensor
 
@@ -102,10 +104,19 @@ class TokenFrames(nn.Module):
         self.conv = nn.Conv1d(width, width, 2 * self.REACH + 1)
         self.halves = nn.Linear(width, 2 * width)
 
-    def forward(self, tokens: Tensor, known: Tensor, before: Tensor | None = None) -> Tensor:
-        """tokens (B, S, D), known (B, S) bool -> (B, 2 S, width)."""
-        x = self.embedded(tokens, known).transpose(1, 2)
-        return self.spread(F.pad(x, (self.REACH, self.REACH)))
+    def forward(self, tokens: Tensor, known: Tensor, parts: Tensor) -> Tensor:
+        """tokens (B, S, D), known (B, S) bool -> (B, 2 S, width).
+
+        parts (B, S): 0 for the prompt, 1 for the target, neither for padding. Nothing is seen across parts: a prompt is
+        read before there is a target.
+        """
+        x, reach = self.embedded(tokens, known), self.REACH
+        y = x.new_zeros(())
+        for part in (0, 1):
+            inside = (parts == part)[..., None]
+            own = F.pad((x * inside).transpose(1, 2), (reach, reach))
+            y = y + self.spread(own) * inside.repeat_interleave(2, 1)
+        return y
 
     def embedded(self, tokens: Tensor, known: Tensor) -> Tensor:
         """(B, S, width), before the convolution."""
@@ -178,9 +189,10 @@ class FlowDecoder(nn.Module):
     def embed(self, inputs: FlowInputs) -> Tensor:
         """What the trunk reads, (B, T, W)."""
         i = inputs
-        return self.joined(
-            self.phone_frames(i), self.token_frames(i.tokens, i.knows_token), i.prompt, i.prompted
-        )
+        even = slice(None, None, 2)
+        parts = torch.where(i.target[:, even], 1, torch.where(i.prompted[:, even], 0, -1))
+        tokens = self.token_frames(i.tokens, i.knows_token, parts)
+        return self.joined(self.phone_frames(i), tokens, i.prompt, i.prompted)
 
     def joined(self, phones: Tensor, tokens: Tensor, prompt: Tensor, prompted: Tensor) -> Tensor:
         """Phones and tokens of each frame (B, T, C) and the prompt (B, T, F) -> (B, T, W)."""
