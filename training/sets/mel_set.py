@@ -120,6 +120,8 @@ def mel_set_bytes(utterances: Sequence[MelUtterance]) -> bytes:
         "starts": np.cumsum([0, *(len(u.pointer) for u in utterances)]).astype(np.int64),
         "phone_starts": np.cumsum([0, *(u.phones.shape[1] for u in utterances)]).astype(np.int64),
     }
+    # The format writes what lies in memory: transposed arrays would be read as others.
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     return save(
         tensors, metadata={"format": FORMAT, "utterances": json.dumps([names, *rows], ensure_ascii=False)}
     )
