@@ -184,7 +184,7 @@ class ARGenerator:
         numbers = uniforms(options.seed)
         sample = CodeSampler(options, numbers)
         if self._rhythm is None:
-            durations, pointer = _Durations(self._symbols, options, numbers), 0
+            durations, pointer = Durations(self._symbols, options, numbers), 0
         else:
             durations, pointer = _Rhythm(self._rhythm, self.n_phones), self._rhythm[0]
         before, age = self._before, 0
@@ -245,7 +245,7 @@ class ARGenerator:
         return self._state
 
 
-class _Durations:
+class Durations:
     """When the pointer moves, and how far: never over a sound, never later than a phone may last."""
 
     def __init__(self, symbols: list[int], options: SamplingOptions, numbers: Iterator[float]):
