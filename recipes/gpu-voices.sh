@@ -45,7 +45,7 @@ smoke)
   ar "output=$WORK/runs/smoke-ar" "${few[@]}" max_steps=12 data.sources=null data.held_out.examples=16 \
     "data.tokens=$WORK/runs/smoke-flow/best.tokens.safetensors" "${@:2}"
   vocoder "output=$WORK/runs/smoke-vocoder" "${few[@]}" max_steps=12 data.sources=null data.held_out.crops=8 \
-    adversary.from_step=2 adversary.heard_from=4
+    adversary.from_step=2 adversary.heard_from=4 ${VOCODER_EXTRA:-}
   ;;
 train)
   first="$WORK/runs/flow-1" second="$WORK/runs/flow-2"

@@ -63,10 +63,12 @@ class FlowTraining(nn.Module):
         bounded = self.tokenizer(b.mel)
         levels = self.tokenizer.quantizer.rounded(bounded)
         read = torch.where(noise.unrounded[:, None, None], bounded, levels)
+        read = torch.where(noise.wrong[..., None], noise.levels, read)
         clean = decoder.frames(b.mel)
         prompt = torch.where(b.prompted[..., None], clean, 0) * b.prompt_bands[:, None]
         mean, spread = decoder.statistics(prompt, b.prompted)
-        condition = decoder.voice(b.speaker, mean, spread)
+        shown = b.speaker.any(1, keepdim=True)
+        condition = decoder.voice(F.normalize(b.speaker + noise.speaker * shown, dim=1), mean, spread)
         inputs = FlowInputs(
             text=decoder.text_encoder(b.phones, b.n_phones),
             pointer=b.pointer,
@@ -152,11 +154,18 @@ class FlowBatch:
 
 @dataclass(frozen=True)
 class FlowNoise:
-    """What is drawn for a step: time (B,), sample (B, T, F) normal, unrounded (B,) bool."""
+    """What is drawn for a step.
+
+    time (B,), sample (B, T, F) normal: of the flow.   unrounded (B,) bool: examples that read tokens before rounding.
+    wrong (B, S) bool, levels (B, S, D): tokens that are replaced, and by what.   speaker (B, E): added to its vector.
+    """
 
     time: Tensor
     sample: Tensor
     unrounded: Tensor
+    wrong: Tensor
+    levels: Tensor
+    speaker: Tensor
     weight_cap: float
 
 
@@ -248,6 +257,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         )
         self.reader = Reader(self.speech, recipe.model)
         model = FlowTraining(self._decoder(chosen), self._tokenizer()).to(world.device)
+        self.quantizer = model.tokenizer.quantizer
         if not recipe.train_tokens:
             model.tokenizer.requires_grad_(False)
         trained = decayed_groups(model, recipe.optimizer.weight_decay, never=("embedding", "table"))
@@ -335,14 +345,19 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         norm = self.descend(losses["loss"])
         return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm}
 
-    def noise(self, batch: FlowBatch, unrounded: bool) -> FlowNoise:
+    def noise(self, batch: FlowBatch, unrounded: bool, training: bool = True) -> FlowNoise:
         b, t = batch.pointer.shape
-        device = batch.mel.device
+        device, recipe = batch.mel.device, self.recipe
+        rows = self.quantizer.rows
+        token = torch.randint(len(rows), (b, t // 2), device=device)
         return FlowNoise(
             time=torch.sigmoid(torch.randn(b, device=device) - 0.2),
-            sample=torch.randn(b, t, self.recipe.model.frame, device=device),
+            sample=torch.randn(b, t, recipe.model.frame, device=device),
             unrounded=(torch.rand(b, device=device) < 0.5) & unrounded,
-            weight_cap=self.recipe.weight_cap,
+            wrong=torch.rand(b, t // 2, device=device) < recipe.token_noise * training,
+            levels=rows[token],
+            speaker=torch.randn(b, recipe.model.speaker, device=device) * recipe.speaker_noise * training,
+            weight_cap=recipe.weight_cap,
         )
 
     def _total(self, losses: dict[str, Tensor]) -> Tensor:
@@ -359,7 +374,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
                 seed_torch(self.recipe.seed, number, 0)
                 plans.hide_tokens[:] = hide
                 batch = self.reader.batch(plans, 24, 0)
-                noise = self.noise(batch, unrounded=False)
+                noise = self.noise(batch, unrounded=False, training=False)
                 with self.autocast():
                     losses = model(batch, noise, self.step >= self.recipe.flow_from)
                 for key in ("mean_l2", "flow", *(() if hide else ("phone", "phone_right", "pitch"))):

@@ -36,7 +36,7 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
 
 
 @torch.inference_mode()
-def tokens_of(speech: MelSet, tokenizer: SpeechTokenizer, batch: int = 32) -> Tensor:
+def tokens_of(speech: MelSet, tokenizer: SpeechTokenizer, batch: int = 128) -> Tensor:
     """The tokens of every utterance of a set, one after the other, (T / 2,) on the set's device."""
     device = speech.mel.device
     tokens = torch.zeros(int(speech.starts[-1]) // 2, dtype=torch.long, device=device)
