@@ -1,0 +1,122 @@
+"""The flow decoder as a `SpeechDecoder`: latents to mel to sound.
+
+    recording of the voice -> mel, speaker vector, tokens -> FlowVoice (kept)
+    pointer, tokens -> FlowStream -> mel -> MelVocoderStream -> samples
+
+Shapes: S samples of a prompt at 24 kHz, T frames of 50 Hz, M mel bands, E speaker vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....codec.checkpoint import weights_hash
+from ....codec.mel_vocoder import MelVocoder
+from ....codec.mel_vocoder_stream import MelVocoderStream
+from ....data.resample import resample
+from ....errors import MissingModelError
+from ....pretrained.ge2e import GE2E
+from ....pretrained.ge2e import RATE as SPEAKER_RATE
+from ...lm.batch import Prompt
+from ...lm.quantize import prepare
+from ...lm.speech_tokens import STRIDE, SpeechTokenizer
+from ...lm.token_generate import TokenPrompt
+from ...text.phones import Phones
+from ..base import Latents, to_samples
+from .decoder import PATCH, FlowDecoder
+from .stream import FlowOptions, FlowStream, FlowVoice, read_voice
+
+LONGEST_PROMPT = 200  # frames: what was trained
+_NARROW = 8.0  # nats that the bands above 8 kHz lie below those of 3 to 6 kHz in a recording that has none
+
+
+@dataclass(frozen=True, eq=False)
+class ReadVoice:
+    """What the flow path keeps of a prompt: for the decoder, and for its AR."""
+
+    flow: FlowVoice
+    tokens: TokenPrompt
+
+
+class FlowSpeechDecoder:
+    """Flow decoder and mel vocoder."""
+
+    name = "flow"
+
+    def __init__(
+        self,
+        flow: FlowDecoder,
+        vocoder: MelVocoder,
+        tokenizer: SpeechTokenizer,
+        speakers: GE2E,
+        options: FlowOptions | None = None,
+        contrast: float = 1.0,
+    ):
+        self.options = options or FlowOptions()
+        self._originals = (flow, vocoder, tokenizer)
+        self.flow = cast(FlowDecoder, prepare(flow, int8=False))
+        self.vocoder, self.tokenizer, self.speakers, self.contrast = vocoder, tokenizer, speakers, contrast
+        # Tokens a push: the first block and its look-ahead, then a block each.
+        ahead = flow.config.look_ahead
+        first, *others = self.options.blocks
+        self.chunks = ((first + ahead) // PATCH, *(block // PATCH for block in others or [first]))
+
+    @torch.inference_mode()
+    def read_voice(self, prompt: Prompt, wav: Tensor) -> ReadVoice:
+        """wav (S,): the recording."""
+        mel = self.vocoder.mel(wav[None])[0]
+        longest = LONGEST_PROMPT * PATCH
+        mel = mel[:, : min(longest, mel.shape[1]) // STRIDE * STRIDE]
+        at_16k = resample(wav[None].cpu().numpy(), self.vocoder.config.sample_rate, SPEAKER_RATE)[0]
+        speaker = self.speakers.vector(torch.from_numpy(at_16k).to(wav.device))
+        tokens = self.tokenizer.tokens(mel[None])[0]
+        levels = self.tokenizer.quantizer.vectors(tokens)
+        voice = read_voice(self.flow, mel, speaker, levels, self.options, is_narrow(mel))
+        return ReadVoice(voice, TokenPrompt(tokens, speaker))
+
+    def stream(self, phones: Phones, voice: ReadVoice | None, seed: int) -> FlowSound:
+        flow = None if voice is None else voice.flow
+        stream = FlowStream(self.flow, phones.tokens, flow, self.options, seed)
+        return FlowSound(stream, MelVocoderStream(self.vocoder, self.contrast, seed), self.tokenizer)
+
+    def fingerprint(self) -> str:
+        return " ".join(weights_hash(model) for model in self._originals)
+
+
+class FlowSound:
+    """The samples of one utterance."""
+
+    def __init__(self, stream: FlowStream, vocoder: MelVocoderStream, tokenizer: SpeechTokenizer):
+        self.stream, self.vocoder, self.tokenizer = stream, vocoder, tokenizer
+
+    def push(self, latents: Latents) -> np.ndarray:
+        pointer = latents.pointer.flatten()  # two halves a token
+        if pointer.numel() == 0:
+            return np.zeros(0, np.float32)
+        levels = self.tokenizer.quantizer.vectors(latents.codes[0])
+        return to_samples(self.vocoder.push(self.stream.push(pointer, levels)))
+
+    def flush(self) -> np.ndarray:
+        mel = self.stream.flush()
+        return to_samples(torch.cat([self.vocoder.push(mel), self.vocoder.flush()]))
+
+
+def is_narrow(mel: Tensor) -> bool:
+    """Whether a recording (M, T) of 80 bands to 12 kHz has nothing above 8 kHz: it was of 16 kHz or less."""
+    loud = mel[:, mel.mean(0) > mel.mean()]
+    return bool(loud[48:62].mean() - loud[72:].mean() > _NARROW) if loud.shape[1] else False
+
+
+def check_tokens(tokens_hash: str, tokenizer: SpeechTokenizer, name: str) -> None:
+    """Raises MissingModelError, one line, where a model was trained on another tokenizer's tokens."""
+    here = weights_hash(tokenizer)
+    if here[: len(tokens_hash)] != tokens_hash:
+        raise MissingModelError(
+            f"{name} speaks the tokens of {tokens_hash}, but the tokenizer here is {here[:16]}; use the two that were "
+            "trained together"
+        )
