@@ -108,7 +108,7 @@ def _flash_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, ca
     flash_attention_kernel[(divide_up(t, bm), b * h)](
         q, k, v, y if lengths is None else lengths, y, t, d**-0.5, *q.stride()[:3], *k.stride()[:3], H=h,
         EACH=h // k.shape[1], D=d, DP=dp, BM=bm, BN=bn, CAUSAL=causal, LENGTHS=lengths is not None,
-        BLOCKS=divide_up(t, bn) if INTERPRETED else 0, STAGES=2, UP=INTERPRETED, num_warps=8 if bm == 128 else 4,
+        BLOCKS=divide_up(t, bn) if INTERPRETED else 0, STAGES=2, UP=INTERPRETED, num_warps=8 if bm == 128 or (not half and dp == 128) else 4,
     )  # fmt: skip
     return y
 

@@ -49,9 +49,9 @@ def residual_unit_reference(past: Tensor, x: Tensor, w: UnitWeights, dilation: i
 
 
 def supports(x: Tensor, ring: Tensor | None, w: UnitWeights, dilation: int) -> bool:
-    """Whether the fused unit may be used: on a GPU, dense, one dtype, at most 256 channels (128 in float32)."""
+    """Whether the fused unit may be used: on a GPU, dense, one dtype, at most 256 channels (64 in float32)."""
     tensors = [x, w.weight1, w.weight2] if ring is None else [x, w.weight1, w.weight2, ring]
-    widest = WIDEST if x.element_size() == 2 else WIDEST // 2
+    widest = WIDEST if x.element_size() == 2 else WIDEST // 4
     return (
         runs_on(*tensors)
         and all(t.is_contiguous() and t.dtype == x.dtype for t in tensors)

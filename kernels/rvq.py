@@ -1,4 +1,4 @@
-"""Residual vector quantisation of all codebooks in one launch: what is left over stays in registers.
+"""Residual vector quantisation of all codebooks in one launch: what is left over stays in registers. And back.
 
 Euclidean codebooks (EnCodec, Défossez et al. 2022, section 3.2) take the row with the greatest 2 r.e - |e|^2; factorized
 ones (DAC, Kumar et al. 2023, section 3.2) project first and take the unit row with the greatest product. Either way the
@@ -59,6 +59,11 @@ def rvq_encode_reference(x: Tensor, books: PackedCodebooks) -> Tensor:
         codes.append((e @ books.rows[k].t() + books.bias[k]).argmax(-1))
         residual = residual - books.table[k][codes[-1]]
     return torch.stack(codes, dim=-1)
+
+
+def rvq_decode_reference(codes: Tensor, table: Tensor) -> Tensor:
+    """codes (N, k), the first k <= K codebooks, table (K, V, D) -> (N, D)."""
+    return torch.stack([table[k][codes[:, k]] for k in range(codes.shape[1])]).sum(0)
 
 
 def supports(x: Tensor, books: PackedCodebooks) -> bool:
@@ -135,3 +140,36 @@ def _(x, rows, bias, table, project, shift):
 def rvq_encode(x: Tensor, books: PackedCodebooks) -> Tensor:
     """x (N, D) -> codes (N, K), as `rvq_encode_reference`."""
     return _rvq_encode(x, books.rows, books.bias, books.table, books.project, books.shift)
+
+
+@triton.jit
+def rvq_decode_kernel(
+    codes, table, y, K: tl.constexpr, V: tl.constexpr, D: tl.constexpr, DP: tl.constexpr
+):
+    n = tl.program_id(0)
+    d = tl.arange(0, DP)
+    acc = tl.zeros((DP,), tl.float32)
+    for k in tl.static_range(K):
+        code = tl.load(codes + n * K + k)
+        acc += tl.load(table + (k * V + code) * D + d, mask=d < D, other=0.0).to(tl.float32)
+    tl.store(y + n * D + d, acc.to(y.dtype.element_ty), mask=d < D)
+
+
+@torch.library.custom_op("myna::rvq_decode", mutates_args=())
+def _rvq_decode(codes: Tensor, table: Tensor) -> Tensor:
+    n, k = codes.shape
+    _, v, d = table.shape
+    codes = codes.contiguous()
+    y = table.new_empty(n, d)
+    rvq_decode_kernel[(n,)](codes, table, y, K=k, V=v, D=d, DP=power_of_two(d), num_warps=1)
+    return y
+
+
+@_rvq_decode.register_fake
+def _(codes, table):
+    return table.new_empty(codes.shape[0], table.shape[2])
+
+
+def rvq_decode(codes: Tensor, table: Tensor) -> Tensor:
+    """As `rvq_decode_reference`."""
+    return _rvq_decode(codes, table)
