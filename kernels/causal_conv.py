@@ -82,8 +82,8 @@ def supports(x: Tensor, ring: Tensor | None, weight: Tensor, dilation: int = 1) 
 
 @triton.jit
 def convolve(
-    x, ring, w, pre, position, co, n, N, T, part, left,
-    PRE: tl.constexpr, RATE: tl.constexpr, R: tl.constexpr, K: tl.constexpr, D: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
+    x, ring, w, pre, position, co, n, N, T, D, part, left,
+    PRE: tl.constexpr, RATE: tl.constexpr, R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SK: tl.constexpr, STAGES: tl.constexpr, UP: tl.constexpr,
 ):  # fmt: skip
     """Rows n of the convolution, channels co: (BM, BN) in float32. With SK > 1 every SK-th block of the sum,
@@ -190,8 +190,8 @@ def finish(
 
 @triton.jit
 def causal_conv_kernel(
-    x, ring, w, bias, scale, residual, y, z, parts, position, N, T, left,
-    RATE: tl.constexpr, R: tl.constexpr, K: tl.constexpr, D: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
+    x, ring, w, bias, scale, residual, y, z, parts, position, N, T, D, left,
+    RATE: tl.constexpr, R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     ACT: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, BOTH: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr, SK: tl.constexpr, STAGES: tl.constexpr, UP: tl.constexpr,
 ):  # fmt: skip
@@ -199,7 +199,7 @@ def causal_conv_kernel(
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     s = tl.program_id(2)
     acc = convolve(
-        x, ring, w, x, position, co, n, N, T, s, left, False, RATE, R, K, D, C, O, BM, BN, BK, SK, STAGES, UP
+        x, ring, w, x, position, co, n, N, T, D, s, left, False, RATE, R, K, C, O, BM, BN, BK, SK, STAGES, UP
     )
     if SK == 1:
         finish(acc, bias, scale, residual, y, z, co, n, N, O, ACT, BIAS, RESIDUAL, BOTH)
@@ -281,8 +281,8 @@ def launch(
     no = y
     causal_conv_kernel[grid](
         x, no if ring is None else ring, weight, no if bias is None else bias, no if scale is None else scale,
-        no if residual is None else residual, y, z, parts, no if position is None else position, n, t, left,
-        RATE=rate, R=0 if ring is None else ring.shape[1], K=k, D=dilation, C=c, O=o, ACT=activation,
+        no if residual is None else residual, y, z, parts, no if position is None else position, n, t, dilation, left,
+        RATE=rate, R=0 if ring is None else ring.shape[1], K=k, C=c, O=o, ACT=activation,
         BIAS=bias is not None, RESIDUAL=residual is not None, BOTH=both, BM=cut.BM, BN=cut.BN, BK=cut.BK, SK=cut.SK,
         STAGES=cut.STAGES, UP=INTERPRETED, num_warps=cut.num_warps,
     )  # fmt: skip

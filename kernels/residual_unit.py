@@ -69,8 +69,8 @@ def supports(x: Tensor, ring: Tensor | None, w: UnitWeights, dilation: int) -> b
 
 @triton.jit
 def residual_unit_kernel(
-    x, bent, ring, w1, b1, w2, b2, alpha1, alpha2, alpha3, y, z, position, N, T, left,
-    PRE: tl.constexpr, POST: tl.constexpr, RATE: tl.constexpr, R: tl.constexpr, K: tl.constexpr, D: tl.constexpr,
+    x, bent, ring, w1, b1, w2, b2, alpha1, alpha2, alpha3, y, z, position, N, T, D, left,
+    PRE: tl.constexpr, POST: tl.constexpr, RATE: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
     C: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
     UP: tl.constexpr,
 ):  # fmt: skip
@@ -78,7 +78,7 @@ def residual_unit_kernel(
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     c = tl.arange(0, CP)
     acc = convolve(
-        bent, ring, w1, alpha1, position, c, n, N, T, 0, left, PRE, RATE, R, K, D, C, C, CP, BN, BK, 1, STAGES, UP
+        bent, ring, w1, alpha1, position, c, n, N, T, D, 0, left, PRE, RATE, R, K, C, C, CP, BN, BK, 1, STAGES, UP
     )
     acc += tl.load(b1 + c, mask=c < C, other=0.0).to(tl.float32)[:, None]
     h = snake_of(acc, tl.load(alpha2 + c, mask=c < C, other=1.0).to(tl.float32)[:, None])
@@ -118,9 +118,8 @@ def _run(
     no = y
     residual_unit_kernel[(divide_up(n, bn),)](
         x, x if bent is None else bent, no if ring is None else ring, w.weight1, w.bias1, w.weight2, w.bias2,
-        w.alpha1, w.alpha2, no if alpha3 is None else alpha3, y, z, no if position is None else position, n, t, left,
-        PRE=bent is None, POST=alpha3 is not None, RATE=rate, R=0 if ring is None else ring.shape[1], K=k, D=dilation,
-        C=c, CP=cp, BM=min(cp, 64), BN=bn, BK=min(64 if half else 32, cp), STAGES=3, UP=INTERPRETED,
+        w.alpha1, w.alpha2, no if alpha3 is None else alpha3, y, z, no if position is None else position, n, t, dilation,
+        left, PRE=bent is None, POST=alpha3 is not None, RATE=rate, R=0 if ring is None else ring.shape[1], K=k, C=c, CP=cp, BM=min(cp, 64), BN=bn, BK=min(64 if half else 32, cp), STAGES=3, UP=INTERPRETED,
         num_warps=8 if cp * bn >= 8192 else 4,
     )  # fmt: skip
     return y, z
