@@ -19,6 +19,7 @@ from myna.codec.encodec import Encodec
 from myna.codec.myna import MynaCodec, expand
 from myna.codec.myna_fused import FusedMynaDecoder
 from myna.kernels import rvq, sampling
+from myna.kernels.launch import overlapping
 from myna.kernels.linear_rows import linear_rows
 from myna.layers.graph import CapturedStep, StreamGraph
 from myna.layers.streaming import Stream
@@ -80,6 +81,20 @@ def shaken(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval().requires_grad_(False)
 
 
+def agree(
+    step: Callable[..., Tensor], captured: CapturedStep, inputs: tuple[Tensor, ...], state: list[Tensor]
+) -> None:
+    """Raises RuntimeError unless six steps, one by one and captured, give the same from the same state."""
+    saved, results = [t.clone() for t in state], []
+    for run in (step, captured):
+        results.append(torch.stack([run(*inputs).double() for _ in range(6)]))
+        for tensor, before in zip(state, saved, strict=True):
+            tensor.copy_(before)
+    off = float((results[0] - results[1]).norm() / results[0].norm())
+    if not off < 1e-6:
+        raise RuntimeError(f"a captured step differs from the step itself by {off:.1e}")
+
+
 def in_dtype(decoder: Any, dtype: torch.dtype) -> Any:
     """A copy of myna-24k's decoder in `dtype`; its inverse MDCT is always in float32."""
     decoder = deepcopy(decoder).to(dtype)
@@ -127,7 +142,12 @@ def _myna(dtype: torch.dtype, batch: int, target: float | None = None) -> Step:
         fused = FusedMynaDecoder(codec, batch, 1, dtype)
         yield "fused", lambda: fused.step(codes, active)
         captured = CapturedStep(fused.step, (codes, active), fused.state)
+        agree(fused.step, captured, (codes, active), fused.state)
         yield "fused graph", lambda: captured(codes, active)
+        with overlapping():
+            closer = CapturedStep(fused.step, (codes, active), fused.state)
+        agree(fused.step, closer, (codes, active), fused.state)
+        yield "fused graph, overlapping", lambda: closer(codes, active)
 
     def errors(device: str) -> tuple[float, float]:
         codec = model()
@@ -143,7 +163,10 @@ def _myna(dtype: torch.dtype, batch: int, target: float | None = None) -> Step:
         return error(theirs, exact), error(ours, exact)
 
     def launch() -> Any:
-        return FusedMynaDecoder(model(), batch, 1, dtype).step(torch.zeros(batch, 8, 1, dtype=torch.int64))
+        fused, codes = FusedMynaDecoder(model(), batch, 1, dtype), torch.zeros(batch, 8, 1, dtype=torch.int64)
+        fused.step(codes)
+        with overlapping():
+            fused.step(codes)
 
     n = size(model().decoder)
     name = f"decoder step, myna-24k B{batch}"
@@ -292,7 +315,12 @@ def _ar(
         yield "graph", lambda: own(phone, numbers)
         yield "fused", lambda: ar.step(phone, numbers)
         fused = CapturedStep(ar.step, (phone, numbers), ar.state)
+        agree(ar.step, fused, (phone, numbers), ar.state)
         yield "fused graph", lambda: fused(phone, numbers)
+        with overlapping():
+            closer = CapturedStep(ar.step, (phone, numbers), ar.state)
+        agree(ar.step, closer, (phone, numbers), ar.state)
+        yield "fused graph, overlapping", lambda: closer(phone, numbers)
 
     def errors(device: str) -> tuple[float, float]:
         exact, own = deepcopy(model()).double(), deepcopy(model()).to(device, dtype)
@@ -313,9 +341,11 @@ def _ar(
         return error(theirs, truth), error(ours, truth)
 
     def launch() -> Any:
-        return ARStep(model(), batch, dtype, "cpu").step(
-            torch.zeros(batch, width, dtype=dtype), torch.zeros(batch, 2)
-        )
+        ar = ARStep(model(), batch, dtype, "cpu")
+        phone, numbers = torch.zeros(batch, width, dtype=dtype), torch.zeros(batch, 2)
+        ar.step(phone, numbers)
+        with overlapping():
+            ar.step(phone, numbers)
 
     n = size(model()) + 1024 * width
     past = 2 * depth * g * (width // h) * 1000 * batch

@@ -21,6 +21,7 @@ import multiprocessing
 import os
 import statistics
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -50,15 +51,31 @@ DTYPES = {"fp32": F32, "bf16": BF16}
 
 
 class Record:
-    """The results, written to a file whenever something is added."""
+    """The results, written to a file whenever something is added.
 
-    def __init__(self, path: Path | None, limit: float):
-        self.path, self.limit, self.start = path, limit, time.perf_counter()
-        self.data: dict[str, Any] = {"compiled": [], "checked": [], "steps": [], "kernels": [], "failed": []}
+    A kernel that reads where it must not leaves CUDA unusable in its process: then the program starts itself anew, with
+    what it has found so far, and leaves out what it has tried.
+    """
+
+    def __init__(self, path: Path | None, limit: float, resume: Path | None = None):
+        self.path, self.limit, self.start = path, limit, time.time()
+        kinds = "compiled", "checked", "steps", "kernels", "failed", "tried"
+        self.data: dict[str, Any] = {kind: [] for kind in kinds}
+        if resume:
+            self.data = json.loads(resume.read_text())
+            self.start = self.data["start"]
+        self.data["start"] = self.start
 
     @property
     def left(self) -> float:
-        return self.limit - (time.perf_counter() - self.start)
+        return self.limit - (time.time() - self.start)
+
+    def first(self, what: str) -> bool:
+        """Whether this has not been tried; from now on it has."""
+        if what in self.data["tried"]:
+            return False
+        self.data["tried"].append(what)
+        return True
 
     def write(self) -> None:
         if self.path:
@@ -82,6 +99,24 @@ class Record:
             yield
         except Exception as problem:
             self.fail(what, problem)
+            if "CUDA" in str(problem) and not usable():
+                self.start_anew()
+
+    def start_anew(self) -> None:
+        path = (self.path or Path(tempfile.gettempdir()) / "kernels.json").with_suffix(".resume")
+        path.write_text(json.dumps(self.data))
+        print("CUDA cannot be used any more in this process: starting anew", flush=True)
+        own = [a for a in sys.argv if not a.startswith("--resume")]
+        os.execv(sys.executable, [sys.executable, *own, f"--resume={path}"])
+
+
+def usable() -> bool:
+    """Whether CUDA still answers."""
+    try:
+        torch.cuda.synchronize()
+        return float(torch.ones(2, device="cuda").sum()) == 2
+    except Exception:
+        return False
 
 
 # ---- compiled without a GPU
@@ -229,8 +264,15 @@ def captured(call: Callable[[], Any], times: int = 10) -> Callable[[], Any]:
     return graph.replay
 
 
-def count(call: Callable[[], Any]) -> int | None:
-    """Kernels that a call starts."""
+_SLOW_COUNT = 0.4  # seconds that counting may take where it is not asked for whole steps
+_counted: list[float] = []
+
+
+def count(call: Callable[[], Any], whole: bool = False) -> int | None:
+    """Kernels that a call starts, as the profiler sees them."""
+    if not whole and _counted and _counted[-1] > _SLOW_COUNT:
+        return None
+    begun = time.perf_counter()
     try:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             call()
@@ -238,6 +280,8 @@ def count(call: Callable[[], Any]) -> int | None:
         return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
     except Exception:
         return None
+    finally:
+        _counted.append(time.perf_counter() - begun)
 
 
 def ceilings() -> tuple[float, float]:
@@ -283,14 +327,17 @@ def time_step(step: Step, rates: tuple[float, float], record: Record) -> dict[st
         "name": step.name, "precision": step.precision, "us": times, "launches": counts, "roofline_us": floor,
         "target_us": step.target_us,
     }  # fmt: skip
+    record.add("steps", entry)  # before it is full: a variant may end this process
     with record.guarded(f"{step.name} {step.precision}"):
         for label, call in step.build("cuda"):
             with record.guarded(f"{label}: {step.name} {step.precision}"):
                 times[label] = microseconds(call)
                 if "graph" not in label:
-                    counts[label] = count(call)
+                    counts[label] = count(call, whole=True)
+                record.write()
     best = min((us for label, us in times.items() if label.startswith("fused")), default=float("nan"))
     entry["share"] = floor / best
+    record.write()
     return entry
 
 
@@ -321,6 +368,8 @@ def on_gpu(record: Record, only: str) -> None:
     whole = [step for step in steps() if only in step.name]
     print("\nerrors against float64, PyTorch's and ours", flush=True)
     for case in chosen:
+        if not record.first(f"check {case.name} {case.precision}"):
+            continue
         with record.guarded(f"check {case.name} {case.precision}"), _mode(case):
             entry = check(case, "cuda")
             record.add("checked", entry)
@@ -330,6 +379,8 @@ def on_gpu(record: Record, only: str) -> None:
                 flush=True,
             )
     for step in whole:
+        if record.left < 20 or not record.first(f"check {step.name} {step.precision}"):
+            continue
         with record.guarded(f"check {step.name} {step.precision}"), torch.inference_mode():
             theirs, ours = step.errors("cuda")
             good = ours <= max(2 * theirs, 1e-6)
@@ -343,15 +394,14 @@ def on_gpu(record: Record, only: str) -> None:
     record.data["copy_bytes_per_s"], record.data["bf16_flops"] = rates
     print(f"\ncopy {rates[0] / 1e12:.2f} TB/s, bf16 product {rates[1] / 1e12:.0f} TFLOP/s; microseconds\n", flush=True)
     for step in whole:
-        if record.left < 5:
-            break
+        if record.left < 5 or not record.first(f"time {step.name} {step.precision}"):
+            continue
         with record.guarded(f"time {step.name}"), torch.inference_mode():
             entry = time_step(step, rates, record)
-            record.add("steps", entry)
             print(line(entry), f"launches {entry['launches']}", flush=True)
     for case in chosen:
-        if record.left < 4:
-            break
+        if record.left < 4 or not record.first(f"time {case.name} {case.precision}"):
+            continue
         with record.guarded(f"time {case.name}"), _mode(case):
             entry = time_case(case, rates, record)
             record.add("kernels", entry)
@@ -362,7 +412,7 @@ def on_gpu(record: Record, only: str) -> None:
         if record.left < slowest + 4:
             print("no time left for more of torch.compile", flush=True)
             break
-        if "gradient" in case.name:
+        if "gradient" in case.name or not record.first(f"compile {case.name} {case.precision}"):
             continue
         begun = time.perf_counter()
         with _mode(case):
@@ -384,18 +434,20 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases and steps whose name has this in it")
     parser.add_argument("--limit-s", type=float, default=95.0, help="seconds for all of it, on a GPU")
     parser.add_argument("--workers", type=int, default=max(1, min(14, (os.cpu_count() or 2) - 1)))
+    parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not aot.available():
         sys.exit("kernels are compiled by triton, which is not installed (or TRITON_INTERPRET is set): unset it")
-    record = Record(args.json, args.limit_s)
+    record = Record(args.json, args.limit_s, args.resume)
     if args.compile_only:
         compile_all(record, args.targets or ["sm_90", "sm_80"], args.only, None, args.workers)
         if args.json:
             args.json.write_text(json.dumps(record.data["compiled"], indent=1))
         bad = [e for e in record.data["compiled"] if "error" in e]
         sys.exit(f"{len(bad)} kernels do not compile" if bad or record.data["failed"] else 0)
-    with record.guarded("compiling ahead"):  # before CUDA starts: processes are forked
-        compile_all(record, args.targets or ["sm_90"], args.only, 0.45 * args.limit_s, args.workers)
+    if not args.resume:  # before CUDA starts: processes are forked
+        with record.guarded("compiling ahead"):
+            compile_all(record, args.targets or ["sm_90"], args.only, 0.45 * args.limit_s, args.workers)
     if not torch.cuda.is_available():
         sys.exit("there is no GPU here; --compile-only needs none")
     on_gpu(record, args.only)

@@ -41,6 +41,7 @@ class Launch:
     aligned: tuple[int, ...]
     num_warps: int
     num_stages: int
+    overlapping: bool = False
 
     @property
     def name(self) -> str:
@@ -92,6 +93,7 @@ def recorded() -> Iterator[list[Launch]]:
 def _launch(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Launch:
     """Specialised as Triton does at a launch: a 1 is a constant, multiples of 16 are known to be."""
     warps, stages = options.pop("num_warps", 4), options.pop("num_stages", 3)
+    overlapping = options.pop("launch_pdl", False)
     given = dict(zip(kernel.arg_names, args, strict=False)) | options
     signature, constants, aligned = {}, {}, []
     for index, name in enumerate(kernel.arg_names):
@@ -107,7 +109,7 @@ def _launch(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Laun
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
             if value % 16 == 0:
                 aligned.append(index)
-    return Launch(kernel, signature, constants, tuple(aligned), warps, stages)
+    return Launch(kernel, signature, constants, tuple(aligned), warps, stages, overlapping)
 
 
 def report(launch: Launch, target: str) -> Report:
@@ -116,11 +118,19 @@ def report(launch: Launch, target: str) -> Report:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    attributes = {(index,): [["tt.divisibility", 16]] for index in launch.aligned}
+    # In the form that a launch gives them, so that what is compiled here is found in the cache there.
+    known = [["tt.divisibility", 16]]
+    attributes = {
+        (index,): known if index in launch.aligned else []
+        for index, kind in enumerate(launch.signature.values())
+        if kind not in ("constexpr", "fp32")
+    }
     source = ASTSource(
         fn=launch.kernel, signature=launch.signature, constexprs=launch.constants, attrs=attributes
     )
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    if launch.overlapping:
+        options["launch_pdl"] = True
     made: Any = triton.compile(source, target=GPUTarget("cuda", TARGETS[target], 32), options=options)
     tool = str(Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

@@ -26,7 +26,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .launch import INTERPRETED, divide_up, power_of_two, runs_on, snake_of, tl, triton
+from .launch import (
+    INTERPRETED,
+    divide_up,
+    let_next_start,
+    overlap,
+    power_of_two,
+    runs_on,
+    snake_of,
+    tl,
+    triton,
+    wait_for_last,
+)
 
 Activation = Literal["none", "snake", "elu", "expand"]
 _ACTIVATIONS: dict[str, int] = {"none": 0, "snake": 1, "elu": 2, "expand": 3}
@@ -103,7 +114,8 @@ def convolve(
         ck = (i % NK) * BK + tl.arange(0, BK)
         wmask = (co < O)[:, None]
         if (K * NK) % SK:
-            wmask = wmask & (i < K * NK)
+            # As whole numbers of the block: the interpreter takes a single truth value for a float32.
+            wmask = wmask & (i + 0 * co < K * NK)[:, None]
         if C % BK:
             wmask = wmask & (ck < C)[None, :]
         weight = tl.load(w + (j * O + co[:, None]) * C + ck[None, :], mask=wmask, other=0.0)
@@ -121,7 +133,7 @@ def convolve(
             source = x + (b * T + back)[None, :] * C + ck[:, None]
         xmask = known[None, :]
         if (K * NK) % SK:
-            xmask = xmask & (i < K * NK)
+            xmask = xmask & (i + 0 * t < K * NK)[None, :]
         if C % BK:
             xmask = xmask & (ck < C)[:, None]
         frame = tl.load(source, mask=xmask, other=0.0)
@@ -193,8 +205,10 @@ def causal_conv_kernel(
     x, ring, w, bias, scale, residual, y, z, parts, position, N, T, D, left,
     RATE: tl.constexpr, R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     ACT: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, BOTH: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, BK: tl.constexpr, SK: tl.constexpr, STAGES: tl.constexpr, UP: tl.constexpr,
+    BN: tl.constexpr, BK: tl.constexpr, SK: tl.constexpr, STAGES: tl.constexpr, UP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    let_next_start(PDL)
+    wait_for_last(PDL)
     co = tl.program_id(1) * BM + tl.arange(0, BM)
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     s = tl.program_id(2)
@@ -214,7 +228,10 @@ def causal_conv_kernel(
 def add_parts_kernel(
     parts, bias, scale, residual, y, z, N, O: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr, BOTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SK: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    let_next_start(PDL)
+    wait_for_last(PDL)
     co = tl.program_id(1) * BM + tl.arange(0, BM)
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     mask = (n < N)[None, :] & (co < O)[:, None]
@@ -285,13 +302,14 @@ def launch(
         RATE=rate, R=0 if ring is None else ring.shape[1], K=k, C=c, O=o, ACT=activation,
         BIAS=bias is not None, RESIDUAL=residual is not None, BOTH=both, BM=cut.BM, BN=cut.BN, BK=cut.BK, SK=cut.SK,
         STAGES=cut.STAGES, UP=INTERPRETED, num_warps=cut.num_warps,
+        **overlap(),
     )  # fmt: skip
     if cut.SK > 1:
         bm = min(128, power_of_two(o))
         add_parts_kernel[(divide_up(n, 4), divide_up(o, bm))](
             parts, no if bias is None else bias, no if scale is None else scale, no if residual is None else residual,
             y, z, n, O=o, ACT=activation, BIAS=bias is not None, RESIDUAL=residual is not None, BOTH=both, BM=bm, BN=4,
-            SK=cut.SK, num_warps=4,
+            SK=cut.SK, num_warps=4, **overlap(),
         )  # fmt: skip
     return y, z
 

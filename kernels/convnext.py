@@ -19,7 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .causal_conv import slots
-from .launch import INTERPRETED, divide_up, power_of_two, runs_on, snake_of, tl, triton
+from .launch import (
+    INTERPRETED,
+    divide_up,
+    let_next_start,
+    overlap,
+    power_of_two,
+    runs_on,
+    snake_of,
+    tl,
+    triton,
+    wait_for_last,
+)
 from .linear_rows import MOST_ROWS, linear_rows, linear_rows_reference
 
 
@@ -67,14 +78,16 @@ def supports(x: Tensor, ring: Tensor, w: ConvNeXtWeights) -> bool:
 def convnext_kernel(
     x, ring, dw, db, gain, shift, w, bias, alpha, h, position, N, T, eps,
     RATE: tl.constexpr, R: tl.constexpr, K: tl.constexpr, C: tl.constexpr, CP: tl.constexpr, E: tl.constexpr,
-    BM: tl.constexpr, ROWS: tl.constexpr,
+    BM: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """CP: C rounded up to a power of two."""
+    let_next_start(PDL)
     e = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     c = tl.arange(0, CP)
     # Asked for first: it comes from the farthest.
     weight = tl.load(w + e[:, None] * C + c[None, :], mask=(e < E)[:, None] & (c < C)[None, :], other=0.0)
+    wait_for_last(PDL)
     b = n // T
     t = n - b * T
     begin = tl.load(position + b, mask=n < N, other=0).to(tl.int32) * RATE
@@ -120,7 +133,7 @@ def _expand(
     bm = max(1, min(8192 // (cp * rows), 64 if INTERPRETED else 8))
     convnext_kernel[(divide_up(e, bm), divide_up(n, rows))](
         x, ring, depthwise, depthwise_bias, gain, shift, weight, bias, alpha, h, position, n, t, eps, RATE=rate,
-        R=ring.shape[1], K=k, C=c, CP=cp, E=e, BM=bm, ROWS=rows, num_warps=4,
+        R=ring.shape[1], K=k, C=c, CP=cp, E=e, BM=bm, ROWS=rows, num_warps=4, **overlap(),
     )  # fmt: skip
     return h
 

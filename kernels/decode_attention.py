@@ -14,7 +14,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .launch import INTERPRETED, divide_up, power_of_two, runs_on, tl, triton
+from .launch import (
+    INTERPRETED,
+    divide_up,
+    let_next_start,
+    overlap,
+    power_of_two,
+    runs_on,
+    tl,
+    triton,
+    wait_for_last,
+)
 
 
 def decode_attention_reference(q: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Tensor:
@@ -44,9 +54,11 @@ def supports(q: Tensor, keys: Tensor, values: Tensor) -> bool:
 def decode_attention_kernel(
     q, keys, values, position, out, top, total, scale,
     H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, S: tl.constexpr, M: tl.constexpr,
-    BN: tl.constexpr, P: tl.constexpr, STAGES: tl.constexpr,
+    BN: tl.constexpr, P: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """M: H / G rounded up to a power of two; DP: D likewise."""
+    let_next_start(PDL)
+    wait_for_last(PDL)
     row = tl.program_id(0)
     part = tl.program_id(1)
     b = row // G
@@ -83,8 +95,10 @@ def decode_attention_kernel(
 
 @triton.jit
 def join_parts_kernel(
-    out, top, total, y, D: tl.constexpr, DP: tl.constexpr, P: tl.constexpr, PP: tl.constexpr
-):
+    out, top, total, y, D: tl.constexpr, DP: tl.constexpr, P: tl.constexpr, PP: tl.constexpr, PDL: tl.constexpr
+):  # fmt: skip
+    let_next_start(PDL)
+    wait_for_last(PDL)
     head = tl.program_id(0)
     p = tl.arange(0, PP)
     d = tl.arange(0, DP)
@@ -114,10 +128,12 @@ def _decode_attention(q: Tensor, keys: Tensor, values: Tensor, position: Tensor)
     m, dp = power_of_two(h // g), power_of_two(d)
     decode_attention_kernel[(b * g, parts)](
         q, keys, values, position, out, top, total, d**-0.5, H=h, G=g, D=d, DP=dp, S=s, M=m,
-        BN=max(16, min(32, 8192 // (dp * m))), P=parts, STAGES=2, num_warps=4,
+        BN=max(16, min(32, 8192 // (dp * m))), P=parts, STAGES=2, num_warps=4, **overlap(),
     )  # fmt: skip
     y = torch.empty_like(q)
-    join_parts_kernel[(b * h,)](out, top, total, y, D=d, DP=dp, P=parts, PP=power_of_two(parts), num_warps=4)
+    join_parts_kernel[(b * h,)](
+        out, top, total, y, D=d, DP=dp, P=parts, PP=power_of_two(parts), num_warps=4, **overlap()
+    )
     return y
 
 

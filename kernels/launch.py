@@ -10,6 +10,8 @@ Where Triton is not installed the modules can still be imported, and nothing is 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,27 @@ def runs_on(*tensors: Tensor) -> bool:
     return not INTERPRETED and first.type == "cuda" and torch.cuda.get_device_capability(first) >= (8, 0)
 
 
+_overlapping = False
+
+
+@contextmanager
+def overlapping(on: bool = True) -> Iterator[None]:
+    """Let the kernels of streaming steps start while the one before still ends, and ask for their weights meanwhile
+    (programmatic dependent launch; from compute capability 9.0 on). Whatever another kernel wrote is read only after
+    that has ended."""
+    global _overlapping
+    before, _overlapping = _overlapping, on
+    try:
+        yield
+    finally:
+        _overlapping = before
+
+
+def overlap() -> dict[str, Any]:
+    """The options of a launch that overlapping asks for."""
+    return {"PDL": True, "launch_pdl": True} if _overlapping and not INTERPRETED else {"PDL": False}
+
+
 def power_of_two(n: int) -> int:
     """The least power of two that is at least n."""
     return 1 << max(0, n - 1).bit_length()
@@ -53,6 +76,20 @@ def power_of_two(n: int) -> int:
 
 def divide_up(n: int, by: int) -> int:
     return -(-n // by)
+
+
+@triton.jit
+def let_next_start(PDL: tl.constexpr):
+    """The next kernel may take its place on the GPU."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def wait_for_last(PDL: tl.constexpr):
+    """What the kernels before have written can be read from here on."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit

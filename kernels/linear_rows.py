@@ -14,7 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .launch import INTERPRETED, divide_up, power_of_two, runs_on, tl, triton
+from .launch import (
+    INTERPRETED,
+    divide_up,
+    let_next_start,
+    overlap,
+    power_of_two,
+    runs_on,
+    tl,
+    triton,
+    wait_for_last,
+)
 
 MOST_ROWS = 64  # above, a product with the tensor cores reads the weight less often
 
@@ -58,7 +68,9 @@ def linear_rows_kernel(
     x, gain, w, bias, scale, residual, y, N, eps,
     I: tl.constexpr, O: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr,
     BIAS: tl.constexpr, SCALE: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
+    let_next_start(PDL)
     o = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     acc = tl.zeros((ROWS, BM, BK), dtype=tl.float32)
@@ -68,6 +80,8 @@ def linear_rows_kernel(
         k = first + tl.arange(0, BK)
         wmask = (o < O)[:, None] & (k < I)[None, :]
         weight = tl.load(w + o[:, None] * I + k[None, :], mask=wmask, other=0.0).to(tl.float32)
+        if first == 0:
+            wait_for_last(PDL)
         xmask = (n < N)[:, None] & (k < I)[None, :]
         row = tl.load(x + n[:, None] * I + k[None, :], mask=xmask, other=0.0).to(tl.float32)
         if NORM:
@@ -122,6 +136,7 @@ def _linear_rows(
         x, y if gain is None else gain, weight, y if bias is None else bias, y if scale is None else scale,
         y if residual is None else residual, y, n, eps, I=i, O=o, BM=bm, BK=bk, ROWS=rows, NORM=gain is not None,
         BIAS=bias is not None, SCALE=scale is not None, RESIDUAL=residual is not None, GATED=gated, num_warps=4,
+        **overlap(),
     )  # fmt: skip
     return y
 

@@ -15,7 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .launch import INTERPRETED, divide_up, power_of_two, runs_on, tl, triton
+from .launch import (
+    INTERPRETED,
+    divide_up,
+    let_next_start,
+    overlap,
+    power_of_two,
+    runs_on,
+    tl,
+    triton,
+    wait_for_last,
+)
 
 
 def qkv_reference(
@@ -72,8 +82,9 @@ def sine_and_cosine(y):
 def qkv_kernel(
     x, gain, w, frequencies, position, q, keys, values, N, eps,
     W: tl.constexpr, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, S: tl.constexpr, BM: tl.constexpr,
-    BK: tl.constexpr, ROWS: tl.constexpr,
+    BK: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    let_next_start(PDL)
     HALF: tl.constexpr = D // 2
     PARTS: tl.constexpr = (HALF + BM - 1) // BM
     head = tl.program_id(0) // PARTS
@@ -88,6 +99,8 @@ def qkv_kernel(
         wmask = (pair < HALF)[:, None] & (k < W)[None, :]
         w1 = tl.load(w + wrow + k[None, :], mask=wmask, other=0.0).to(tl.float32)
         w2 = tl.load(w + wrow + (HALF * W + k)[None, :], mask=wmask, other=0.0).to(tl.float32)
+        if start == 0:
+            wait_for_last(PDL)
         xmask = (n < N)[:, None] & (k < W)[None, :]
         row = tl.load(x + n[:, None] * W + k[None, :], mask=xmask, other=0.0).to(tl.float32)
         square += row * row
@@ -135,7 +148,7 @@ def _qkv(
     grid = (n_heads + 2 * g) * divide_up(d // 2, bm), divide_up(b, rows)
     qkv_kernel[grid](
         x, gain, weight, frequencies, position, q, keys, values, b, eps, W=w, H=n_heads, G=g, D=d, S=s, BM=bm, BK=bk,
-        ROWS=rows, num_warps=4,
+        ROWS=rows, num_warps=4, **overlap(),
     )  # fmt: skip
     return q
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .launch import divide_up, power_of_two, runs_on, tl, triton
+from .launch import divide_up, let_next_start, overlap, power_of_two, runs_on, tl, triton, wait_for_last
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,10 @@ def rvq_encode(x: Tensor, books: PackedCodebooks) -> Tensor:
 
 @triton.jit
 def rvq_decode_kernel(
-    codes, table, y, K: tl.constexpr, V: tl.constexpr, D: tl.constexpr, DP: tl.constexpr
-):
+    codes, table, y, K: tl.constexpr, V: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PDL: tl.constexpr
+):  # fmt: skip
+    let_next_start(PDL)
+    wait_for_last(PDL)
     n = tl.program_id(0)
     d = tl.arange(0, DP)
     acc = tl.zeros((DP,), tl.float32)
@@ -161,7 +163,7 @@ def _rvq_decode(codes: Tensor, table: Tensor) -> Tensor:
     _, v, d = table.shape
     codes = codes.contiguous()
     y = table.new_empty(n, d)
-    rvq_decode_kernel[(n,)](codes, table, y, K=k, V=v, D=d, DP=power_of_two(d), num_warps=1)
+    rvq_decode_kernel[(n,)](codes, table, y, K=k, V=v, D=d, DP=power_of_two(d), num_warps=1, **overlap())
     return y
 
 

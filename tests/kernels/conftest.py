@@ -7,6 +7,7 @@ there is found, and so is one that leaves a part of its output as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -53,9 +54,11 @@ def device() -> str:
 @pytest.fixture
 def guard(device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guard]:
     """Guards what tests give it, and what operations allocate."""
-    made = Guard(device)
+    made, real = Guard(device), torch.Tensor.new_empty
 
-    def new_empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    def new_empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
+        if options:  # the interpreter's own
+            return real(like, *shape, dtype=dtype or like.dtype, **options)
         return made.empty(torch.Size(shape), dtype or like.dtype)
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
