@@ -145,6 +145,41 @@ def cases() -> Iterator[Case]:
     yield _sample()
 
 
+# Ways to cut a convolution, tried on these shapes: (frames, channels, kernel) of DAC's stages and of a streaming step.
+CUT_SHAPES = [(512, 768, 7), (4096, 384, 7), (16384, 192, 7), (512, 768, 1), (8, 512, 7), (1, 384, 2)]
+CUTS = [
+    causal_conv.Blocks(128, 128, 64, 1, 3, 8), causal_conv.Blocks(128, 128, 64, 1, 4, 4),
+    causal_conv.Blocks(128, 64, 64, 1, 4, 4), causal_conv.Blocks(64, 128, 64, 1, 4, 4),
+    causal_conv.Blocks(64, 64, 64, 1, 4, 4), causal_conv.Blocks(128, 256, 64, 1, 3, 8),
+]  # fmt: skip
+FEW_CUTS = [
+    causal_conv.Blocks(16, 16, 64, 1, 4, 4), causal_conv.Blocks(16, 16, 128, 1, 4, 4),
+    causal_conv.Blocks(32, 16, 64, 4, 4, 4), causal_conv.Blocks(32, 16, 128, 8, 4, 4),
+    causal_conv.Blocks(16, 16, 64, 4, 5, 2), causal_conv.Blocks(64, 16, 64, 14, 4, 4),
+]  # fmt: skip
+
+
+def cut(shape: tuple[int, int, int], blocks: causal_conv.Blocks, make: Make) -> Callable[[], Any]:
+    """A convolution of this shape that is cut in this way."""
+    t, c, k = shape
+    x, weight, bias = make.normal(1, t, c), make.weight(k, c, c, fan=k * c), make.vector(c)
+
+    def run() -> Any:
+        real, causal_conv.blocks = causal_conv.blocks, lambda *_: blocks
+        try:
+            return causal_conv.conv_rows(x, weight, bias, 1, k // 2)
+        finally:
+            causal_conv.blocks = real
+
+    return run
+
+
+def cuts() -> Iterator[tuple[tuple[int, int, int], causal_conv.Blocks]]:
+    for shape in CUT_SHAPES:
+        for blocks in CUTS if shape[0] > 64 else FEW_CUTS:
+            yield shape, blocks
+
+
 def _snake(dtype: torch.dtype, size: int, precision: str) -> Case:
     b, c, t = 8, 256, 32768
     return Case(

@@ -43,7 +43,7 @@ if importlib.util.find_spec("myna") is None:  # a checkout that is not installed
     spec.loader.exec_module(package)
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from kernel_cases import BF16, F32, Case, Make, cases, upcast  # noqa: E402
+from kernel_cases import BF16, F32, Case, Make, cases, cut, cuts, upcast  # noqa: E402
 from kernel_steps import Step, steps  # noqa: E402
 from myna.kernels import aot  # noqa: E402
 
@@ -59,7 +59,7 @@ class Record:
 
     def __init__(self, path: Path | None, limit: float, resume: Path | None = None):
         self.path, self.limit, self.start = path, limit, time.time()
-        kinds = "compiled", "checked", "steps", "kernels", "failed", "tried"
+        kinds = "compiled", "checked", "steps", "kernels", "failed", "tried", "cuts"
         self.data: dict[str, Any] = {kind: [] for kind in kinds}
         if resume:
             self.data = json.loads(resume.read_text())
@@ -130,6 +130,9 @@ def launches(record: Record, only: str) -> list[aot.Launch]:
         make = Make("cpu", DTYPES[case.precision], random=False)
         named.append((case.name, lambda case=case, make=make: case.fused(*case.make(make))))
     named += [(step.name, step.launch) for step in steps()]
+    named += [
+        (f"cut {shape}", cut(shape, blocks, Make("cpu", BF16, random=False))) for shape, blocks in cuts()
+    ]
     for name, call in named:
         if only not in name:
             continue
@@ -407,6 +410,15 @@ def on_gpu(record: Record, only: str) -> None:
             record.add("kernels", entry)
             launched = f"launches {entry.get('eager_launches')} > {entry.get('fused_launches')}"
             print(line(entry), launched, flush=True)
+    for shape, blocks in cuts():
+        name = f"cut {shape} {tuple(asdict(blocks).values())}"
+        if only not in name or record.left < 4 or not record.first(name):
+            continue
+        with record.guarded(name), torch.no_grad():
+            us = microseconds(captured(cut(shape, blocks, Make("cuda", BF16)))) / 10
+            record.add("cuts", {"shape": shape, "blocks": asdict(blocks), "us": us})
+            t, c, k = shape
+            print(f"{name:60} {us:8.1f} us, {2 * t * c * c * k / us / 1e6:.0f} TFLOP/s", flush=True)
     slowest = 6.0  # seconds that one compilation may take
     for case in chosen:
         if record.left < slowest + 4:
