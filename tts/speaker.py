@@ -79,7 +79,6 @@ class Speaker:
         self.models = load_models(device) if models is None else models
         self.sample_rate = self.models.codec.sample_rate
         self._watermark = partial(watermark, self.sample_rate)
-        self._making = threading.Lock()
         self._watermark(0)  # fails here rather than in the middle of a sentence
 
     def voice(
@@ -98,8 +97,7 @@ class Speaker:
         than before the first word. Raises UsageError without one, InputError for what cannot be a voice.
         """
         codec, aligner = self.models.codec, self.models.aligner
-        with self._making:  # the search for codes is set for a moment on a codec that all share
-            found = find_voice(source, codec, text, consent, aligner, language)
+        found = find_voice(source, codec, text, consent, aligner, language)
         self.models.hear(found.prompt(), decoder)
         return found
 
