@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import save
 
-from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
+from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors, uninitialized
 from ..data.files import atomic_output
 from ..errors import InputError, MissingModelError
 from .ar import ARConfig, ARModel
@@ -115,7 +115,8 @@ def _load(
             described[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
     dimensions = config_from_dict(config, described, path)
     try:
-        model = kind(dimensions)
+        with uninitialized():
+            model = kind(dimensions)
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(f"{path}: its configuration cannot be built: {error}") from None
     load_strictly(model, file.weights, path)

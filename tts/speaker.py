@@ -187,7 +187,7 @@ def load_models(device: str | torch.device = "cpu") -> Valle:
     ar, vocoder = load_ar(device=device, codec_hash=spoken), None
     if SHIPPED_VOCODER.is_file():
         vocoder = load_vocoder(device=device, codec_hash=spoken, ar_hash=weights_hash(ar))
-    return Valle(codec, ar, load_nar(device=device, codec_hash=spoken), aligner, vocoder)
+    return Valle(codec, ar, partial(load_nar, device=device, codec_hash=spoken), aligner, vocoder)
 
 
 _shared: dict[str, Speaker] = {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,19 +35,20 @@ _UNKNOWN = -100.0  # score of speech that cannot be aligned at all
 _VOCODER_CHUNKS = 8, 12, 16  # frames: the first sound comes after these and the vocoder's look-ahead
 
 
-@dataclass(frozen=True)
+@dataclass
 class _HeardVoice:
     """What need not be computed again for a prompt. It holds the prompt, so that its id stays its own."""
 
     prompt: Prompt
-    nar_state: State
     voice: KnownVoice | None  # the vocoder's
     level: LevelState
+    nar_state: State | None = None  # made when the NAR is first asked for
 
 
 class Valle:
     """The models, as `tts.synthesis.Synthesizer` asks for them. Safe to use from several threads.
 
+    nar: the model, or what loads it when it is first needed: the vocoder does without.
     aligner: judges candidates (the preset "best"); without it all count the same.   vocoder: None where only the codec
     is to make sound.   int8: weights in 8 bits on a CPU.
     """
@@ -55,23 +57,19 @@ class Valle:
         self,
         codec: Codec,
         ar: ARModel,
-        nar: NARModel,
+        nar: NARModel | Callable[[], NARModel],
         aligner: Aligner | None = None,
         vocoder: Vocoder | None = None,
         int8: bool = True,
     ):
         self.codec, self.aligner = codec, aligner
-        self._originals = (ar, nar) if vocoder is None else (ar, nar, vocoder)
+        self._original_ar, self._original_vocoder = ar, vocoder
         self.ar: ARModel = prepare(ar, int8)  # pyright: ignore[reportAttributeAccessIssue]
-        self.nar: NARModel = prepare(nar, int8)  # pyright: ignore[reportAttributeAccessIssue]
         # In float32: its products are large enough, and too few to be worth rounding.
         self.vocoder: Vocoder | None = None if vocoder is None else prepare(vocoder, int8=False)  # pyright: ignore
         self.n_coarse = ar.config.n_coarse
-        if nar.config.n_given != self.n_coarse:
-            raise MissingModelError(
-                f"{ar.config.name} says {self.n_coarse} codebooks, {nar.config.name} goes on from "
-                f"{nar.config.n_given}; use two models that belong together"
-            )
+        if isinstance(nar, NARModel):
+            self._check_nar(nar)
         if vocoder is not None and (vocoder.config.n_coarse, vocoder.config.hidden) != (
             self.n_coarse,
             ar.config.width,
@@ -81,11 +79,30 @@ class Valle:
                 f"channels, {ar.config.name} says {self.n_coarse} and has {ar.config.width}; use two models that "
                 "belong together"
             )
+        self._nar, self._int8 = nar, int8
         self._voices: OrderedDict[int, _HeardVoice] = OrderedDict()
         self._lock = threading.Lock()
 
+    @cached_property
+    def nar(self) -> NARModel:
+        """Ready to fill in codebooks."""
+        return prepare(self._original_nar, self._int8)  # pyright: ignore[reportReturnType]
+
+    @cached_property
+    def _original_nar(self) -> NARModel:
+        nar = self._nar
+        return nar if isinstance(nar, NARModel) else self._check_nar(nar())
+
+    def _check_nar(self, nar: NARModel) -> NARModel:
+        if nar.config.n_given != self.n_coarse:
+            raise MissingModelError(
+                f"{self.ar.config.name} says {self.n_coarse} codebooks, {nar.config.name} goes on from "
+                f"{nar.config.n_given}; use two models that belong together"
+            )
+        return nar
+
     def chunks(self, decoder: str) -> tuple[int, ...]:
-        return self.nar.config.chunks if self._uses_codec(decoder) else _VOCODER_CHUNKS
+        return self._original_nar.config.chunks if self._uses_codec(decoder) else _VOCODER_CHUNKS
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
@@ -106,8 +123,15 @@ class Valle:
         return decoder == "codec" or self.vocoder is None
 
     def filler(self, phones: Phones, prompt: Prompt | None) -> NARStream:
-        voice = None if prompt is None else self.hear(prompt).nar_state
+        voice = None if prompt is None else self._nar_state(self.hear(prompt))
         return NARStream(self.nar, phones, prompt, voice=voice)
+
+    def _nar_state(self, heard: _HeardVoice) -> State:
+        with self._lock:
+            if heard.nar_state is None:
+                with torch.inference_mode():
+                    heard.nar_state = self.nar.init_state(heard.prompt)
+            return heard.nar_state
 
     def level(self, prompt: Prompt | None) -> LevelState:
         """How loud a voice begins."""
@@ -119,7 +143,6 @@ class Valle:
             found = self._voices.get(id(prompt))
             if found is None:
                 with torch.inference_mode():
-                    state = self.nar.init_state(prompt)
                     codes = prompt.codes[None].to(self._device)
                     n = prompt.codes.shape[1] * self.codec.frame_size
                     wav = self.codec.decode(Codes(codes, n))
@@ -130,7 +153,7 @@ class Valle:
                         else vocoder.voice(codes, vocoder.mel(wav[:, 0], codes.shape[2]))
                     )
                 level = start_state(active_level(wav[0, 0].cpu().numpy(), self.codec.sample_rate))
-                found = self._voices[id(prompt)] = _HeardVoice(prompt, state, voice, level)
+                found = self._voices[id(prompt)] = _HeardVoice(prompt, voice, level)
             self._voices.move_to_end(id(prompt))
             while len(self._voices) > _VOICES:
                 self._voices.popitem(last=False)
@@ -138,7 +161,8 @@ class Valle:
 
     def fingerprint(self) -> str:
         """Stands for the weights."""
-        return " ".join(weights_hash(model) for model in (self.codec, *self._originals))
+        models = self.codec, self._original_ar, self._original_nar, self._original_vocoder
+        return " ".join(weights_hash(model) for model in models if model is not None)
 
     def score(self, samples: np.ndarray, phones: Phones) -> float:
         """The aligner's mean log-probability of the phones, the least sure half counting as much as all."""
