@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
+from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors, uninitialized
 from ..data.files import atomic_output
 from ..errors import InputError
 from ..layers.mel import mel_filterbank
@@ -331,6 +331,8 @@ def load_aligner(path: str | Path = SHIPPED, device: str | torch.device = "cpu")
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path} is not an aligner; give one that `myna train myna-aligner` wrote") from None
-    model = Aligner(config_from_dict(AlignerConfig, described, path))
+    config = config_from_dict(AlignerConfig, described, path)
+    with uninitialized():
+        model = Aligner(config)
     load_strictly(model, file.weights, path)
     return model.to(device).eval()
