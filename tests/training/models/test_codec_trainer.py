@@ -287,50 +287,14 @@ def test_the_best_of_another_measure_is_forgotten(tiny, tmp_path):
         run.log.close()
 
 
-TWO_PROCESSES = """
-import sys, torch, torch.distributed as dist
-from myna.training.engine import distributed
-from myna.training.models.codec_recipe import CodecRecipe
-from myna.training.models.codec_trainer import CodecTrainer
-from myna.training.engine.interrupt import Interrupt
-from myna.training.engine.recipe import load_recipe
-
-
-def main(world, overrides):
-    run = CodecTrainer(load_recipe("myna-24k-tiny", CodecRecipe, overrides), world, quiet=True)
-    first = run.crops.batch(0, world.rank).wav
-    run.run(Interrupt())
-    weights = torch.cat([p.detach().flatten() for m in run.modules.values() for p in m.parameters()])
-    for mine, name in ((weights, "weights"), (first.flatten(), "crops")):
-        every = [torch.empty_like(mine) for _ in range(world.size)]
-        dist.all_gather(every, mine)
-        if world.is_main:
-            print(name, "same" if all(torch.equal(e, every[0]) for e in every) else "differ", run.step)
-
-world = distributed.setup("cpu")
-for quantizer in ("ema", "factorized"):
-    main(world, [*sys.argv[2:], f"model.quantizer={quantizer}", f"output={sys.argv[1]}/{quantizer}"])
-distributed.shutdown()
-"""
-
-
-def test_two_processes_learn_the_same_weights_from_different_crops(tiny, tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
+@pytest.mark.parametrize("quantizer", ["ema", "factorized"])
+def test_two_processes_learn_the_same_weights_from_different_crops(quantizer, tiny, tmp_path, two_processes):
+    extra = [
+        "balancer={decay: 0.9}",
+        "max_steps=6",
+        "data.held_out.every_steps=3",
+        f"model.quantizer={quantizer}",
     ]
-    extra = ["balancer={decay: 0.9}", "max_steps=6", "data.held_out.every_steps=3"]
-    done = subprocess.run(
-        [*command, str(tmp_path), *tiny, *extra], env=ENV, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split("\n")[:-1] == ["weights same 6", "crops differ 6"] * 2
-    for quantizer in ("ema", "factorized"):
-        assert load_state(tmp_path / quantizer / "state.pt", CPU)["step"] == 6
+    found = two_processes(CodecTrainer, CodecRecipe, TINY, [*tiny, *extra])
+    assert found == ["batches differ 6", "codec same 6", "discriminators same 6"]
+    assert load_state(tmp_path / "run" / "state.pt", CPU)["step"] == 6
