@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from myna.codec.checkpoint import load_checkpoint
+from myna.codec.dac import DAC
+from myna.codec.encodec import Encodec, EncodecConfig, build_encodec
 from myna.codec.myna import MynaCodec
+from myna.codec.seanet import SEANetConfig
 from myna.errors import InputError, MynaError, UsageError
 from myna.training.engine import distributed
 from myna.training.engine.checkpoint import load_state, module_state, save_state
@@ -19,6 +22,7 @@ from myna.training.engine.interrupt import Interrupt
 from myna.training.engine.recipe import load_recipe
 from myna.training.models.codec_recipe import CodecRecipe
 from myna.training.models.codec_trainer import CodecTrainer, train
+from myna.training.train import train as train_any
 
 TINY = "myna-24k-tiny"
 CPU = torch.device("cpu")
@@ -69,6 +73,48 @@ def test_tiny_recipe_goes_through_every_phase(tiny, tmp_path):
     assert isinstance(best, MynaCodec)
     codes = best.encode(torch.randn(1, 1, 2400) * 0.1)
     assert best.decode(codes).shape == (1, 1, 2400)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("encodec-24k-tiny", Encodec), ("dac-24k-tiny", DAC)])
+def test_published_shapes_are_trained_too(name, kind, tiny, tmp_path):
+    more = [
+        "max_steps=30",
+        "phases.adversarial_from=20",
+        "optimizer.lr=0.003",
+        "spectral.windows_per_step=null",
+    ]
+    train_any(name, [*tiny, *more], quiet=True)
+    run = tmp_path / "run"
+    steps = rows(run, "train")
+    assert ["commitment" in row for row in steps] == [False] * 2 + [True] * 28
+    assert ["generator" in row for row in steps] == [False] * 20 + [True] * 10
+    assert sum(row["mel"] for row in steps[-5:]) < 0.9 * sum(row["mel"] for row in steps[:5])
+    last = load_checkpoint(run / "last.safetensors")
+    assert type(last) is kind
+    assert all(0 < row["commitment"] < 0.1 for row in steps[2:])  # codebooks follow the latents
+    wav = torch.randn(1, 1, 2400) * 0.1
+    codes = last.encode(wav)
+    torch.testing.assert_close(last(wav).wav, last.decode(codes), atol=1e-4, rtol=1e-3)
+    train_any(name, [*tiny, *more, "max_steps=31"], quiet=True)
+    start = [*tiny, f"init_from={run / 'last.safetensors'}", f"output={tmp_path / 'next'}", "max_steps=1"]
+    assert train_any(name, start, quiet=True).steps == 1
+    with pytest.raises(UsageError, match="not a model of this kind"):
+        train_any(TINY, start, quiet=True)
+
+
+def test_a_segmented_codec_learns_from_segments():
+    seanet = SEANetConfig(channels=1, dimension=8, n_filters=4, ratios=(4, 2), n_lstm=1, causal=False)
+    config = EncodecConfig(
+        seanet=seanet, n_codebooks=2, codebook_size=16, segment=800, overlap=0.0125, normalize=True
+    )
+    codec = build_encodec(config).train()
+    wav = torch.randn(2, 1, 790)
+    codec.init_from_data(wav)
+    quiet, loud = codec.eval()(0.01 * wav).wav, codec(wav).wav
+    torch.testing.assert_close(100 * quiet, loud, atol=1e-4, rtol=1e-3)  # each crop is scaled to one loudness
+    torch.testing.assert_close(loud, codec.decode(codec.encode(wav)), atol=1e-5, rtol=1e-4)
+    with pytest.raises(UsageError, match=r"crops of 0\.0329"):
+        codec(torch.randn(1, 1, 900))
 
 
 BLIND = [
