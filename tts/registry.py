@@ -22,7 +22,7 @@ from safetensors.torch import save
 
 from ..codec import Codec
 from ..codec.checkpoint import weights_hash
-from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
+from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors, uninitialized
 from ..data.files import atomic_output
 from ..errors import InputError, MissingModelError, UsageError
 from .decoders.base import SpeechDecoder
@@ -123,7 +123,8 @@ def _load(
             described[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
     dimensions = config_from_dict(config, described, path)
     try:
-        model = kind(dimensions)
+        with uninitialized():
+            model = kind(dimensions)
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(f"{path}: its configuration cannot be built: {error}") from None
     load_strictly(model, file.weights, path)

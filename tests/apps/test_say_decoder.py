@@ -68,7 +68,7 @@ def hum(monkeypatch, tmp_path) -> Hum:
         width=32, latent_width=32, encoder_depth=(1, 1), decoder_depth=(1, 1), latent_dim=16, n_paths=1
     )
     codec = MynaCodec(config).eval()
-    ar = ARModel(ARConfig(codebook_dim=16, **SMALL), codec.quantizer.rows()).eval()
+    ar = ARModel(ARConfig(codebook_dim=16, **SMALL), codec.rows()).eval()
     decoder = Hum(codec.frame_size)
     monkeypatch.setitem(registry.DECODERS, "hum", DecoderRow("hum", "it hums", lambda *_: decoder))
     monkeypatch.setattr(speaker, "load_models", lambda device: Valle(codec, ar, load_decoders(codec, ar)))

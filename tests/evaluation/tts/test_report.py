@@ -59,7 +59,7 @@ def tiny_models(alignment: str = "pointer") -> WatchedValle:
     codec = MynaCodec(config).eval()
     with torch.no_grad():
         codec.decoder.layers[-2].scale.fill_(0.5)  # pyright: ignore (loud enough to be speech)
-    rows = codec.quantizer.rows()
+    rows = codec.rows()
     ar = ARModel(ARConfig(codebook_dim=16, alignment=alignment, **SMALL), rows)  # pyright: ignore
     nar = NARModel(NARConfig(codebook_dim=16, condition=8, **SMALL), rows)
     return WatchedValle(codec, ar.eval(), {"nar": NARDecoder(nar.eval(), codec)})
