@@ -6,10 +6,10 @@
 Needs torch, triton and numpy; weights are random. On a GPU, each kernel's result on fresh random numbers, in memory
 that was filled with NaN before, is held against float64: its error is to be at most twice that of PyTorch in the same
 precision. Then eager, CUDA graph, fused, and fused in a CUDA graph (of 10 calls, so one call's share) are timed, whole
-steps first, and torch.compile while there is time. A kernel that fails is reported and the rest goes on. Times are
-medians of runs back to back: what fits the 60 MB of an H200's second-level cache stays there, as it does when speech is
-made. Roofline: the greater of bytes over the measured copy rate and operations over the measured matrix rate (60 TFLOP/s
-for float32), over the time. Results are written as they come.
+steps first, then ways to cut convolutions, and torch.compile while there is time. A kernel that fails is reported and
+the rest goes on. Times are medians of runs back to back: what fits the 60 MB of an H200's second-level cache stays
+there, as it does when speech is made. Roofline: the greater of bytes over the measured copy rate and operations over
+the measured matrix rate (60 TFLOP/s for float32), over the time. Results are written as they come.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ if importlib.util.find_spec("myna") is None:  # a checkout that is not installed
     spec = importlib.util.spec_from_file_location(
         "myna", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     package = importlib.util.module_from_spec(spec)
     sys.modules["myna"] = package
     spec.loader.exec_module(package)
@@ -158,7 +159,9 @@ def compile_all(record: Record, targets: list[str], only: str, seconds: float | 
     """All launches for all targets, in processes of their own (which also fills Triton's cache for this machine)."""
     _TO_COMPILE[:] = [(launch, target) for target in targets for launch in launches(record, only)]
     print(f"compiling {len(_TO_COMPILE)} kernels for {', '.join(targets)}", flush=True)
-    print(f"{'kernel':22} {'target':6} {'regs':>5} {'shared':>7} {'spills':>6} {'stack':>5} {'mma':>5} {'instr':>6}")
+    print(
+        f"{'kernel':22} {'target':6} {'regs':>5} {'shared':>7} {'spills':>6} {'stack':>5} {'mma':>5} {'instr':>6}"
+    )
     end = None if seconds is None else time.perf_counter() + seconds
     pool = multiprocessing.get_context("fork").Pool(workers)
     try:
@@ -387,7 +390,13 @@ def on_gpu(record: Record, only: str) -> None:
         with record.guarded(f"check {step.name} {step.precision}"), torch.inference_mode():
             theirs, ours = step.errors("cuda")
             good = ours <= max(2 * theirs, 1e-6)
-            entry = {"name": step.name, "precision": step.precision, "pytorch": theirs, "fused": ours, "good": good}
+            entry = {
+                "name": step.name,
+                "precision": step.precision,
+                "pytorch": theirs,
+                "fused": ours,
+                "good": good,
+            }
             record.add("checked", entry)
             print(
                 f"{step.name:44} {step.precision}  {theirs:.2e}  {ours:.2e}  {'good' if good else 'WRONG'}",
@@ -395,7 +404,10 @@ def on_gpu(record: Record, only: str) -> None:
             )
     rates = ceilings()
     record.data["copy_bytes_per_s"], record.data["bf16_flops"] = rates
-    print(f"\ncopy {rates[0] / 1e12:.2f} TB/s, bf16 product {rates[1] / 1e12:.0f} TFLOP/s; microseconds\n", flush=True)
+    print(
+        f"\ncopy {rates[0] / 1e12:.2f} TB/s, bf16 product {rates[1] / 1e12:.0f} TFLOP/s; microseconds\n",
+        flush=True,
+    )
     for step in whole:
         if record.left < 5 or not record.first(f"time {step.name} {step.precision}"):
             continue
@@ -440,7 +452,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--compile-only", action="store_true", help="no GPU: compile, and print what comes out")
+    parser.add_argument(
+        "--compile-only", action="store_true", help="no GPU: compile, and print what comes out"
+    )
     parser.add_argument("--json", type=Path, help="write everything to this file too")
     parser.add_argument("--targets", nargs="+", default=None, choices=sorted(aot.TARGETS))
     parser.add_argument("--only", default="", help="cases and steps whose name has this in it")
@@ -449,7 +463,9 @@ def main() -> None:
     parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not aot.available():
-        sys.exit("kernels are compiled by triton, which is not installed (or TRITON_INTERPRET is set): unset it")
+        sys.exit(
+            "kernels are compiled by triton, which is not installed (or TRITON_INTERPRET is set): unset it"
+        )
     record = Record(args.json, args.limit_s, args.resume)
     if args.compile_only:
         compile_all(record, args.targets or ["sm_90", "sm_80"], args.only, None, args.workers)

@@ -36,7 +36,9 @@ class FusedDACDecoder:
         first, *stages, snake, last, _ = cast("list[Any]", list(codec.decoder.layers))
         self._first, self._last = self._conv(first), self._conv(last)
         self._stages: list[tuple[Any, int, list[tuple[UnitWeights, int]]]] = []
-        self._alphas: list[Tensor] = []  # of the snake before each stage's transposed convolution, and the last
+        self._alphas: list[
+            Tensor
+        ] = []  # of the snake before each stage's transposed convolution, and the last
         for stage in stages:
             bend, up, *units = stage.layers
             self._alphas.append(_alpha(bend))
@@ -50,7 +52,10 @@ class FusedDACDecoder:
     def _up(self, layer: ConvTranspose1d, unit: Residual) -> Any:
         alpha = _alpha(cast("Any", unit.body).layers[0])
         return pack(
-            layer.weight.detach().to(self.dtype), cast(Tensor, layer.bias).detach().float(), layer.stride, alpha
+            layer.weight.detach().to(self.dtype),
+            cast(Tensor, layer.bias).detach().float(),
+            layer.stride,
+            alpha,
         )
 
     def _unit(self, unit: Residual) -> tuple[UnitWeights, int]:
@@ -62,7 +67,9 @@ class FusedDACDecoder:
         """latents (B, D, T) -> waveform (B, 1, about T hops), as the codec's decoder."""
         x = latents.transpose(1, 2).to(self.dtype).contiguous()
         weight, bias = self._first
-        z, _ = conv_rows(x, weight, bias, left=weight.shape[0] // 2, activation="snake", scale=self._alphas[0])
+        z, _ = conv_rows(
+            x, weight, bias, left=weight.shape[0] // 2, activation="snake", scale=self._alphas[0]
+        )
         for (up, cut, units), following in zip(self._stages, self._alphas[1:], strict=True):
             x, z = conv_transpose_rows(z, up, "snake", both=True)
             x, z = (v[:, cut : v.shape[1] - cut].contiguous() for v in (x, z))

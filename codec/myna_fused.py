@@ -42,9 +42,7 @@ class FusedMynaDecoder:
     position: (B,) frames that each stream has had. Set entries to 0 to begin anew.
     """
 
-    def __init__(
-        self, codec: MynaCodec, batch: int = 1, frames: int = 1, dtype: torch.dtype = torch.float32
-    ):
+    def __init__(self, codec: MynaCodec, batch: int = 1, frames: int = 1, dtype: torch.dtype = torch.float32):
         self.frames, self.dtype, self.stride = frames, dtype, codec.config.stride
         layers = cast("list[Any]", list(codec.decoder.layers))
         self.device = layers[0].weight.device

@@ -378,6 +378,4 @@ def conv_rows(
 
     both: the result before the activation and after it; otherwise only after it, and the second tensor is empty.
     """
-    return _conv_rows(
-        x, weight, bias, scale, residual, dilation, left, _ACTIVATIONS[activation], both
-    )
+    return _conv_rows(x, weight, bias, scale, residual, dilation, left, _ACTIVATIONS[activation], both)

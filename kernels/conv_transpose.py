@@ -19,7 +19,14 @@ from torch import Tensor
 
 from .causal_conv import Activation, causal_conv, conv_rows, supports
 
-__all__ = ["PackedTranspose", "conv_transpose", "conv_transpose_reference", "conv_transpose_rows", "pack", "supports"]
+__all__ = [
+    "PackedTranspose",
+    "conv_transpose",
+    "conv_transpose_reference",
+    "conv_transpose_rows",
+    "pack",
+    "supports",
+]
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,9 @@ class PackedTranspose:
     stride: int
 
 
-def conv_transpose_reference(past: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+def conv_transpose_reference(
+    past: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int
+) -> Tensor:
     """past (B, m - 1, C), x (B, T, C), weight (C, O, K) with K = m stride -> (B, T stride, O)."""
     frames = torch.cat([past, x], dim=1)
     y = F.conv_transpose1d(frames.transpose(1, 2), weight, bias, stride)

@@ -150,7 +150,5 @@ def convnext(
     h = _expand(
         x, ring, position, w.depthwise, w.depthwise_bias, w.gain, w.shift, w.expand, w.expand_bias, w.alpha, rate, eps
     )  # fmt: skip
-    y = linear_rows(
-        h.flatten(0, 1), w.contract, w.contract_bias, scale=w.scale, residual=x.flatten(0, 1)
-    )
+    y = linear_rows(h.flatten(0, 1), w.contract, w.contract_bias, scale=w.scale, residual=x.flatten(0, 1))
     return y.view_as(x)

@@ -68,10 +68,8 @@ def flash_attention_kernel(
     m = tl.full((BM,), -1e30, tl.float32)
     l = tl.zeros((BM,), tl.float32)
     acc = tl.zeros((BM, DP), tl.float32)
-    if CAUSAL:
-        last = (tl.minimum(end, (tl.program_id(0) + 1) * BM) + BN - 1) // BN
-    else:
-        last = (end + BN - 1) // BN
+    seen_by_all = tl.minimum(end, (tl.program_id(0) + 1) * BM) if CAUSAL else end
+    last = (seen_by_all + BN - 1) // BN
     for block in tl.range(0, BLOCKS if BLOCKS > 0 else last, num_stages=STAGES):
         s = block * BN + tl.arange(0, BN)
         kmask = (s < end)[:, None] & dmask
@@ -108,7 +106,8 @@ def _flash_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, ca
     flash_attention_kernel[(divide_up(t, bm), b * h)](
         q, k, v, y if lengths is None else lengths, y, t, d**-0.5, *q.stride()[:3], *k.stride()[:3], H=h,
         EACH=h // k.shape[1], D=d, DP=dp, BM=bm, BN=bn, CAUSAL=causal, LENGTHS=lengths is not None,
-        BLOCKS=divide_up(t, bn) if INTERPRETED else 0, STAGES=2, UP=INTERPRETED, num_warps=8 if bm == 128 or (not half and dp == 128) else 4,
+        BLOCKS=divide_up(t, bn) if INTERPRETED else 0, STAGES=2, UP=INTERPRETED,
+        num_warps=8 if bm == 128 or (not half and dp == 128) else 4,
     )  # fmt: skip
     return y
 

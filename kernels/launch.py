@@ -13,23 +13,28 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    triton: Any
-    tl: Any
-try:
-    import triton
-    import triton.language as tl
+if TYPE_CHECKING:  # kernels are a language of their own, which type checkers do not know
+    triton: Any = None
+    HAS_TRITON: bool = False
 
-    HAS_TRITON = True
-except ImportError:
-    HAS_TRITON = False
-    triton = SimpleNamespace(jit=lambda function: function)
-    tl = SimpleNamespace(constexpr=int)
+    class tl(Any):  # noqa: N801
+        constexpr: TypeAlias = Any
+
+else:
+    try:
+        import triton
+        import triton.language as tl
+
+        HAS_TRITON = True
+    except ImportError:
+        HAS_TRITON = False
+        triton = SimpleNamespace(jit=lambda function: function)
+        tl = SimpleNamespace(constexpr=int)
 
 INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

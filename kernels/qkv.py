@@ -35,7 +35,9 @@ def qkv_reference(
     """x (B, W), weight ((H + 2 G) D, W), frequencies (D / 2,), position (B,) -> q (B, H, D), k and v (B, G, D)."""
     y = F.linear(F.rms_norm(x, (x.shape[-1],), gain.to(x.dtype), eps), weight)
     q, k, v = y.view(x.shape[0], n_heads + 2 * n_kv_heads, -1).split([n_heads, n_kv_heads, n_kv_heads], 1)
-    phase = position[:, None, None] * frequencies.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    phase = position[:, None, None] * frequencies.to(
+        torch.float64 if x.dtype == torch.float64 else torch.float32
+    )
     cos, sin = phase.cos().to(x.dtype), phase.sin().to(x.dtype)
 
     def turn(z: Tensor) -> Tensor:

@@ -60,9 +60,7 @@ def supports(x: Tensor, ring: Tensor | None, w: UnitWeights, dilation: int) -> b
         and x.numel() < 2**31
         and (
             ring is None
-            or ring.shape[1]
-            >= slots(w.weight1.shape[0], dilation, x.shape[1])
-            == power_of_two(ring.shape[1])
+            or ring.shape[1] >= slots(w.weight1.shape[0], dilation, x.shape[1]) == power_of_two(ring.shape[1])
         )
     )
 
@@ -78,7 +76,30 @@ def residual_unit_kernel(
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     c = tl.arange(0, CP)
     acc = convolve(
-        bent, ring, w1, alpha1, position, c, n, N, T, D, 0, left, PRE, RATE, R, K, C, C, CP, BN, BK, 1, STAGES, UP
+        bent,
+        ring,
+        w1,
+        alpha1,
+        position,
+        c,
+        n,
+        N,
+        T,
+        D,
+        0,
+        left,
+        PRE,
+        RATE,
+        R,
+        K,
+        C,
+        C,
+        CP,
+        BN,
+        BK,
+        1,
+        STAGES,
+        UP,
     )
     acc += tl.load(b1 + c, mask=c < C, other=0.0).to(tl.float32)[:, None]
     h = snake_of(acc, tl.load(alpha2 + c, mask=c < C, other=1.0).to(tl.float32)[:, None])
@@ -118,8 +139,9 @@ def _run(
     no = y
     residual_unit_kernel[(divide_up(n, bn),)](
         x, x if bent is None else bent, no if ring is None else ring, w.weight1, w.bias1, w.weight2, w.bias2,
-        w.alpha1, w.alpha2, no if alpha3 is None else alpha3, y, z, no if position is None else position, n, t, dilation,
-        left, PRE=bent is None, POST=alpha3 is not None, RATE=rate, R=0 if ring is None else ring.shape[1], K=k, C=c, CP=cp, BM=min(cp, 64), BN=bn, BK=min(64 if half else 32, cp), STAGES=3, UP=INTERPRETED,
+        w.alpha1, w.alpha2, no if alpha3 is None else alpha3, y, z, no if position is None else position, n, t,
+        dilation, left, PRE=bent is None, POST=alpha3 is not None, RATE=rate, R=0 if ring is None else ring.shape[1],
+        K=k, C=c, CP=cp, BM=min(cp, 64), BN=bn, BK=min(64 if half else 32, cp), STAGES=3, UP=INTERPRETED,
         num_warps=8 if cp * bn >= 8192 else 4,
     )  # fmt: skip
     return y, z
@@ -166,10 +188,13 @@ def residual_unit(
 
 
 def residual_unit_rows(
-    x: Tensor, w: UnitWeights, dilation: int, left: int, bent: Tensor | None = None, alpha3: Tensor | None = None
+    x: Tensor,
+    w: UnitWeights,
+    dilation: int,
+    left: int,
+    bent: Tensor | None = None,
+    alpha3: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A whole signal x (B, T, C), `left` frames of zeros before it -> y (B, T, C), and y after a snake with alpha3 (C,),
+    """A whole signal x (B, T, C), `left` frames of zeros before it -> y (B, T, C), and y after a snake with alpha3,
     empty without. bent: x after the unit's first snake, where it is known already."""
-    return _rows(
-        x, bent, w.alpha1, w.weight1, w.bias1, w.alpha2, w.weight2, w.bias2, alpha3, dilation, left
-    )
+    return _rows(x, bent, w.alpha1, w.weight1, w.bias1, w.alpha2, w.weight2, w.bias2, alpha3, dilation, left)

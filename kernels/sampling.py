@@ -81,7 +81,9 @@ def rank_kernel(
     own = guided(logits, weights, b, i, R, V)
     top = tl.max(every, 0)
     p = tl.where(v < V, tl.exp((every - top) * heat), 0.0)
-    likelier = (every[None, :] > own[:, None]) | ((every[None, :] == own[:, None]) & (v[None, :] < i[:, None]))
+    likelier = (every[None, :] > own[:, None]) | (
+        (every[None, :] == own[:, None]) & (v[None, :] < i[:, None])
+    )
     tl.store(rank + b * V + i, tl.sum(likelier.to(tl.int32), 1), mask=i < V)
     tl.store(before + b * V + i, tl.sum(tl.where(likelier, p[None, :], 0.0), 1), mask=i < V)
     tl.store(share + b * V + i, tl.exp((own - top) * heat), mask=i < V)

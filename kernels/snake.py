@@ -41,9 +41,7 @@ def snake_kernel(x, alpha, y, C, I, SC, SI, BC: tl.constexpr, BI: tl.constexpr):
 
 
 @triton.jit
-def snake_backward_kernel(
-    x, alpha, g, dx, table, C, I, SC, SI, BC: tl.constexpr, BI: tl.constexpr
-):
+def snake_backward_kernel(x, alpha, g, dx, table, C, I, SC, SI, BC: tl.constexpr, BI: tl.constexpr):
     i = tl.program_id(0) * BI + tl.arange(0, BI)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     at = tl.program_id(2) * C * I + c[:, None] * SC + i[None, :] * SI

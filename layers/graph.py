@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .streaming import State, Streamable, Stream, tree_map
+from .streaming import State, Stream, Streamable, tree_map
 
 
 def tensors_of(tree: State) -> list[Tensor]:
@@ -35,7 +35,9 @@ class CapturedStep:
     the calls that capturing takes.
     """
 
-    def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor] = ()):
+    def __init__(
+        self, function: Callable[..., Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor] = ()
+    ):
         self._function = function
         self._inputs = [x.clone() for x in inputs]
         self._graph: torch.cuda.CUDAGraph | None = None

@@ -78,7 +78,7 @@ def close(dtype: torch.dtype) -> Callable[[Tensor, Tensor], None]:
     GPU rounds, so it may be twice as far."""
 
     def check(result: Tensor, exact: Tensor) -> None:
-        assert result.dtype == dtype and exact.dtype == torch.float64
+        assert (result.dtype, exact.dtype) == (dtype, torch.float64)
         error = float((result.double().cpu() - exact.cpu()).norm() / exact.cpu().norm())
         assert error < (2e-6 if dtype == torch.float32 else 1.2e-2), f"relative error {error:.1e}"
 

@@ -11,7 +11,10 @@ from .conftest import doubled
 @pytest.mark.parametrize("gated", [False, True])
 def test_linear_rows(n, i, o, gated, guard, dtype, close):
     torch.manual_seed(0)
-    x, weight = guard(torch.randn(n, i).to(dtype)), guard((torch.randn(o * (1 + gated), i) * i**-0.5).to(dtype))
+    x, weight = (
+        guard(torch.randn(n, i).to(dtype)),
+        guard((torch.randn(o * (1 + gated), i) * i**-0.5).to(dtype)),
+    )
     bias, gain = guard(torch.randn(o * (1 + gated))), guard(torch.rand(i) + 0.5)
     scale, residual = guard(torch.rand(o) + 0.5), guard(torch.randn(n, o).to(dtype))
     for kinds in ({}, {"gain": gain, "bias": bias}, {"bias": bias, "scale": scale, "residual": residual}):
