@@ -2,8 +2,8 @@
 
 What is left over stays in registers. Euclidean codebooks (EnCodec, Défossez et al. 2022, section 3.2) take the row with
 the greatest 2 r.e - |e|^2; factorized ones (DAC, Kumar et al. 2023, section 3.2) project first and take the unit row
-with the greatest product. Either way the chosen row of a table (K, V, D) is taken off: the codebook itself, or the codebook projected back. In float32 whatever
-the model's dtype, because the residual of a residual is mostly rounding.
+with the greatest product. Either way the chosen row of a table (K, V, D) is taken off: the codebook itself, or the
+codebook projected back. In float32 whatever the model's dtype, because the residual of a residual is mostly rounding.
 
 Shapes: B batch, T frames, D latent channels, K codebooks, V codebook_size, d codebook_dim.
 """
