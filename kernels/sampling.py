@@ -136,7 +136,7 @@ def _sample(
     rank = logits.new_empty(b, v, dtype=torch.int32)
     before, share = (logits.new_empty(b, v, dtype=torch.float32) for _ in range(2))
     vp, w = power_of_two(v), recent.shape[1]
-    bi = 128 if INTERPRETED else max(1, 16384 // vp)
+    bi = 128 if INTERPRETED else max(1, 8192 // vp)
     rank_kernel[(divide_up(v, bi), b)](
         logits, weights, options, rank, before, share, R=r, V=v, VP=vp, BI=bi, num_warps=8
     )

@@ -9,7 +9,10 @@ from myna.layers.graph import CapturedStep, StreamGraph
 from myna.layers.transformer import Transformer, TransformerConfig
 from torch.overrides import TorchFunctionMode
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
 ASKING = {
     torch.Tensor.item,
     torch.Tensor.tolist,
@@ -90,7 +93,9 @@ def test_steps_do_not_synchronise():
     layer = decoder()
     stream, x = Stream(layer), torch.randn(1, 6, 2)
     stream.push(x)
-    model = Transformer(TransformerConfig(width=16, depth=2, n_heads=2, n_kv_heads=1, hidden=24, context=8)).eval()
+    model = Transformer(
+        TransformerConfig(width=16, depth=2, n_heads=2, n_kv_heads=1, hidden=24, context=8)
+    ).eval()
     state = model.init_state(2, torch.zeros(1))
     graph = StreamGraph(Stream(layer, 2), torch.randn(2, 6, 2))
     with NoSynchronisation(), torch.no_grad():
