@@ -480,6 +480,10 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("there is no GPU here; --compile-only needs none")
     on_gpu(record, args.only)
+    print("\nwhole steps, microseconds", flush=True)  # once more: a log's end is what is looked at
+    for entry in record.data["steps"]:
+        if "share" in entry:
+            print(line(entry), f"bar {entry['target_us']} launches {entry['launches']}", flush=True)
     taken = args.limit_s - record.left
     wrong = [f"{e['name']} {e['precision']}" for e in record.data["checked"] if not e["good"]]
     print(f"\n{taken:.0f} s; {len(record.data['checked'])} checked, wrong: {wrong or 'none'}; "

@@ -1,4 +1,4 @@
-"""Captured steps: the same as the stream itself, for streams that come and go, without asking the device for numbers."""
+"""Captured steps: the same as the stream, for streams that come and go, without asking the device for numbers."""
 
 from __future__ import annotations
 
