@@ -11,6 +11,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+# Triton's kernels run in its interpreter (tests/kernels), which has to be asked for before any of them is imported.
+# TRITON_INTERPRET=0 runs them on a GPU instead.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
