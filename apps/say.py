@@ -293,7 +293,7 @@ def command(
     ),
     decoder: str | None = typer.Option(
         None,
-        help="What makes the sound: vocoder, or nar (hoarser; VALL-E as published).  [default: vocoder]",
+        help="What makes the sound: vocoder, nar (VALL-E as published), or flow (in training).  [default: vocoder]",
     ),
     lexicon: str | None = typer.Option(None, help="A file of words and how to say them."),
     stream: bool = typer.Option(False, "--stream", help="WAV to standard output while it is made, as -o -."),
@@ -385,7 +385,7 @@ def _speaking(
     sentences = split_text(text, options.language)
     if voice and Path(voice).is_file() and Path(voice).suffix != SUFFIX:
         consent = ask_consent(voice, consent)
-    speaker = Speaker(device=device)
+    speaker = Speaker(device=device, decoder=options.decoder)
     voice = next(iter(shipped_voices())) if voice is None else voice
     known = speaker.voice(voice, voice_text, consent, options.language, options.decoder)
     if voice_text and known.text != " ".join(voice_text.split()):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors.torch import save
@@ -35,6 +35,13 @@ from .lm.ar import ARConfig, ARModel
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 SHIPPED_AR, SHIPPED_NAR = WEIGHTS / "myna-ar.safetensors", WEIGHTS / "myna-nar.safetensors"
 SHIPPED_VOCODER = WEIGHTS / "myna-vocoder.safetensors"
+NEXT = WEIGHTS / "next"  # weights that are still in training: in the repository, not in the package
+FLOW_FILES = {
+    "flow": "myna-flow.safetensors",
+    "tokens": "myna-tokens.safetensors",
+    "ar": "myna-token-ar.safetensors",
+    "vocoder": "myna-mel-vocoder.safetensors",
+}
 
 _FAMILIES: dict[str, tuple[type, type]] = {
     "ar": (ARConfig, ARModel),
@@ -139,7 +146,8 @@ class DecoderRow:
     """A decoder that can be chosen.
 
     load: from its weights (None where it has none) for a codec, an AR and a device.   weights: those that ship.
-    reads_hidden: they belong to one AR, that which ships.   aliases: other names for it.
+    reads_hidden: they belong to one AR, that which ships.   aliases: other names for it.   engine: "valle" for what reads
+    the codes of the codec, "flow" for what reads speech tokens and is loaded by `tts.flow_speech`.
     """
 
     name: str
@@ -148,6 +156,7 @@ class DecoderRow:
     weights: Path | None = None
     reads_hidden: bool = False
     aliases: tuple[str, ...] = ()
+    engine: Literal["valle", "flow"] = "valle"
 
     @property
     def is_installed(self) -> bool:
@@ -163,12 +172,21 @@ def _load_nar(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.
     return NARDecoder(load_nar(SHIPPED_NAR if path is None else path, device, weights_hash(codec)), codec)
 
 
+def _not_here(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device) -> SpeechDecoder:
+    raise MissingModelError(
+        "the decoder flow has an AR of its own; load both with tts.flow_speech.load_flow_speech"
+    )
+
+
 # The first that is installed is the default.
 DECODERS: dict[str, DecoderRow] = {
     row.name: row
     for row in (
         DecoderRow("vocoder", "a source and a filter", _load_vocoder, SHIPPED_VOCODER, reads_hidden=True),
         DecoderRow("nar", "hoarser; VALL-E as published", _load_nar, SHIPPED_NAR, aliases=("codec",)),
+        DecoderRow(
+            "flow", "nearer to the voice; in training", _not_here, NEXT / FLOW_FILES["flow"], engine="flow"
+        ),
     )
 }
 
@@ -221,6 +239,7 @@ def load_decoders(
         {
             name: partial(row.load, codec, ar, given.get(name, row.weights), device)
             for name, row in DECODERS.items()
-            if name in given or (row.is_installed and (ships or not row.reads_hidden))
+            if row.engine == "valle"
+            and (name in given or (row.is_installed and (ships or not row.reads_hidden)))
         }
     )

@@ -29,7 +29,7 @@ from .aligner import load_aligner
 from .finish.tags import synthetic_tags
 from .finish.watermark import WatermarkStream
 from .presets import SpeechOptions
-from .registry import SHIPPED_AR, load_ar, load_decoders
+from .registry import SHIPPED_AR, find_decoder, load_ar, load_decoders
 from .synthesis import SpokenChunk, Synthesizer, Watermark
 from .text.lexicon import Lexicon
 from .text.long_text import Sentence, split_text
@@ -64,7 +64,8 @@ class Speaker:
     """The models, loaded once, for any number of texts and voices; safe to use from several threads.
 
     models: None for those that ship.   device: where they run.   watermark: what puts the inaudible mark on one stretch
-    of speech, given the sample rate and the samples said before it; speech is never given out without.
+    of speech, given the sample rate and the samples said before it; speech is never given out without.   decoder: that
+    will speak, where models are to be loaded for it.
     Raises MissingModelError when weights are not installed.
 
     >>> speaker = myna.Speaker()
@@ -77,13 +78,14 @@ class Speaker:
         models: Valle | None = None,
         device: str | torch.device = "cpu",
         watermark: type[Watermark] | Any = WatermarkStream,
+        decoder: str | None = None,
     ):
         with ThreadPoolExecutor(1) as beside:
             if watermark is WatermarkStream:
                 beside.submit(
                     perth.comb
                 )  # read while the models are, and kept; a fault is raised again below
-            self.models = load_models(device) if models is None else models
+            self.models = load_models(device, decoder) if models is None else models
         self.sample_rate = self.models.codec.sample_rate
         self._watermark = partial(watermark, self.sample_rate)
         self._watermark(0)  # fails here rather than in the middle of a sentence
@@ -181,8 +183,14 @@ class Speaker:
         return digest.hexdigest()
 
 
-def load_models(device: str | torch.device = "cpu") -> Valle:
-    """The models that ship. Raises MissingModelError, one line, if one of them is not installed."""
+def load_models(device: str | torch.device = "cpu", decoder: str | None = None) -> Valle:
+    """The models that ship, those that the decoder needs. Raises MissingModelError, one line, if one of them is not
+    installed."""
+    if decoder is not None and find_decoder(decoder).engine == "flow":
+        from .flow_speech import load_flow_speech
+
+        aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
+        return load_flow_speech(load_codec("myna-24k", device), aligner, device)
     if not SHIPPED_AR.is_file():
         raise MissingModelError(
             f"the weights of {SHIPPED_AR.stem} should be part of the package but {SHIPPED_AR} is missing; install myna "
@@ -194,16 +202,17 @@ def load_models(device: str | torch.device = "cpu") -> Valle:
     return Valle(codec, ar, load_decoders(codec, ar, device), aligner)
 
 
-_shared: dict[str, Speaker] = {}
+_shared: dict[tuple[str, str], Speaker] = {}
 _lock = threading.Lock()
 
 
-def shared_speaker(device: str = "cpu") -> Speaker:
-    """One speaker with the models that ship, for all who ask."""
+def shared_speaker(device: str = "cpu", decoder: str | None = None) -> Speaker:
+    """One speaker with the models that ship, for all who ask for a decoder of the same engine."""
+    engine = "valle" if decoder is None else find_decoder(decoder).engine
     with _lock:
-        if device not in _shared:
-            _shared[device] = Speaker(device=device)
-        return _shared[device]
+        if (device, engine) not in _shared:
+            _shared[device, engine] = Speaker(device=device, decoder=decoder)
+        return _shared[device, engine]
 
 
 def say(

@@ -265,7 +265,7 @@ class _SentenceDecoder:
             self.progress = 1.0
             return np.concatenate([wav, self.sound.flush()])
         if chunk.latents is not None:
-            self.progress = min(1.0, (int(chunk.latents.pointer[-1]) + 1) / self.n_phones)
+            self.progress = min(1.0, (int(chunk.latents.pointer.flatten()[-1]) + 1) / self.n_phones)
         return wav
 
 

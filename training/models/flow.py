@@ -12,6 +12,7 @@ Shapes: B batch, T frames of 50 Hz, F numbers of a frame, M mel bands, S = T / 2
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...codec.checkpoint import weights_hash
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...errors import UsageError
 from ...layers.dit import block_mask
@@ -387,6 +389,9 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
     def export(self, model: nn.Module, path: Path, notes: dict[str, str]) -> None:
         """The decoder, and beside it NAME.tokens.safetensors."""
         assert isinstance(model, FlowTraining)
-        save_checkpoint(model.decoder, model.decoder.config, path, "flow", notes)
+        tokens_hash = weights_hash(copy.deepcopy(model.tokenizer).float())[:16]  # as it will be loaded
+        save_checkpoint(
+            model.decoder, model.decoder.config, path, "flow", {**notes, "tokens_hash": tokens_hash}
+        )
         beside = path.with_suffix(".tokens.safetensors")
         save_checkpoint(model.tokenizer, model.tokenizer.config, beside, "tokens", notes)

@@ -63,9 +63,7 @@ class TokenARTrainer(Trainer[TokenARRecipe, Plans]):
         super().__init__(recipe, world, quiet)
         data = recipe.data
         self.speech = MelSet(data.mel_sets, world.device)
-        tokenizer = load_checkpoint(
-            SpeechTokenizer, SpeechTokensConfig, data.tokens, "tokens", world.device
-        )
+        tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, data.tokens, "tokens", world.device)
         if tokenizer.config.levels != recipe.model.levels:
             raise UsageError(
                 f"data.tokens has the levels {tokenizer.config.levels}, the recipe's model {recipe.model.levels}; "

@@ -37,7 +37,7 @@ class Frame(NamedTuple):
     """One frame of what is said."""
 
     codes: Tensor  # (N,) long
-    pointer: Tensor  # () long: the phone that is said, -1 with a model that has no pointer
+    pointer: Tensor  # () long: the phone that is said, -1 with a model that has no pointer; (2,) of a token's halves
     hidden: Tensor  # (W,) the model's state that the codes were drawn from
 
 

@@ -111,7 +111,9 @@ class TokenAR(nn.Module):
         rows = FiniteScalarQuantizer(c.levels).rows
         self.codebook_size = len(rows)
         self.text_encoder = TextEncoder(
-            TextEncoderConfig(c.n_symbols, c.width, c.text_depth, c.n_heads, c.n_kv_heads, c.hidden, c.dropout)
+            TextEncoderConfig(
+                c.n_symbols, c.width, c.text_depth, c.n_heads, c.n_kv_heads, c.hidden, c.dropout
+            )
         )
         self.token = CodeEmbedding(rows, c.width, c.extra)
         self.begin = nn.Parameter(torch.randn(c.width) * 0.5)  # the token before the first

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -28,7 +29,12 @@ from ...codec.checkpoint import weights_hash
 from ...data.audio import Audio
 from ...data.checkpoint import read_safetensors
 from ...data.files import atomic_output, input_errors
+from ...data.resample import resample
 from ...errors import InputError, MissingModelError, UsageError
+from ...layers.mel import MelFrames
+from ...pretrained.ge2e import DIMS as SPEAKER_DIMS
+from ...pretrained.ge2e import RATE as SPEAKER_RATE
+from ...pretrained.ge2e import load_ge2e
 from ..lm.batch import Prompt
 from ..text.phones import N_SYMBOLS, Phones
 from .recording import CleanPrompt, PromptOptions, clean_prompt
@@ -41,6 +47,7 @@ SUFFIX = ".safetensors"
 _NAME = re.compile(r"\w[\w .'+-]{0,63}")
 _LONGEST_PROMPT = 60  # seconds: no voice of ours is nearly as long
 _MIN_CONSENT = 10  # characters
+MEL_RATE = 24_000  # samples a second of the recordings whose mel is kept
 # Sounds a second of speech, below which a transcript leaves most of it out: the slowest of 500 children and adults of
 # speechocean762's test split reads 3.8.
 _SLOWEST = 3.0
@@ -54,6 +61,7 @@ class Voice:
     codec_hash: 16 hex digits of the codec whose codes these are.   source: the recording's name.
     created: ISO 8601, UTC.   consent: the statement that its speaker agreed.   text: the transcript.
     notes: what was found wanting in the recording.   frame_rate: of the codes, a second.
+    mel (M, T') natural log-mel, speaker (E,) speaker vector: of the recording; None in a voice of an earlier version.
     """
 
     name: str
@@ -67,6 +75,8 @@ class Voice:
     text: str | None = None
     notes: tuple[str, ...] = ()
     frame_rate: float = 50.0
+    mel: Tensor | None = None
+    speaker: Tensor | None = None
 
     def prompt(self) -> Prompt:
         """What the models are given; the same object every time, so that they can keep what they made of it."""
@@ -74,7 +84,7 @@ class Voice:
 
     @cached_property
     def _prompt(self) -> Prompt:
-        return Prompt(self.codes, self.phones, self.pointer)
+        return Prompt(self.codes, self.phones, self.pointer, self.mel, self.speaker)
 
     @property
     def seconds(self) -> float:
@@ -90,6 +100,9 @@ class Voice:
         if self.phones is not None and self.pointer is not None:
             tensors["phones"] = self.phones.tokens.to(torch.int16).contiguous()
             tensors["pointer"] = self.pointer.to(torch.int16).contiguous()
+        if self.mel is not None and self.speaker is not None:
+            tensors["mel"] = self.mel.half().contiguous()
+            tensors["speaker"] = self.speaker.half().contiguous()
         facts = json.dumps({field: getattr(self, field) for field in _FACTS}, ensure_ascii=False)
         metadata = {"format": FORMAT, "voice": facts, "sha256": checksum(facts, tensors)}
         with atomic_output(path, force) as file:
@@ -138,7 +151,18 @@ def make_voice(
         text or None,
         clean.notes,
         float(codec.frame_rate),
+        *heard(clean.samples, codec.sample_rate),
     )
+
+
+@torch.inference_mode()
+def heard(samples: np.ndarray, sample_rate: int) -> tuple[Tensor, Tensor]:
+    """A recording (N,) as the flow decoder reads it: natural log-mel (M, T) at 100 Hz, float16, and speaker vector (E,)."""
+    at_24k = resample(samples[None], sample_rate, MEL_RATE)[0]
+    at_16k = resample(samples[None], sample_rate, SPEAKER_RATE)[0]
+    mel = MelFrames(MEL_RATE)(torch.from_numpy(at_24k)[None])[0]
+    speaker = load_ge2e().vector(torch.from_numpy(at_16k))
+    return mel.half(), speaker.half()
 
 
 @torch.inference_mode()
@@ -183,9 +207,16 @@ def load_voice(path: str | Path) -> Voice:
             raise ValueError
         if not isinstance(facts["text"], str | None) or not _NAME.fullmatch(facts["name"]):
             raise ValueError
-        tensors = {key: value.long() for key, value in file.weights.items()}
+        tensors = {key: v if v.is_floating_point() else v.long() for key, v in file.weights.items()}
         phones = Phones(tensors["phones"]) if "phones" in tensors else None
-        voice = Voice(codes=tensors["codes"], phones=phones, pointer=tensors.get("pointer"), **facts)
+        voice = Voice(
+            codes=tensors["codes"],
+            phones=phones,
+            pointer=tensors.get("pointer"),
+            mel=tensors.get("mel"),
+            speaker=tensors.get("speaker"),
+            **facts,
+        )
         _check_tensors(voice)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         raise InputError(
@@ -306,6 +337,12 @@ def _check_tensors(voice: Voice) -> None:
         or int(codes.min()) < 0
     ):
         raise ValueError
+    if (voice.mel is None) != (voice.speaker is None):
+        raise ValueError
+    if voice.mel is not None and voice.speaker is not None:
+        known = voice.mel.ndim == 2 and voice.speaker.shape == (SPEAKER_DIMS,)
+        if not known or not bool(voice.mel.isfinite().all()) or not bool(voice.speaker.isfinite().all()):
+            raise ValueError
     if (voice.phones is None) != (voice.pointer is None):
         raise ValueError
     if voice.phones is None or voice.pointer is None:

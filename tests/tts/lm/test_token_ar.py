@@ -13,7 +13,16 @@ from myna.tts.lm.token_generate import TokenGenerator, TokenPrompt
 from myna.tts.text.phones import Phones
 
 SMALL = TokenARConfig(
-    levels=(4, 3), speaker=6, width=32, depth=2, n_heads=2, n_kv_heads=1, hidden=48, text_depth=1, context=128, extra=4
+    levels=(4, 3),
+    speaker=6,
+    width=32,
+    depth=2,
+    n_heads=2,
+    n_kv_heads=1,
+    hidden=48,
+    text_depth=1,
+    context=128,
+    extra=4,
 )
 
 

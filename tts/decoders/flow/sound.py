@@ -19,9 +19,9 @@ from ....codec.checkpoint import weights_hash
 from ....codec.mel_vocoder import MelVocoder
 from ....codec.mel_vocoder_stream import MelVocoderStream
 from ....data.resample import resample
-from ....errors import MissingModelError
 from ....pretrained.ge2e import GE2E
 from ....pretrained.ge2e import RATE as SPEAKER_RATE
+from ...lm.ar import ARModel
 from ...lm.batch import Prompt
 from ...lm.quantize import prepare
 from ...lm.speech_tokens import STRIDE, SpeechTokenizer
@@ -32,7 +32,7 @@ from .decoder import PATCH, FlowDecoder
 from .stream import FlowOptions, FlowStream, FlowVoice, read_voice
 
 LONGEST_PROMPT = 200  # frames: what was trained
-_NARROW = 8.0  # nats that the bands above 8 kHz lie below those of 3 to 6 kHz in a recording that has none
+_NARROW = 3.0  # nats from the bands of 3 to 6 kHz down to those above 9 kHz: 3 to 7 in recordings of 16 kHz, else 0 to 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +68,23 @@ class FlowSpeechDecoder:
 
     @torch.inference_mode()
     def read_voice(self, prompt: Prompt, wav: Tensor) -> ReadVoice:
-        """wav (S,): the recording."""
-        mel = self.vocoder.mel(wav[None])[0]
+        """wav (S,): what stands for the recording in a voice that has neither mel nor speaker vector."""
+        mel = self.vocoder.mel(wav[None])[0] if prompt.mel is None else prompt.mel.to(wav)
         longest = LONGEST_PROMPT * PATCH
         mel = mel[:, : min(longest, mel.shape[1]) // STRIDE * STRIDE]
-        at_16k = resample(wav[None].cpu().numpy(), self.vocoder.config.sample_rate, SPEAKER_RATE)[0]
-        speaker = self.speakers.vector(torch.from_numpy(at_16k).to(wav.device))
+        speaker = self._speaker(wav) if prompt.speaker is None else prompt.speaker.to(wav)
         tokens = self.tokenizer.tokens(mel[None])[0]
         levels = self.tokenizer.quantizer.vectors(tokens)
         voice = read_voice(self.flow, mel, speaker, levels, self.options, is_narrow(mel))
         return ReadVoice(voice, TokenPrompt(tokens, speaker))
+
+    def _speaker(self, wav: Tensor) -> Tensor:
+        """The speaker vector (E,) of a recording (S,)."""
+        at_16k = resample(wav[None].cpu().numpy(), self.vocoder.config.sample_rate, SPEAKER_RATE)[0]
+        return self.speakers.vector(torch.from_numpy(at_16k).to(wav.device))
+
+    def check(self, ar: ARModel) -> None:
+        """Whether the AR says this tokenizer's tokens, its file says (`tts.flow_speech.load_flow_speech`)."""
 
     def stream(self, phones: Phones, voice: ReadVoice | None, seed: int) -> FlowSound:
         flow = None if voice is None else voice.flow
@@ -110,13 +117,3 @@ def is_narrow(mel: Tensor) -> bool:
     """Whether a recording (M, T) of 80 bands to 12 kHz has nothing above 8 kHz: it was of 16 kHz or less."""
     loud = mel[:, mel.mean(0) > mel.mean()]
     return bool(loud[48:62].mean() - loud[72:].mean() > _NARROW) if loud.shape[1] else False
-
-
-def check_tokens(tokens_hash: str, tokenizer: SpeechTokenizer, name: str) -> None:
-    """Raises MissingModelError, one line, where a model was trained on another tokenizer's tokens."""
-    here = weights_hash(tokenizer)
-    if here[: len(tokens_hash)] != tokens_hash:
-        raise MissingModelError(
-            f"{name} speaks the tokens of {tokens_hash}, but the tokenizer here is {here[:16]}; use the two that were "
-            "trained together"
-        )

@@ -28,7 +28,9 @@ class FlowOptions:
 
     steps: int = 2  # of the head, 0: the trunk's mean alone
     guidance: float = 1.0  # 0: none; above, what the voice changes is exaggerated
-    sway: float = 0.0  # below 0: steps lie nearer to the noise (Chen et al. 2024, F5-TTS, section 3.3), at least -1
+    sway: float = (
+        0.0  # below 0: steps lie nearer to the noise (Chen et al. 2024, F5-TTS, section 3.3), at least -1
+    )
     temperature: float = 1.0  # of the noise
     blocks: tuple[int, ...] = (12, 16, 24, 32)  # frames, even; the last repeats
 
@@ -77,7 +79,9 @@ def read_voice(
     mean, spread = model.statistics(prompt, yes)
     condition = model.voice(speaker[None].to(prompt), mean, spread)
     known = yes[:, ::2] if tokens is not None else ~yes[:, ::2]
-    levels = prompt.new_zeros(1, n // 2, model.config.token_dims) if tokens is None else tokens[None].to(prompt)
+    levels = (
+        prompt.new_zeros(1, n // 2, model.config.token_dims) if tokens is None else tokens[None].to(prompt)
+    )
     read = model.token_frames(levels, known, torch.zeros_like(known, dtype=torch.long))
     phones = model.no_phone.expand(1, n, -1)
     trunk = model.trunk.init_state(1, prompt, slots=n)
