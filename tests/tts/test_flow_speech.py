@@ -14,6 +14,7 @@ from myna.data.audio import read_audio
 from myna.data.checkpoint import save_checkpoint
 from myna.errors import InputError, MissingModelError
 from myna.layers.dit import DiTConfig
+from myna.tts.decoders.base import Latents
 from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
 from myna.tts.decoders.flow.sound import is_narrow
 from myna.tts.flow_speech import FlowSpeech, load_flow_speech
@@ -21,7 +22,6 @@ from myna.tts.lm.batch import Prompt
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from myna.tts.lm.token_ar import TokenAR, TokenARConfig
-from myna.tts.decoders.base import Latents
 from myna.tts.registry import FLOW_FILES
 from myna.tts.text.phones import Phones
 from myna.tts.voices.voice import heard, load_voice, make_voice

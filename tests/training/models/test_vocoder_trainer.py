@@ -162,7 +162,7 @@ def test_what_is_overheard_is_the_ar_after_the_true_frames(world):
     with torch.no_grad():
         encoded = ar.encode_text(batch.phones, batch.n_phones, batch.drop_text)
         expected = ar.transformer(ar.frame_inputs(batch, encoded).transpose(1, 2)).transpose(1, 2)[0, n:]
-        likeliest = ar.logits(expected).argmax(-1)
+        likeliest = ar.code_head(expected).argmax(-1)
     torch.testing.assert_close(states, expected)
     assert torch.equal(codes[0], likeliest)
     guided, _ = overheard(ar, batch, HiddenOptions(temperature=1e-6, text_guidance=30.0), 2.0)
