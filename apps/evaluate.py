@@ -51,7 +51,7 @@ def codec(
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no table."),
 ) -> None:
     """Compare codecs with Opus on the same recordings."""
-    from ..evaluation.codec_report import EvaluationOptions, evaluate_codec
+    from ..evaluation.codec.report import EvaluationOptions, evaluate_codec
 
     data = _data(data, data_option)
     _one_output(markdown, json)
@@ -98,12 +98,9 @@ def tts(
     ),
     codec: str = typer.Option("myna-24k", help="A name or a checkpoint."),
     ar: Path = typer.Option(None, help="A checkpoint in place of the AR that ships."),
-    nar: Path = typer.Option(None, help="A checkpoint in place of the NAR that ships."),
-    vocoder: Path = typer.Option(None, help="A checkpoint in place of the vocoder that ships."),
     preset: str = typer.Option("standard", help="standard, fast or best."),
-    decoder: str = typer.Option(
-        "vocoder", help="What makes sound of the codes: vocoder, or codec (with the NAR)."
-    ),
+    decoder: str = typer.Option(None, help="What makes the sound: vocoder, or nar.  [default: vocoder]"),
+    decoder_weights: Path = typer.Option(None, help="A checkpoint in place of the decoder's that ships."),
     seed: int = typer.Option(0, help="Of the speech, and of the choice of prompts and texts."),
     candidates: int = typer.Option(None, help="Times a sentence is said, the clearest kept."),
     temperature: float = typer.Option(None, help="Of the sampled codes."),
@@ -131,7 +128,7 @@ def tts(
         import torch
 
         torch.set_num_threads(threads)
-    from ..evaluation.tts_report import (
+    from ..evaluation.tts.report import (
         QUICK_REMARK,
         QUICK_TEXTS,
         QUICK_VOICES,
@@ -153,8 +150,7 @@ def tts(
         prompt_text=prompt_text,
         codec=codec,
         ar=ar,
-        nar=nar,
-        vocoder=vocoder,
+        decoder_weights=decoder_weights,
         device=device,
         audio=audio,
         remark=QUICK_REMARK if quick else None,
@@ -215,7 +211,7 @@ def asr(
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no table."),
 ) -> None:
     """Compare recognisers on the same weights: word errors, speed, memory, agreement."""
-    from ..evaluation.asr_report import RecognitionEvaluation, evaluate_asr
+    from ..evaluation.asr.report import RecognitionEvaluation, evaluate_asr
 
     data = _data(data, data_option)
     _one_output(markdown, json)

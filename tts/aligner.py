@@ -21,16 +21,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchaudio
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
+from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors, uninitialized
 from ..data.files import atomic_output
 from ..errors import InputError
+from ..layers.mel import mel_filterbank
 from .text.phones import SYMBOLS, Phones
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "myna-aligner.safetensors"
+_N_FFT = 1024
 MAX_ADVANCE = 3  # phones, from one frame to the next
 SKIP_COST = 15.0  # of a phone without a frame; spaces are free
 # Of the logarithm of how common a symbol is, taken off its log-probability in the search: a posterior favours what is
@@ -58,6 +59,11 @@ class AlignerConfig:
     dilations: tuple[int, ...] = (1, 2, 4, 8, 1)  # of the blocks
     dropout: float = 0.1
 
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.frame_size
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -84,17 +90,17 @@ class Alignment:
 class MelSpectrogram(nn.Module):
     """Mel power at two frames a codec frame, and its normalised logarithm."""
 
+    window: Tensor
+    bank: Tensor
+
     def __init__(self, config: AlignerConfig):
         super().__init__()
         self.hop, self.frame_size, self.delay = config.frame_size // 2, config.frame_size, config.delay
-        self.spectrum = torchaudio.transforms.Spectrogram(1024, config.window, self.hop, center=False)
-        self.mel = torchaudio.transforms.MelScale(
-            config.n_mels, config.sample_rate, 50.0, config.f_max, 1024 // 2 + 1, norm="slaney"
+        bank = mel_filterbank(
+            config.sample_rate, _N_FFT, config.n_mels, f_min=50.0, f_max=config.f_max, scale="htk"
         )
-        for part in (self.spectrum, self.mel):  # derived from the config: no part of a checkpoint
-            for name, buffer in list(part.named_buffers()):
-                delattr(part, name)
-                part.register_buffer(name, buffer, persistent=False)
+        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
+        self.register_buffer("bank", bank, persistent=False)
 
     def n_frames(self, n_samples: int) -> int:
         """Frames that the codec makes of so many samples."""
@@ -103,9 +109,12 @@ class MelSpectrogram(nn.Module):
     def power(self, wav: Tensor, n_frames: int | None = None) -> Tensor:
         """wav (N,) -> (M, 2 T), T as many frames as the codec makes of it unless given."""
         n = 2 * (self.n_frames(len(wav)) if n_frames is None else n_frames)
-        before = (1024 - self.hop) // 2  # each window lies around its hop
-        wav = F.pad(wav, (before, max(0, (n - 1) * self.hop + 1024 - before - len(wav))))
-        return self.mel(self.spectrum(wav))[:, :n]
+        before = (_N_FFT - self.hop) // 2  # each window lies around its hop
+        wav = F.pad(wav, (before, max(0, (n - 1) * self.hop + _N_FFT - before - len(wav))))
+        spectrum = torch.stft(
+            wav, _N_FFT, self.hop, len(self.window), self.window, center=False, return_complex=True
+        )
+        return (self.bank @ spectrum.abs().square())[:, :n]
 
     def normalized(self, power: Tensor) -> Tensor:
         """(M, 2 T) -> (2 M, T): logarithm, free of the recording's level and of its microphone's colour."""
@@ -207,7 +216,7 @@ class Aligner(nn.Module):
         optional = [p.tokens[0] == SYMBOLS.index(" ") for p in phones]
         emitted = [lp[:, c] for lp, c in zip(log_probs, classes, strict=True)]
         weighed = [e - PRIOR_WEIGHT * self.log_prior[c] for e, c in zip(emitted, classes, strict=True)]
-        pointers = viterbi(weighed, optional)
+        pointers = viterbi(weighed, optional, self.config.frame_rate)
         scores = [
             _score(lp, e, c, pointer, self.pause)
             for lp, e, c, pointer in zip(log_probs, emitted, classes, pointers, strict=True)
@@ -246,7 +255,7 @@ def align(aligner: Aligner, wav: Tensor, phones: Phones) -> Alignment:
     return found
 
 
-def viterbi(emitted: Sequence[Tensor], optional: Sequence[Tensor]) -> list[Tensor]:
+def viterbi(emitted: Sequence[Tensor], optional: Sequence[Tensor], frame_rate: float) -> list[Tensor]:
     """The best pointer (T,) for each of several utterances, on the CPU.
 
     emitted: (T, P) log-probability of each phone in each frame. optional: (P,) bool, phones that may have no frame;
@@ -258,7 +267,7 @@ def viterbi(emitted: Sequence[Tensor], optional: Sequence[Tensor]) -> list[Tenso
     for t, p in zip(n_frames.tolist(), n_phones.tolist(), strict=True):
         if p - 1 > MAX_ADVANCE * (t - 1):
             raise InputError(
-                f"the transcript has {p} phones, too many for {t / 50:.2f} s of speech; "
+                f"the transcript has {p} phones, too many for {t / frame_rate:.2f} s of speech; "
                 "give exactly what is said in the recording, or no transcript"
             )
     b, t_max, p_max = len(emitted), int(n_frames.max()), int(n_phones.max())
@@ -322,6 +331,8 @@ def load_aligner(path: str | Path = SHIPPED, device: str | torch.device = "cpu")
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path} is not an aligner; give one that `myna train myna-aligner` wrote") from None
-    model = Aligner(config_from_dict(AlignerConfig, described, path))
+    config = config_from_dict(AlignerConfig, described, path)
+    with uninitialized():
+        model = Aligner(config)
     load_strictly(model, file.weights, path)
     return model.to(device).eval()
