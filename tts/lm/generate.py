@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ...layers.streaming import State
+from ...layers.transformer_fused import captured
 from ..text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
 from .ar import MAX_ADVANCE, ARModel
 from .batch import Prompt, SpeechBatch
@@ -127,6 +127,7 @@ class ARGenerator:
         # What the target's frames add to the code before them, phone by phone.
         self._phone_rows = encoding[:, own.shape[1] :] + model.segment.weight[1]
         self._n_rows = rows
+        self._captured = captured(self, model.transformer, self._state)
 
     def _hides_voice(self, row: int) -> bool:
         return self._guides_voice and row == 1 + self._guides_text
@@ -230,6 +231,8 @@ class ARGenerator:
         return cast(Tensor, rows).expand(self._n_rows, -1)
 
     def _step(self, x: Tensor) -> Tensor:
+        if self._captured is not None:
+            return self._captured(x).clone()
         self._reach += 1
         hidden, self._state = self.model.step(x, self._state, self._reach)
         return hidden
@@ -238,11 +241,6 @@ class ARGenerator:
         weights = [self.options.text_guidance - 1] * self._guides_text
         weights += [self.options.voice_guidance - 1] * self._guides_voice
         return guide(logits, torch.tensor(weights, device=logits.device))
-
-    @property
-    def state(self) -> State:
-        """The transformer's state after the frames so far."""
-        return self._state
 
 
 class _Durations:
