@@ -17,20 +17,33 @@ from torch import Tensor
 
 from ..kernels.causal_conv import conv_rows, runs_on
 from ..kernels.conv_transpose import conv_transpose_rows, pack
+from ..kernels.packed import packed
 from ..kernels.residual_unit import UnitWeights, residual_unit_rows
 from ..layers import ConvTranspose1d, Residual
-from .dac import DAC
+from .convolutional import ConvolutionalCodec
+
+LONGEST = 4096  # frames at once: activations take 2 MB a frame
 
 
-def supports(codec: DAC) -> bool:
-    """Whether the fused decoder may be used: on a GPU, for inference."""
-    return runs_on(next(codec.decoder.parameters())) and not torch.is_grad_enabled()
+def supports(codec: ConvolutionalCodec, frames: int) -> bool:
+    """Whether the fused decoder may be used, and pays: on a GPU, for inference, in 16 bits. In float32 PyTorch's
+    convolutions use the tensor cores (TF32), these do not."""
+    like = next(codec.decoder.parameters())
+    return runs_on(like) and like.dtype.itemsize == 2 and frames <= LONGEST and not torch.is_grad_enabled()
+
+
+def fused_decoder(codec: ConvolutionalCodec) -> FusedDACDecoder:
+    """Of a codec that is supported; made once."""
+    like = next(codec.decoder.parameters())
+    return packed(codec, "fused decoder", like, lambda _: FusedDACDecoder(codec, like.dtype))
 
 
 class FusedDACDecoder:
-    """The decoder's weights in `dtype`, packed. widest: channels of a unit that is one launch."""
+    """The weights of a DAC's decoder in `dtype`, packed. widest: channels of a unit that is one launch."""
 
-    def __init__(self, codec: DAC, dtype: torch.dtype = torch.bfloat16, widest: int | None = None):
+    def __init__(
+        self, codec: ConvolutionalCodec, dtype: torch.dtype = torch.bfloat16, widest: int | None = None
+    ):
         self.dtype = dtype
         self.widest = (256 if dtype.itemsize == 2 else 64) if widest is None else widest
         first, *stages, snake, last, _ = cast("list[Any]", list(codec.decoder.layers))

@@ -28,6 +28,7 @@ from ..layers.spectral import Frames, OverlapAdd
 from ..layers.streaming import Chain, Stream
 from .base import Codes
 from .convolutional import blocks, check_codes, check_n_codebooks, check_wav, fit
+from .myna_fused import fused_stream
 from .quantizer import EMACodebook, FactorizedCodebook, ResidualVQ
 from .trainable import TrainableCodec
 
@@ -316,7 +317,7 @@ class MynaDecoderStream:
 
     def __init__(self, codec: MynaCodec, batch: int):
         self.codec, self.lag = codec, codec.delay
-        self.stream = Stream(codec.decoder, batch)
+        self.stream = fused_stream(codec, batch) or Stream(codec.decoder, batch)
 
     @torch.inference_mode()
     def push(self, codes: Tensor) -> Tensor:

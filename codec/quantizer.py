@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.launch import runs_on
 from ..kernels.packed import packed
+from ..kernels.rvq import rvq_decode
 
 
 @dataclass(frozen=True)
@@ -325,7 +327,15 @@ class ResidualVQ(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """codes (B, K, T), K up to n_codebooks -> (B, D, T)."""
         books = self._books
-        quantized = books[0].decode(codes[:, 0])
+        first = books[0]
+        if codes.is_cuda and isinstance(first, EMACodebook) and runs_on(first.embed):
+            table = packed(self, "table", first.embed, lambda _: self.rows())
+            return (
+                rvq_decode(codes.transpose(1, 2).flatten(0, 1), table)
+                .unflatten(0, codes.shape[::2])
+                .transpose(1, 2)
+            )
+        quantized = first.decode(codes[:, 0])
         for k in range(1, codes.shape[1]):
             quantized = quantized + books[k].decode(codes[:, k])
         return quantized
