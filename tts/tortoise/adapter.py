@@ -1,0 +1,261 @@
+"""TorToise's published files, read without running anything in them, and its networks in our own format.
+
+published   NAME.pth, checked against its published sha256; in a folder of one's own any file of the same layout
+ours        NAME.safetensors, the configuration in its metadata, the sha256 of its source beside it
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...data.checkpoint import config_from_dict, load_strictly, read_safetensors, read_torch
+from ...data.download import ModelEntry, Progress, cache_dir, fetch_entry
+from ...data.files import atomic_output, input_errors
+from ...errors import InputError, MissingModelError, UsageError
+from .layout import LAYOUTS
+
+FAMILY = "tortoise"
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file of TorToise.   needed_for: what cannot be done without it."""
+
+    network: str
+    name: str
+    n_bytes: int | None
+    sha256: str
+    needed_for: str
+    repository: str = "Manmay/tortoise-tts/resolve/main"
+
+    @property
+    def url(self) -> str:
+        return f"https://huggingface.co/{self.repository}/{self.name}"
+
+
+_ORIGINAL = "jbetker/tortoise-tts-v2/resolve/main/.models"
+FILES = {
+    file.network: file
+    for file in (
+        PublishedFile(
+            "autoregressive",
+            "autoregressive.pth",
+            1_716_988_501,
+            "9c6651b9996df6cef6a1fc459738ae207ab60f902ec49b4d0623ca8ab6110d51",
+            "speech",
+        ),
+        PublishedFile(
+            "diffusion",
+            "diffusion_decoder.pth",
+            1_169_472_627,
+            "ea776fc354eabb70cfae145777153483fad72e3e0c5ea345505ded2231a90ce1",
+            "every preset but streaming",
+        ),
+        PublishedFile(
+            "clvp",
+            "clvp2.pth",
+            975_620_731,
+            "6097e708cf692eb93bd770880660953935e87e8995eb864819bbe51b7d91342c",
+            "choosing among candidates",
+        ),
+        PublishedFile(
+            "univnet",
+            "vocoder.pth",
+            391_384_715,
+            "16e8153e9f8ffb00b116f7f67833df2802fcf81e6bc173acc3b3b4bf9f04189d",
+            "every preset but streaming",
+        ),
+        PublishedFile(
+            "random-autoregressive",
+            "rlg_auto.pth",
+            25_193_729,
+            "4473c125482e2a3322a5ea762025a0c6ec657955c3002cf099c0635d79967551",
+            "the voice random",
+        ),
+        PublishedFile(
+            "random-diffusion",
+            "rlg_diffuser.pth",
+            100_715_777,
+            "6e84b1ce60631c56dc8dec3d27c131993dd99d3060e7919cc351857457dbfdac",
+            "the voice random",
+        ),
+        PublishedFile(
+            "hifigan",
+            "hifidecoder.pth",
+            71_452_769,
+            "d9273064225f06681067f374a44eb2b1dc9942b32ffdbf6bce702603e38189ab",
+            "the preset streaming",
+        ),
+        PublishedFile(
+            "classifier",
+            "classifier.pth",
+            None,
+            "95ab946010be0a963b5039e8fca74bbb8a6eebcf366c761db21ae7e94cd6ada3",
+            "telling TorToise's own speech",
+            _ORIGINAL,
+        ),
+    )
+}
+
+
+def tortoise_dir() -> Path:
+    """Where the published files and their conversions are kept."""
+    return cache_dir() / FAMILY
+
+
+def download(progress: Progress | None = None, force: bool = False) -> Path:
+    """Fetch all files, each checked; returns their folder. Raises MissingModelError."""
+    folder = tortoise_dir()
+    for file in FILES.values():
+        path = folder / file.name
+        if (folder / f"{file.network}.safetensors").is_file() and not force:
+            continue
+        entry = ModelEntry(
+            f"tortoise ({file.network})", file.url, file.name, file.sha256, "", "Apache-2.0", "tts"
+        )
+        fetch_entry(entry, path, progress, force)
+    return folder
+
+
+def find_network(network: str, folder: Path | None = None) -> Path | None:
+    """The file of a network: our conversion, else the published one, in a folder (None: the cache)."""
+    folder = tortoise_dir() if folder is None else folder
+    for name in (f"{network}.safetensors", FILES[network].name):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def load_network(network: str, folder: Path | None = None) -> nn.Module:
+    """A network, float32, on the CPU, in evaluation mode.
+
+    folder: None for the cache, where a published file must be what its publisher states; in any other, files of the
+    same layout will do, such as fine-tuned ones. Raises MissingModelError, InputError.
+    """
+    path = find_network(network, folder)
+    if path is None:
+        file = FILES[network]
+        where = tortoise_dir() if folder is None else folder
+        raise MissingModelError(
+            f"{file.name} is not in {where}; {file.needed_for} needs it: `myna models download tortoise` fetches it"
+        )
+    if path.suffix == ".safetensors":
+        return _load_ours(network, path)
+    if folder is None:
+        check_published(FILES[network], path)
+    return load_published(network, path)
+
+
+def check_published(file: PublishedFile, path: Path) -> None:
+    """Raises InputError for a file that is not what its publisher states."""
+    size = path.stat().st_size
+    if file.n_bytes is not None and size != file.n_bytes:
+        kind = "truncated" if size < file.n_bytes else "of another version"
+        raise InputError(
+            f"{path} is {kind}: {size} bytes, published are {file.n_bytes}; "
+            "`myna models download tortoise --force` fetches it again"
+        )
+    found = _sha256(path)
+    if found != file.sha256:
+        raise InputError(
+            f"{path} is of another version: its sha256 is {found[:16]}..., published is {file.sha256[:16]}...; "
+            "`myna models download tortoise --force` fetches it again, or give a folder of your own with --model"
+        )
+
+
+def load_published(network: str, path: Path) -> nn.Module:
+    """The network of a `.pth` in the published layout, strictly. Its weights stay in the file until they are used,
+    where they can. Raises InputError."""
+    layout = LAYOUTS[network]
+    weights: Mapping[str, Any] = read_torch(path)
+    if layout.inside is not None:
+        weights = weights.get(layout.inside, {})
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"{path} does not hold named weights of TorToise's {network}; download it again")
+    ours = layout.translate(weights)
+    try:
+        config = layout.dimensions(ours)
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"{path} is not laid out as {FILES[network].name} ({error} is missing); download it again"
+        ) from None
+    return _assemble(network, config, ours, path)
+
+
+def convert(source: Path | None, target: Path, force: bool = False) -> list[Path]:
+    """Write every network of a folder (None: the cache) into another as our safetensors; returns what was written.
+    Raises UsageError where one exists without `force`, MissingModelError where there is nothing to convert."""
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is a file; TorToise is several networks, give a folder")
+    found = {network: find_network(network, source) for network in FILES}
+    if not any(found.values()):
+        raise MissingModelError(
+            f"there are no files of TorToise in {source or tortoise_dir()}; "
+            f"expected {', '.join(file.name for file in FILES.values())}"
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for network, path in found.items():
+        if path is None or path.suffix == ".safetensors":
+            continue
+        out = target / f"{network}.safetensors"
+        if out.exists() and not force:
+            raise UsageError(f"{out} exists; --force overwrites it")
+        if source is None:
+            check_published(FILES[network], path)
+        save_network(network, load_published(network, path), out, _sha256(path))
+        written.append(out)
+    return written
+
+
+def save_network(network: str, model: nn.Module, path: Path, source_sha256: str = "") -> None:
+    """Write a network with its configuration, whole or not at all."""
+    config: Any = model.config
+    described = json.dumps({"family": FAMILY, "network": network, **dataclasses.asdict(config)})
+    weights = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+    with atomic_output(path, force=True) as file:
+        # By its name: what `save` returns would be all of it in memory once more.
+        save_file(weights, file.name, {"config": described, "source_sha256": source_sha256})
+
+
+def _load_ours(network: str, path: Path) -> nn.Module:
+    file = read_safetensors(path)
+    try:
+        described: dict[str, Any] = json.loads(file.metadata["config"])
+        if (described.pop("family"), described.pop("network")) != (FAMILY, network):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{path} is not TorToise's {network}; convert it again: `myna models convert`"
+        ) from None
+    config = config_from_dict(LAYOUTS[network].config, described, path)
+    return _assemble(network, config, file.weights, path)
+
+
+def _assemble(network: str, config: Any, weights: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """Built without memory of its own, so that the weights are there once."""
+    try:
+        with torch.device("meta"):
+            model = LAYOUTS[network].model(config)
+    except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
+        raise InputError(f"{path}: its dimensions cannot be built: {error}") from None
+    load_strictly(model, weights, path, assign=True)
+    return model.requires_grad_(False).float().eval()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with input_errors(path), open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
