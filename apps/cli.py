@@ -11,8 +11,8 @@ from typing import Any
 
 import typer
 
-from .. import __version__
 from ..errors import MynaError
+from ..version import __version__
 from . import compress, decompress, evaluate, info, models, prepare, say, train, transcribe, voices
 from .console import PIPE_CLOSED, complain, silence_stdout
 from .demo import command as demo

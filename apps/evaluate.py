@@ -51,7 +51,7 @@ def codec(
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no table."),
 ) -> None:
     """Compare codecs with Opus on the same recordings."""
-    from ..evaluation.codec_report import EvaluationOptions, evaluate_codec
+    from ..evaluation.codec.report import EvaluationOptions, evaluate_codec
 
     data = _data(data, data_option)
     _one_output(markdown, json)
@@ -131,7 +131,7 @@ def tts(
         import torch
 
         torch.set_num_threads(threads)
-    from ..evaluation.tts_report import (
+    from ..evaluation.tts.report import (
         QUICK_REMARK,
         QUICK_TEXTS,
         QUICK_VOICES,
@@ -215,7 +215,7 @@ def asr(
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no table."),
 ) -> None:
     """Compare recognisers on the same weights: word errors, speed, memory, agreement."""
-    from ..evaluation.asr_report import RecognitionEvaluation, evaluate_asr
+    from ..evaluation.asr.report import RecognitionEvaluation, evaluate_asr
 
     data = _data(data, data_option)
     _one_output(markdown, json)

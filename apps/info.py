@@ -98,8 +98,8 @@ def synthetic_facts(name: str, duration: float | None) -> dict[str, Any]:
     duration: in seconds, where it is known; of a long recording only stretches are heard.
     """
     from ..data.audio import AudioReader
-    from ..tts.tags import is_synthetic
-    from ..tts.watermark import WatermarkDetector
+    from ..tts.finish.tags import is_synthetic
+    from ..tts.finish.watermark import WatermarkDetector
 
     tags = read_tags(name)
     n_skipped = (

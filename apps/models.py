@@ -19,7 +19,7 @@ app = typer.Typer(help="List, fetch and convert models.", no_args_is_help=True)
 
 def registry_of(name: str) -> ModuleType:
     """The registry that knows a name: of the codecs, or of the Whispers. Raises UsageError naming what both know."""
-    from ..asr import registry as whispers
+    from ..asr.model import registry as whispers
     from ..codec import registry as codecs
     from ..errors import UsageError, did_you_mean
 
@@ -35,7 +35,7 @@ def registry_of(name: str) -> ModuleType:
 @app.command("list")
 def list_command(json: bool = typer.Option(False, "--json", help="Print the list as JSON.")) -> None:
     """All models known by name, and which of them are on this machine."""
-    from ..asr import registry as whispers
+    from ..asr.model import registry as whispers
     from ..codec import registry as codecs
 
     paths = [(entry, codecs.model_path(entry.name)) for entry in codecs.list_models()]
@@ -106,7 +106,7 @@ def convert_command(
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No result line."),
 ) -> None:
     """Write any model that can be loaded as one safetensors file of ours."""
-    from ..asr import registry as whispers
+    from ..asr.model import registry as whispers
     from ..codec import registry as codecs
     from ..data.files import check_output
     from ..errors import MissingModelError

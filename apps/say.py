@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from ..data.audio import AudioWriter
     from ..tts.draft import Draft
-    from ..tts.long_text import Sentence
     from ..tts.presets import SpeechOptions
     from ..tts.speaker import Speaker
     from ..tts.synthesis import SpokenChunk
     from ..tts.text.lexicon import Lexicon
-    from ..tts.voice import Voice
+    from ..tts.text.long_text import Sentence
+    from ..tts.voices.voice import Voice
 
 _MAX_TEXT = 20_000_000  # bytes: ten long novels
 
@@ -193,7 +193,7 @@ class Speaking:
 
     def _writer(self, file: BinaryIO, suffix: str, n_samples: int | None = None) -> AudioWriter:
         from ..data.audio import open_writer
-        from ..tts.tags import synthetic_tags
+        from ..tts.finish.tags import synthetic_tags
 
         tags = synthetic_tags(self.voice.name)
         return open_writer(file, self.speaker.sample_rate, 1, suffix=suffix, n_frames=n_samples, tags=tags)
@@ -370,12 +370,12 @@ def _speaking(
     console: Console,
 ) -> Speaking:
     """Everything loaded that it takes; what is wrong with the text is said before the models are looked for."""
-    from ..tts.long_text import split_text
     from ..tts.speaker import Speaker
     from ..tts.text.lexicon import Lexicon
+    from ..tts.text.long_text import split_text
     from ..tts.text.phonemes import language_note
-    from ..tts.voice import SUFFIX
-    from ..tts.voice_library import shipped_voices
+    from ..tts.voices.library import shipped_voices
+    from ..tts.voices.voice import SUFFIX
     from .voices import ask_consent
 
     if note := language_note(options.language):

@@ -275,7 +275,7 @@ def command(
 
 
 def _options(**given: Any) -> TranscribeOptions:
-    from ..asr.languages import find_language
+    from ..asr.model.languages import find_language
     from ..asr.transcribe import TranscribeOptions
 
     if given["language"] is not None:

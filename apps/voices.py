@@ -12,7 +12,7 @@ from ..errors import UsageError
 from .console import Console
 
 if TYPE_CHECKING:
-    from ..tts.voice import Voice
+    from ..tts.voices.voice import Voice
 
 app = typer.Typer(help="Voices made once from a recording and used by name.", no_args_is_help=True)
 
@@ -43,8 +43,8 @@ def add(
 ) -> None:
     """Make a voice from a recording and keep it."""
     console = Console(quiet, json)
-    from ..tts.voice import check_name, check_recording
-    from ..tts.voice_library import shipped_voices, voice_path
+    from ..tts.voices.library import shipped_voices, voice_path
+    from ..tts.voices.voice import check_name, check_recording
 
     if (
         name is not None and not force and voice_path(check_name(name)).exists()
@@ -55,8 +55,8 @@ def add(
     check_recording(recording)
     statement = ask_consent(recording, consent)
     from ..codec.registry import load_codec
-    from ..tts.voice import make_voice
-    from ..tts.voice_library import add_voice
+    from ..tts.voices.library import add_voice
+    from ..tts.voices.voice import make_voice
 
     source: Any = sys.stdin.buffer if recording == "-" else recording
     if recording == "-" and name is None:
@@ -75,7 +75,7 @@ def add(
 @app.command("list")
 def show_all(json: bool = _JSON) -> None:
     """The voices there are: yours, and those of the package."""
-    from ..tts.voice_library import kept_voices, library_dir, shipped_voices
+    from ..tts.voices.library import kept_voices, library_dir, shipped_voices
 
     facts: list[dict[str, Any]] = []
     lines = []
@@ -101,8 +101,8 @@ def show(
     name: str = typer.Argument(..., metavar="NAME", help="Of a voice, or its file."), json: bool = _JSON
 ) -> None:
     """What is known about a voice."""
-    from ..tts.voice import SUFFIX, load_voice
-    from ..tts.voice_library import shipped_voices, voice_path
+    from ..tts.voices.library import shipped_voices, voice_path
+    from ..tts.voices.voice import SUFFIX, load_voice
 
     shipped = shipped_voices()
     if Path(name).suffix == SUFFIX:
@@ -133,7 +133,7 @@ def remove(
     json: bool = _JSON,
 ) -> None:
     """Delete a voice of yours."""
-    from ..tts.voice_library import remove_voice
+    from ..tts.voices.library import remove_voice
 
     path = remove_voice(name)
     Console(quiet, json).result({"name": name, "removed": str(path)}, f"removed {name!r}")
@@ -144,7 +144,7 @@ def ask_consent(recording: str, given: str | None) -> str:
 
     Raises UsageError without one, and where nobody can be asked.
     """
-    from ..tts.voice import check_consent
+    from ..tts.voices.voice import check_consent
 
     if given is not None or recording == "-" or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return check_consent(given)

@@ -27,21 +27,21 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .decode import DecodingResult
-from .fallback import decode_with_fallback
-from .features import FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES, SAMPLE_RATE, log_mel, pad_or_trim
+from .decoding.decode import DecodingResult
+from .decoding.fallback import decode_with_fallback
+from .decoding.language_id import detect_language
+from .decoding.options import DecodingOptions
+from .decoding.prompts import Context, tokenizer_of
 from .hallucination import skip_silence
-from .language_id import detect_language
-from .languages import find_language
-from .options import DecodingOptions
-from .prompts import Context, tokenizer_of
+from .model.features import FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES, SAMPLE_RATE, log_mel, pad_or_trim
+from .model.languages import find_language
+from .model.tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
+from .model.whisper import Whisper
 from .speech_windows import SpeechWindow, pack
 from .timing import WordTiming, add_word_timestamps, find_alignment
-from .tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
 from .transcribe import TranscribeOptions, checked_audio, clips_of
 from .transcript import OnProgress, OnSegment, Segment, Transcript, last_word_end
 from .vad import Span, VadOptions, speech_probabilities
-from .whisper import Whisper
 from .windows import Cut, Window, cut_into_segments
 
 SPEECH = VadOptions(min_silence=0.1, pad=0.4, max_length=30.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .features import FRAMES_PER_SECOND, N_FRAMES
+from .model.features import FRAMES_PER_SECOND, N_FRAMES
 from .transcript import Segment, Word, last_word_end
 from .windows import Window
 

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..data.voice_activity import FRAME, RATE, VoiceActivity
 from ..errors import InputError, UsageError
+from ..pretrained.silero import FRAME, RATE, VoiceActivity
 from .vad import Span, VadOptions, at_level, find_spans, level_gain
 
 if TYPE_CHECKING:
+    from .model.whisper import Whisper
     from .transcribe import TranscribeOptions
     from .transcript import Word
-    from .whisper import Whisper
 
 _WINDOW = 30.0  # seconds that the recogniser sees
 _CONTEXT = 600  # characters of settled text, before the audio kept, that the recogniser is told
@@ -324,7 +324,7 @@ def _key(word: str) -> str:
 
 
 def _recogniser(model: Whisper | Recogniser, options: TranscribeOptions | None) -> Recogniser:
-    from .whisper import Whisper
+    from .model.whisper import Whisper
 
     if not isinstance(model, Whisper):
         return model

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .fallback import decode_with_fallback
-from .features import FRAMES_PER_SECOND, log_mel, pad_or_trim
-from .language_id import detect_language
-from .languages import find_language
-from .prompts import Context, text_tokens, tokenizer_of
+from .decoding.fallback import decode_with_fallback
+from .decoding.language_id import detect_language
+from .decoding.prompts import Context, text_tokens, tokenizer_of
+from .model.features import FRAMES_PER_SECOND, log_mel, pad_or_trim
+from .model.languages import find_language
+from .model.tokenizer import Tokenizer
+from .model.whisper import Whisper
 from .timing import add_word_timestamps, find_alignment
-from .tokenizer import Tokenizer
 from .transcribe import TranscribeOptions
 from .transcript import Segment, Word
-from .whisper import Whisper
 
 _MOST_BEGUN = 200  # tokens: more than anybody says in the audio kept
 

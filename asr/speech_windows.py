@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .features import CHUNK_SECONDS, SAMPLE_RATE
+from .model.features import CHUNK_SECONDS, SAMPLE_RATE
 from .vad import Span, VadOptions, find_spans, padded
 
 _SHORTEST_CLIP = 0.02  # seconds: two mel frames

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .features import FRAMES_PER_SECOND
-from .tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
+from .model.features import FRAMES_PER_SECOND
+from .model.tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
+from .model.whisper import Whisper
 from .transcript import Segment, Word
-from .whisper import Whisper
 
 PREPEND_PUNCTUATIONS = "\"'“¿([{-"
 APPEND_PUNCTUATIONS = "\"'.。,，!！?？:：”)]}、"

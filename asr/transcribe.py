@@ -22,13 +22,15 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError
-from .fallback import TEMPERATURES, FallbackOptions, decode_with_fallback
-from .features import FRAMES_PER_SECOND, N_FRAMES, N_SAMPLES, log_mel, pad_or_trim
+from .decoding.fallback import TEMPERATURES, FallbackOptions, decode_with_fallback
+from .decoding.language_id import detect_language
+from .decoding.options import DecodingOptions
+from .decoding.prompts import Context, tokenizer_of
 from .hallucination import skip_silence
-from .language_id import detect_language
-from .languages import find_language
-from .options import DecodingOptions
-from .prompts import Context, tokenizer_of
+from .model.features import FRAMES_PER_SECOND, N_FRAMES, N_SAMPLES, log_mel, pad_or_trim
+from .model.languages import find_language
+from .model.tokenizer import Tokenizer
+from .model.whisper import Whisper
 from .timing import (
     APPEND_PUNCTUATIONS,
     PREPEND_PUNCTUATIONS,
@@ -36,9 +38,7 @@ from .timing import (
     add_word_timestamps,
     find_alignment,
 )
-from .tokenizer import Tokenizer
 from .transcript import OnProgress, OnSegment, Segment, Transcript, Word, last_word_end
-from .whisper import Whisper
 from .windows import Window, cut_into_segments
 
 __all__ = ["Segment", "TranscribeOptions", "Transcript", "Word", "transcribe", "transcribe_many"]

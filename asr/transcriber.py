@@ -17,16 +17,16 @@ from ..data.audio import Audio, AudioReader
 from ..data.checkpoint import place
 from ..data.resample import Resampler, resample
 from ..errors import InputError, MissingModelError, UsageError
-from ..layers.int8 import int8_engine
-from .features import FRAMES_PER_SECOND, HOP_LENGTH, SAMPLE_RATE
-from .languages import find_language
-from .prepare import prepare
-from .registry import find_weights, load_whisper
+from ..kernels.int8 import int8_engine
+from .model.features import FRAMES_PER_SECOND, HOP_LENGTH, SAMPLE_RATE
+from .model.inference import prepare
+from .model.languages import find_language
+from .model.registry import find_weights, load_whisper
+from .model.whisper import Whisper
 from .transcribe import TranscribeOptions, clips_of, transcribe_many
 from .transcribe import transcribe as transcribe_samples
 from .transcript import OnProgress, OnSegment, Transcript
 from .vad import VadOptions, speech_spans
-from .whisper import Whisper
 
 Source = str | Path | BinaryIO | Audio | np.ndarray | torch.Tensor
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.voice_activity import FRAME, RATE, VoiceActivity
 from ..errors import UsageError
+from ..pretrained.silero import FRAME, RATE, VoiceActivity
 
 FRAME_SECONDS = FRAME / RATE
 _BLOCK = 30 * RATE  # samples looked at in one go

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .decode import DecodingResult
-from .features import FRAMES_PER_SECOND
-from .tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
+from .decoding.decode import DecodingResult
+from .model.features import FRAMES_PER_SECOND
+from .model.tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
 from .transcript import Segment
 
 if TYPE_CHECKING:

@@ -34,8 +34,8 @@ def listener(
     system: str, model: str, beam_size: int, threads: int
 ) -> Callable[[Sequence[np.ndarray]], list[str]]:
     """What turns recordings (N,) at 16 kHz into texts."""
-    from myna.evaluation.asr_systems import SYSTEMS as KNOWN
-    from myna.evaluation.asr_systems import Setup
+    from myna.evaluation.asr.systems import SYSTEMS as KNOWN
+    from myna.evaluation.asr.systems import Setup
 
     if not system.endswith(TOGETHER):
         known = KNOWN[system]
@@ -95,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)
 
-    from myna.evaluation.intelligibility import normalizer, word_errors, words
+    from myna.evaluation.measures.intelligibility import normalizer, word_errors, words
 
     wavs, said = recordings(args.corpus, args.limit)
     seconds = sum(map(len, wavs)) / 16_000

@@ -18,19 +18,19 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from myna.codec.registry import load_codec
-from myna.tts.ar import ARConfig, ARModel
-from myna.tts.ar_generate import Frame
-from myna.tts.batch import Prompt
-from myna.tts.long_text import split_text
-from myna.tts.nar import NARConfig, NARModel
+from myna.tts.decoders.nar import NARConfig, NARModel
+from myna.tts.decoders.sound_stream import DECODERS, SoundStream
+from myna.tts.decoders.vocoder import PITCHES, Vocoder
+from myna.tts.finish.watermark import WatermarkStream
+from myna.tts.lm.ar import ARConfig, ARModel
+from myna.tts.lm.batch import Prompt
+from myna.tts.lm.generate import Frame
 from myna.tts.presets import PRESETS, SpeechOptions
-from myna.tts.sound_stream import DECODERS, SoundStream
 from myna.tts.speaker import load_models
 from myna.tts.synthesis import Synthesizer
+from myna.tts.text.long_text import split_text
 from myna.tts.text.phonemes import phonemize
 from myna.tts.valle import Valle
-from myna.tts.vocoder import PITCHES, Vocoder
-from myna.tts.watermark import WatermarkStream
 
 TEXT = "The rain had stopped at last, and over the wet fields the first birds were beginning to sing again."
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.packed import packed
+from ..kernels.packed import packed
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from .filters import Biquad, filtered
 
 SILENCE = -70.0  # LUFS: the absolute gate, and what silence is said to measure
 _CONTEXT = 1.0  # seconds of the past that the filters are given anew: they forget within a tenth of it
@@ -33,7 +33,7 @@ class LoudnessMeter:
         self.n_samples += block.shape[1]
         self.peak = max(self.peak, float(np.abs(block).max()))
         heard = np.concatenate([self._past, block], axis=1)
-        weighted = k_weighting(torch.from_numpy(heard), self.rate).numpy()[:, self._past.shape[1] :]
+        weighted = k_weighting(heard, self.rate)[:, self._past.shape[1] :]
         self._past = heard[:, -round(_CONTEXT * self.rate) :]
         waiting = np.concatenate([self._rest, weighted], axis=1)
         whole = waiting.shape[1] // self.step * self.step
@@ -56,27 +56,29 @@ class LoudnessMeter:
         return max(SILENCE, float(_lufs(blocks.mean()))) if len(blocks) else SILENCE
 
 
-def k_weighting(x: Tensor, sample_rate: int) -> Tensor:
+def k_weighting(x: np.ndarray, sample_rate: int) -> np.ndarray:
     """(C, n) through the two filters of BS.1770: a shelf for the head, a high-pass for low frequencies.
 
     The standard gives coefficients at 48 kHz; these are the analogue filters behind them, at any rate.
     """
-    from torchaudio.functional import lfilter
-
+    sections = []
     shelf, high_pass = (1681.9744509, 0.7071752370, 3.9998438540), (38.1354708, 0.5003270374, None)
     for frequency, q, gain_db in (shelf, high_pass):
         k = math.tan(math.pi * min(frequency, 0.49 * sample_rate) / sample_rate)
         a0 = 1 + k / q + k * k
-        a = torch.tensor([1.0, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0], dtype=torch.float64)
+        a = (1.0, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0)
         if gain_db is None:
-            b = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
+            b = (1.0, -2.0, 1.0)
         else:
             high = 10 ** (gain_db / 20)
             band = high**0.4996667741545416
-            b = [high + band * k / q + k * k, 2 * (k * k - high), high - band * k / q + k * k]
-            b = torch.tensor(b, dtype=torch.float64) / a0
-        x = lfilter(x.double(), a, b, clamp=False)
-    return x.float()
+            b = (
+                (high + band * k / q + k * k) / a0,
+                2 * (k * k - high) / a0,
+                (high - band * k / q + k * k) / a0,
+            )
+        sections.append(Biquad(b, a))
+    return filtered(x, sections).astype(np.float32)
 
 
 def _lufs(mean_square: np.ndarray | float) -> np.ndarray:

@@ -27,7 +27,7 @@ from ..kernels.conv1d import (
     pack_conv_transpose1d,
     supports,
 )
-from .packed import packed
+from ..kernels.packed import packed
 from .streaming import State, Streamable, join, join_all
 
 PadMode = Literal["constant", "reflect"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.conv1d import PackedMatrix, supports
-from .packed import packed
+from ..kernels.packed import packed
 from .streaming import State, Streamable
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -1,26 +1,69 @@
-"""Log-mel spectrograms for networks that listen.
+"""The mel filter bank of the whole house, and log-mel spectrograms for networks that listen.
 
 Shapes: B batch, N samples, T frames, F frequency bins, M mel bands.
 """
 
 from __future__ import annotations
 
-import warnings
+import math
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-import torchaudio
 from torch import Tensor, nn
 
+MelScale = Literal["slaney", "htk"]
 
-def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
-    """(M, F) triangles on Slaney's mel scale, each of unit area, as librosa's default."""
-    with warnings.catch_warnings():  # at small windows some triangles fall between two bins and stay empty
-        warnings.simplefilter("ignore")
-        bank = torchaudio.functional.melscale_fbanks(
-            n_fft // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate, norm="slaney", mel_scale="slaney"
-        )
-    return bank.T.contiguous()
+
+def mel_filterbank(
+    sample_rate: int,
+    n_fft: int,
+    n_mels: int,
+    *,
+    f_min: float = 0.0,
+    f_max: float | None = None,
+    scale: MelScale = "slaney",
+    norm: Literal["slaney"] | None = "slaney",
+) -> Tensor:
+    """(M, F) triangles that turn a spectrum of n_fft // 2 + 1 bins into mel bands; float32.
+
+    f_min, f_max: Hz, the edges of the lowest and of the highest band; without f_max half the sample rate.
+    scale: "slaney" is linear up to 1 kHz and logarithmic above (Slaney 1998, Auditory Toolbox), "htk" is
+    2595 log10(1 + f / 700) (Young et al., The HTK Book).
+    norm: "slaney" gives each triangle unit area in Hz, None a peak of 1. The defaults are librosa's.
+    A triangle that falls between two bins is empty.
+    """
+    # In float64: torchaudio computes in float32, which moves a log-mel by up to 2e-5.
+    f_max = sample_rate / 2 if f_max is None else f_max
+    if not 0 <= f_min < f_max <= sample_rate / 2:
+        raise ValueError(f"f_min {f_min:g} and f_max {f_max:g} are not within 0 and {sample_rate / 2:g} Hz")
+    edges = _mel_to_hertz(
+        np.linspace(_hertz_to_mel(f_min, scale), _hertz_to_mel(f_max, scale), n_mels + 2), scale
+    )
+    ramps = edges[:, None] - np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
+    width = np.diff(edges)[:, None]
+    bank = np.maximum(0.0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:]))
+    if norm == "slaney":
+        bank = bank * 2.0 / (edges[2:] - edges[:-2])[:, None]
+    return torch.from_numpy(bank).float()
+
+
+# Slaney's scale: linear up to 1 kHz, at 200 / 3 Hz a mel, and logarithmic above, 27 mels for a factor of 6.4.
+_LINEAR, _KNEE, _LOG = 200.0 / 3, 15.0, math.log(6.4) / 27
+
+
+def _hertz_to_mel(hertz: float, scale: MelScale) -> float:
+    if scale == "htk":
+        return 2595.0 * math.log10(1.0 + hertz / 700.0)
+    mel = hertz / _LINEAR
+    return mel if mel < _KNEE else _KNEE + math.log(hertz / (_KNEE * _LINEAR)) / _LOG
+
+
+def _mel_to_hertz(mel: np.ndarray, scale: MelScale) -> np.ndarray:
+    if scale == "htk":
+        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    return np.where(mel < _KNEE, mel * _LINEAR, _KNEE * _LINEAR * np.exp(_LOG * (mel - _KNEE)))
 
 
 class LogMel(nn.Module):

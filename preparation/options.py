@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..asr.languages import find_language
+from ..asr.model.languages import find_language
 from ..errors import UsageError
 
 FORMATS = ("flac", "opus")

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..data.files import output_errors
 from ..errors import InputError, UsageError
+from ..version import __version__
 from . import quality, speakers
 from .assemble import decide, write_corpus
 from .engine import Engine, LocalEngine

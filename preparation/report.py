@@ -173,7 +173,7 @@ def page(statistics: Statistics, options: PrepareOptions, notes: Sequence[str], 
 
 def plot(statistics: Statistics) -> bytes:
     """Six panels, as PNG."""
-    from ..evaluation.plots import new_figure, to_png
+    from ..evaluation.codec.plots import new_figure, to_png
 
     figure, axes = new_figure(6, 4.2, 3.0)
     for axis, name in zip(axes, ("duration", "quality", "loudness", "cer"), strict=False):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import MissingModelError
-from ..tts.two_voices import load_encoder
+from ..tts.voices.two_voices import load_encoder
 
 RATE = 16_000  # Hz
 LEVEL = 10 ** (-30 / 20)  # root mean square that the network was trained at

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from .recipe import read_key
-from .trainer import TrainingSummary
+from .engine.recipe import read_key
+from .engine.trainer import TrainingSummary
 
 
 def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
@@ -18,19 +18,19 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
     """
     kind = read_key(recipe, "kind", "codec")
     if kind == "codec":
-        from .codec_trainer import train as train_codec
+        from .models.codec_trainer import train as train_codec
 
         return train_codec(recipe, overrides, quiet)
     if kind in ("ar", "nar"):
-        from .lm_trainer import train as train_lm
+        from .models.lm_trainer import train as train_lm
 
         return train_lm(recipe, overrides, quiet)
     if kind == "aligner":
-        from .aligner_trainer import train as train_aligner
+        from .models.aligner_trainer import train as train_aligner
 
         return train_aligner(recipe, overrides, quiet)
     if kind == "vocoder":
-        from .vocoder_trainer import train as train_vocoder
+        from .models.vocoder_trainer import train as train_vocoder
 
         return train_vocoder(recipe, overrides, quiet)
     raise InputError(f"recipe {recipe}: kind must be one of codec, ar, nar, aligner, vocoder, got {kind!r}")

@@ -21,16 +21,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchaudio
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
 from ..data.files import atomic_output
 from ..errors import InputError
+from ..layers.mel import mel_filterbank
 from .text.phones import SYMBOLS, Phones
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "myna-aligner.safetensors"
+_N_FFT = 1024
 MAX_ADVANCE = 3  # phones, from one frame to the next
 SKIP_COST = 15.0  # of a phone without a frame; spaces are free
 # Of the logarithm of how common a symbol is, taken off its log-probability in the search: a posterior favours what is
@@ -84,17 +85,17 @@ class Alignment:
 class MelSpectrogram(nn.Module):
     """Mel power at two frames a codec frame, and its normalised logarithm."""
 
+    window: Tensor
+    bank: Tensor
+
     def __init__(self, config: AlignerConfig):
         super().__init__()
         self.hop, self.frame_size, self.delay = config.frame_size // 2, config.frame_size, config.delay
-        self.spectrum = torchaudio.transforms.Spectrogram(1024, config.window, self.hop, center=False)
-        self.mel = torchaudio.transforms.MelScale(
-            config.n_mels, config.sample_rate, 50.0, config.f_max, 1024 // 2 + 1, norm="slaney"
+        bank = mel_filterbank(
+            config.sample_rate, _N_FFT, config.n_mels, f_min=50.0, f_max=config.f_max, scale="htk"
         )
-        for part in (self.spectrum, self.mel):  # derived from the config: no part of a checkpoint
-            for name, buffer in list(part.named_buffers()):
-                delattr(part, name)
-                part.register_buffer(name, buffer, persistent=False)
+        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
+        self.register_buffer("bank", bank, persistent=False)
 
     def n_frames(self, n_samples: int) -> int:
         """Frames that the codec makes of so many samples."""
@@ -103,9 +104,12 @@ class MelSpectrogram(nn.Module):
     def power(self, wav: Tensor, n_frames: int | None = None) -> Tensor:
         """wav (N,) -> (M, 2 T), T as many frames as the codec makes of it unless given."""
         n = 2 * (self.n_frames(len(wav)) if n_frames is None else n_frames)
-        before = (1024 - self.hop) // 2  # each window lies around its hop
-        wav = F.pad(wav, (before, max(0, (n - 1) * self.hop + 1024 - before - len(wav))))
-        return self.mel(self.spectrum(wav))[:, :n]
+        before = (_N_FFT - self.hop) // 2  # each window lies around its hop
+        wav = F.pad(wav, (before, max(0, (n - 1) * self.hop + _N_FFT - before - len(wav))))
+        spectrum = torch.stft(
+            wav, _N_FFT, self.hop, len(self.window), self.window, center=False, return_complex=True
+        )
+        return (self.bank @ spectrum.abs().square())[:, :n]
 
     def normalized(self, power: Tensor) -> Tensor:
         """(M, 2 T) -> (2 M, T): logarithm, free of the recording's level and of its microphone's colour."""

@@ -21,7 +21,7 @@ import numpy as np
 from ..data.files import atomic_output, output_errors
 from ..data.wav import to_int16
 from ..errors import UsageError
-from .loudness import LevelState
+from .finish.level import LevelState
 
 _BLOCK = 1 << 20  # bytes
 

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, replace
 
 from ..errors import UsageError
-from .sampling import SamplingOptions
-from .sound_stream import DECODERS
-from .tempo import FASTEST, SLOWEST
+from .decoders.sound_stream import DECODERS
+from .finish.tempo import FASTEST, SLOWEST
+from .lm.sampling import SamplingOptions
 
 
 @dataclass(frozen=True)

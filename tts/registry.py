@@ -20,9 +20,9 @@ from safetensors.torch import save
 from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
 from ..data.files import atomic_output
 from ..errors import InputError, MissingModelError
-from .ar import ARConfig, ARModel
-from .nar import NARConfig, NARModel
-from .vocoder import Vocoder, VocoderConfig
+from .decoders.nar import NARConfig, NARModel
+from .decoders.vocoder import Vocoder, VocoderConfig
+from .lm.ar import ARConfig, ARModel
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 SHIPPED_AR, SHIPPED_NAR = WEIGHTS / "myna-ar.safetensors", WEIGHTS / "myna-nar.safetensors"

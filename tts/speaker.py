@@ -17,23 +17,24 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from .. import __version__
 from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
 from ..errors import MissingModelError
+from ..version import __version__
 from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
-from .long_text import Sentence, split_text
+from .finish.tags import synthetic_tags
+from .finish.watermark import WatermarkStream
 from .presets import SpeechOptions
 from .registry import SHIPPED_AR, SHIPPED_NAR, SHIPPED_VOCODER, load_ar, load_nar, load_vocoder
 from .synthesis import SpokenChunk, Synthesizer, Watermark
-from .tags import synthetic_tags
 from .text.lexicon import Lexicon
+from .text.long_text import Sentence, split_text
 from .text.phonemes import phonemize
 from .valle import Valle
-from .voice import Voice, find_voice
-from .watermark import WatermarkStream
+from .voices.library import find_voice
+from .voices.voice import Voice
 
 LexiconLike = Lexicon | Mapping[str, str] | str | Path
 VoiceLike = Voice | str | Path | BinaryIO | Audio

@@ -23,15 +23,15 @@ import numpy as np
 from ..codec import Codec
 from ..errors import InputError, UsageError
 from .ahead import ahead
-from .ar_generate import Frame
-from .batch import Prompt
-from .long_text import Sentence
-from .loudness import Leveller, LevelState
-from .pauses import Trimmer
+from .decoders.sound_stream import SoundStream
+from .finish.level import Leveller, LevelState
+from .finish.pauses import Trimmer
+from .finish.tempo import Tempo
+from .lm.batch import Prompt
+from .lm.generate import Frame
+from .lm.sampling import SamplingOptions
 from .presets import SpeechOptions
-from .sampling import SamplingOptions
-from .sound_stream import SoundStream
-from .tempo import Tempo
+from .text.long_text import Sentence
 from .text.phones import Phones
 
 PAUSE, PARAGRAPH_PAUSE = 0.25, 0.7  # seconds of silence after a sentence, besides its own short ends

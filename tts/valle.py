@@ -16,18 +16,18 @@ from ..codec.checkpoint import weights_hash
 from ..errors import MissingModelError, MynaError
 from ..layers.streaming import State
 from .aligner import Aligner
-from .ar import ARModel
-from .ar_generate import ARGenerator, Frame
-from .batch import Prompt
-from .loudness import LevelState, active_level, start_state
-from .nar import NARModel
-from .nar_stream import NARStream
-from .quantize import prepare
-from .sampling import SamplingOptions
-from .sound_stream import CodecSound, SoundStream, VocoderSound
+from .decoders.nar import NARModel
+from .decoders.nar_stream import NARStream
+from .decoders.sound_stream import CodecSound, SoundStream, VocoderSound
+from .decoders.vocoder import KnownVoice, Vocoder
+from .decoders.vocoder_stream import VocoderStream
+from .finish.level import LevelState, active_level, start_state
+from .lm.ar import ARModel
+from .lm.batch import Prompt
+from .lm.generate import ARGenerator, Frame
+from .lm.quantize import prepare
+from .lm.sampling import SamplingOptions
 from .text.phones import Phones
-from .vocoder import KnownVoice, Vocoder
-from .vocoder_stream import VocoderStream
 
 _VOICES = 8  # prompts whose state is kept
 _UNKNOWN = -100.0  # score of speech that cannot be aligned at all

@@ -14,7 +14,7 @@ from .engine import MadeVoice, Speaking, Spoken, VoiceFacts
 
 if TYPE_CHECKING:
     from ...tts.speaker import Speaker
-    from ...tts.voice import Voice
+    from ...tts.voices.voice import Voice
 
 _KEPT = 16  # voices of the library whose state in the models is kept
 
@@ -44,7 +44,7 @@ class HouseEngine:
         _ = self.speaker
 
     def make_voice(self, recording: Path, name: str, consent: str, said: str | None) -> MadeVoice:
-        from ...tts.voice import make_voice
+        from ...tts.voices.voice import make_voice
 
         models = self.speaker.models
         with self._making:  # the search for codes is set for a moment on a codec that all share
@@ -52,13 +52,13 @@ class HouseEngine:
         return MadeVoice(voice, voice.notes)
 
     def prompt(self, voice: Voice) -> np.ndarray:
-        from ...tts.voice import decode_prompt
-        from ...tts.watermark import watermark
+        from ...tts.finish.watermark import watermark
+        from ...tts.voices.voice import decode_prompt
 
         return watermark(decode_prompt(self.speaker.models.codec, voice).numpy(), self.sample_rate)
 
     def speak(self, text: str, voice: Voice, speaking: Speaking) -> Generator[Spoken, None, None]:
-        from ...tts.long_text import split_text
+        from ...tts.text.long_text import split_text
 
         options = SpeechOptions(speaking.preset, speaking.seed)
         yield from self.speaker.chunks(split_text(text, options.language), voice, options)
@@ -69,7 +69,7 @@ class HouseEngine:
         Speech(samples, self.sample_rate, voice.name).save(path)
 
     def voices(self) -> list[VoiceFacts]:
-        from ...tts.voice_library import kept_voices, shipped_voices
+        from ...tts.voices.library import kept_voices, shipped_voices
 
         listed = []
         for kept in kept_voices():
@@ -86,8 +86,8 @@ class HouseEngine:
         return listed
 
     def load_voice(self, name: str) -> Voice:
-        from ...tts.voice import check_codec
-        from ...tts.voice_library import known_voice
+        from ...tts.voices.library import known_voice
+        from ...tts.voices.voice import check_codec
 
         models = self.speaker.models
         with self._making:  # one of the package is made the first time
@@ -103,12 +103,12 @@ class HouseEngine:
         return voice
 
     def save_voice(self, voice: Voice) -> None:
-        from ...tts.voice_library import add_voice
+        from ...tts.voices.library import add_voice
 
         add_voice(voice)
 
     def remove_voice(self, name: str) -> None:
-        from ...tts.voice_library import remove_voice
+        from ...tts.voices.library import remove_voice
 
         remove_voice(name)
 

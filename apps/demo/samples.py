@@ -23,7 +23,7 @@ class SampleText:
 
 def sample_recordings() -> list[SampleVoice]:
     """The recordings of the package's voices."""
-    from ...tts.voice_library import shipped_voices
+    from ...tts.voices.library import shipped_voices
 
     return [SampleVoice(voice.path, voice.name.title(), voice.text) for voice in shipped_voices().values()]
 

@@ -15,10 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 from ...data.checkpoint import load_strictly
 from ...errors import InputError
-from ..alignment_heads import find_heads
-from ..tokenizer import check_vocabulary
+from ..model.alignment_heads import find_heads
+from ..model.tokenizer import check_vocabulary
+from ..model.whisper import Whisper, WhisperDims
 from ..vocabularies import vocabulary_for
-from ..whisper import Whisper, WhisperDims
 
 END_OF_TEXT = "<|endoftext|>"
 _HEAD_CHANNELS = 64  # in every published Whisper

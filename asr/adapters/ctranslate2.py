@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ...data.files import input_errors
 from ...errors import InputError, MissingModelError
-from ..whisper import Whisper
+from ..model.whisper import Whisper
 from .assemble import assemble, read_config, read_json, text_tokens
 
 VERSIONS, REVISIONS, SPEC = range(2, 7), range(1, 4), "WhisperSpec"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...data.checkpoint import read_safetensors, read_torch
 from ...errors import InputError, MissingModelError
-from ..whisper import Whisper
+from ..model.whisper import Whisper
 from .assemble import END_OF_TEXT, assemble, read_config, text_tokens
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # the first of them that is there is read

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import InputError
-from ..whisper import Whisper
+from ..model.whisper import Whisper
 from .assemble import assemble
 
 

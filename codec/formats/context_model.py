@@ -173,7 +173,7 @@ class ContextModel:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path} is not an entropy model ({error}); expected a file that "
-                "`python -m myna.training.context_model` wrote"
+                "`python -m myna.training.models.context_model` wrote"
             ) from error
 
 

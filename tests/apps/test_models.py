@@ -7,9 +7,9 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from myna.asr.checkpoint import save_checkpoint
-from myna.asr.registry import load_whisper
-from myna.asr.whisper import Whisper, WhisperDims
+from myna.asr.model.checkpoint import save_checkpoint
+from myna.asr.model.registry import load_whisper
+from myna.asr.model.whisper import Whisper, WhisperDims
 from myna.data import download
 
 DIMS = WhisperDims(8, 6, 16, 2, 1, 256 + 8 + 1501, 10, 16, 2, 1)

@@ -18,16 +18,17 @@ import torch
 from myna.codec.base import Codec
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.data.audio import read_audio
-from myna.tts import speaker, voice_library
+from myna.tts import speaker
 from myna.tts.aligner import Aligner, AlignerConfig
-from myna.tts.ar import ARConfig, ARModel
-from myna.tts.long_text import split_text
-from myna.tts.nar import NARConfig, NARModel
-from myna.tts.tags import is_synthetic
+from myna.tts.decoders.nar import NARConfig, NARModel
+from myna.tts.finish.tags import is_synthetic
+from myna.tts.finish.watermark import detect_watermark
+from myna.tts.lm.ar import ARConfig, ARModel
+from myna.tts.text.long_text import split_text
 from myna.tts.text.phones import Phones
 from myna.tts.valle import Valle
-from myna.tts.voice import Voice, codec_hash
-from myna.tts.watermark import detect_watermark
+from myna.tts.voices import library as voice_library
+from myna.tts.voices.voice import Voice, codec_hash
 
 SMALL = {"width": 32, "depth": 1, "n_heads": 2, "n_kv_heads": 1, "hidden": 64, "text_depth": 1, "extra": 4}
 TEXT = "One two. Three four! Five six?\n\nSeven eight. Nine ten."

@@ -620,7 +620,7 @@ def test_an_english_model_is_not_asked_for_more(whisper, myna, args, words):
 
 @pytest.fixture
 def weights() -> Path:
-    from myna.asr.registry import find_weights
+    from myna.asr.model.registry import find_weights
 
     found = find_weights(WHISPER)
     assert found is not None

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from myna.asr.model.whisper import WhisperDims
 from myna.asr.vocabularies import vocabulary_for
-from myna.asr.whisper import WhisperDims
 from torch import Tensor
 
 ENGLISH, MULTILINGUAL = 51864, 51865

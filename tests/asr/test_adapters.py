@@ -14,11 +14,11 @@ import torch
 import whisper
 from ctranslate2.converters.transformers import WhisperLoader
 from myna.asr.adapters.ctranslate2 import VERSIONS, _Reader
-from myna.asr.alignment_heads import find_heads, published_heads
-from myna.asr.registry import load_whisper
-from myna.asr.tokenizer import Tokenizer
+from myna.asr.model.alignment_heads import find_heads, published_heads
+from myna.asr.model.registry import load_whisper
+from myna.asr.model.tokenizer import Tokenizer
+from myna.asr.model.whisper import Whisper, WhisperDims
 from myna.asr.vocabularies import read_vocabulary, vocabulary_for
-from myna.asr.whisper import Whisper, WhisperDims
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration

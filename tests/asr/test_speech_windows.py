@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from myna.asr.features import SAMPLE_RATE
+from myna.asr.model.features import SAMPLE_RATE
 from myna.asr.speech_windows import SpeechWindow, pack
 from myna.asr.vad import FRAME_SECONDS, Span, VadOptions
 

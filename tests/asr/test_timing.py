@@ -8,6 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from myna.asr.model.tokenizer import Tokenizer
+from myna.asr.model.whisper import Whisper, WhisperDims
 from myna.asr.timing import (
     WordTiming,
     add_word_timestamps,
@@ -17,10 +19,8 @@ from myna.asr.timing import (
     merge_punctuations,
     warp,
 )
-from myna.asr.tokenizer import Tokenizer
 from myna.asr.transcript import Segment, last_word_end
 from myna.asr.vocabularies import vocabulary_for
-from myna.asr.whisper import Whisper, WhisperDims
 
 V = 51864
 

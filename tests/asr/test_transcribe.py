@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from myna.asr import transcribe as module
-from myna.asr.decode import DecodingResult
+from myna.asr.decoding.decode import DecodingResult
+from myna.asr.decoding.prompts import tokenizer_of
 from myna.asr.hallucination import anomaly_score, is_anomaly, skip_silence
-from myna.asr.prompts import tokenizer_of
 from myna.asr.timing import WordTiming
 from myna.asr.transcribe import TranscribeOptions, clips_of, transcribe, transcribe_many
 from myna.asr.transcript import Segment, Word

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from myna.asr.vad import FRAME_SECONDS, Span, VadOptions, find_spans, level_gain, speech_spans
 from myna.data.audio import read_audio
-from myna.data.voice_activity import RATE
 from myna.errors import UsageError
+from myna.pretrained.silero import RATE
 
 ASSETS = Path(__file__).parents[1] / "assets"
 

@@ -9,7 +9,7 @@ from myna.codec.quantizer import (
     dropout_codebooks,
     kmeans,
 )
-from myna.evaluation.codebooks import codebook_use
+from myna.evaluation.measures.codebooks import codebook_use
 
 DIM, SIZE, FRAMES = 6, 16, 40
 

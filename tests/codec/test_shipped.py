@@ -10,7 +10,7 @@ from myna.codec.checkpoint import weights_hash
 from myna.codec.formats.context_model import ContextModel
 from myna.codec.registry import load_codec
 from myna.data.audio import read_audio
-from myna.evaluation.perceptual import pesq_wb, stoi
+from myna.evaluation.measures.perceptual import pesq_wb, stoi
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "tests" / "assets"

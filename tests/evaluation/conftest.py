@@ -58,7 +58,7 @@ def scalar_codec() -> ScalarCodec:
 def speech() -> np.ndarray:
     """Three seconds of a real voice at 24 kHz, (N,) float32."""
     wav, rate = soundfile.read(ASSETS / "speech.wav", dtype="float32", always_2d=True)
-    from myna.evaluation.perceptual import at_rate
+    from myna.evaluation.measures.perceptual import at_rate
 
     return at_rate(wav.mean(axis=1), rate, 24000)[: 3 * 24000]
 

@@ -63,7 +63,7 @@ def test_loudness_is_brought_to_its_target_unless_the_peak_forbids(speech):
 
 def test_quality_is_that_of_the_authors_script(speech):
     pytest.importorskip("speechmos.dnsmos")
-    from myna.evaluation.perceptual import dnsmos
+    from myna.evaluation.measures.perceptual import dnsmos
 
     assert quality.dnsmos(speech) == pytest.approx(dnsmos(speech, RATE), abs=0.1)
     window = np.resize(speech, quality.WINDOW)

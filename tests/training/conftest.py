@@ -12,7 +12,7 @@ import torch
 from myna.codec.checkpoint import save_checkpoint, weights_hash
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.codec.registry import load_codec
-from myna.training.speech_set import Speech, SpeechItem, speech_set_bytes
+from myna.training.sets.speech_set import Speech, SpeechItem, speech_set_bytes
 from myna.tts.text.phones import Phones
 
 

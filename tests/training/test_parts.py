@@ -8,12 +8,12 @@ import signal
 import pytest
 import torch
 from myna.errors import InputError, OutputError
-from myna.training.balancer import Balancer
-from myna.training.checkpoint import load_module_state, load_state, module_state, save_state
-from myna.training.ema import EMA
-from myna.training.interrupt import Interrupt
-from myna.training.logging import RunLog
-from myna.training.schedule import rate_factor
+from myna.training.engine.checkpoint import load_module_state, load_state, module_state, save_state
+from myna.training.engine.ema import EMA
+from myna.training.engine.interrupt import Interrupt
+from myna.training.engine.logging import RunLog
+from myna.training.engine.schedule import rate_factor
+from myna.training.models.balancer import Balancer
 from torch import nn
 
 

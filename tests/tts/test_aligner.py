@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 
 import pytest
-import soundfile as sf
 import torch
 from myna.codec.myna import MynaCodec, MynaConfig
+from myna.data.audio import read_audio
 from myna.errors import InputError, MissingModelError
 from myna.tts.aligner import (
     MAX_ADVANCE,
@@ -34,13 +34,7 @@ def tiny() -> Aligner:
 
 
 def shipped_case(file: str) -> torch.Tensor:
-    wav, rate = sf.read(ASSETS / file, dtype="float32")
-    wav = torch.from_numpy(wav)
-    if rate != 24_000:
-        import torchaudio
-
-        wav = torchaudio.functional.resample(wav, rate, 24_000)
-    return wav
+    return torch.from_numpy(read_audio(ASSETS / file, 24_000, mono=True).samples[0])
 
 
 def path_score(emitted, optional, pointer) -> float | None:

@@ -10,18 +10,18 @@ import pytest
 from myna.codec.checkpoint import weights_hash
 from myna.codec.registry import load_codec
 from myna.data.audio import read_audio
-from myna.evaluation.hard_sentences import HARD_SENTENCES
-from myna.evaluation.intelligibility import transcribe
-from myna.evaluation.perceptual import speaker_similarity
-from myna.evaluation.tts_scores import compare
-from myna.evaluation.tts_systems import WatchedValle, say_timed
+from myna.evaluation.measures.intelligibility import transcribe
+from myna.evaluation.measures.perceptual import speaker_similarity
+from myna.evaluation.tts.hard_sentences import HARD_SENTENCES
+from myna.evaluation.tts.scores import compare
+from myna.evaluation.tts.systems import WatchedValle, say_timed
 from myna.tts import speaker as speaking
+from myna.tts.finish.watermark import detect_watermark
 from myna.tts.presets import SpeechOptions
 from myna.tts.registry import load_ar, load_nar
 from myna.tts.speaker import Speaker, Speech
 from myna.tts.text.normalize import normalize
 from myna.tts.text.phonemes import phonemize
-from myna.tts.watermark import detect_watermark
 
 ROOT = Path(__file__).parents[2]
 SENTENCE = "The birds come back to the garden in the spring."

@@ -13,14 +13,14 @@ import torch
 from myna.codec.base import DecoderStream
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import InputError, UsageError
-from myna.tts.ar_generate import Frame
-from myna.tts.batch import Prompt
-from myna.tts.long_text import Sentence
-from myna.tts.loudness import active_level, start_state
+from myna.tts.decoders.sound_stream import coarse_codes
+from myna.tts.finish.level import active_level, start_state
+from myna.tts.lm.batch import Prompt
+from myna.tts.lm.generate import Frame
+from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.presets import PRESETS, SpeechOptions
-from myna.tts.sampling import SamplingOptions
-from myna.tts.sound_stream import coarse_codes
 from myna.tts.synthesis import PARAGRAPH_PAUSE, PAUSE, SpokenChunk, Synthesizer, sentence_seed
+from myna.tts.text.long_text import Sentence
 from myna.tts.text.phones import Phones
 from torch import Tensor
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from myna.errors import OutputError, UsageError
 from myna.tts.draft import Draft
-from myna.tts.loudness import LevelState
+from myna.tts.finish.level import LevelState
 
 LEVEL = LevelState(0.01, 2.0, 0.7)
 

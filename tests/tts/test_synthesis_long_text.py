@@ -6,7 +6,7 @@ import time
 
 import pytest
 from myna.errors import UsageError
-from myna.tts.long_text import split_text
+from myna.tts.text.long_text import split_text
 
 
 def test_paragraphs_and_wrapped_lines():

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from myna.tts.loudness import TARGET, Leveller, LevelState, active_level, start_state
-from myna.tts.pauses import Trimmer
-from myna.tts.tempo import Tempo
+from myna.tts.finish.level import TARGET, Leveller, LevelState, active_level, start_state
+from myna.tts.finish.pauses import Trimmer
+from myna.tts.finish.tempo import Tempo
 
 RATE = 24_000
 

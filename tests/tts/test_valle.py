@@ -10,14 +10,15 @@ import pytest
 import torch
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import MissingModelError
-from myna.evaluation.tts_systems import WatchedValle
-from myna.tts.ar import ARConfig, ARModel
-from myna.tts.batch import Prompt
-from myna.tts.nar import NARConfig, NARModel
-from myna.tts.sampling import SamplingOptions
+from myna.evaluation.tts.systems import WatchedValle
+from myna.tts.decoders.nar import NARConfig, NARModel
+from myna.tts.decoders.nar_stream import fill
+from myna.tts.decoders.vocoder import Vocoder, VocoderConfig
+from myna.tts.lm.ar import ARConfig, ARModel
+from myna.tts.lm.batch import Prompt
+from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.text.phones import Phones
 from myna.tts.valle import Valle
-from myna.tts.vocoder import Vocoder, VocoderConfig
 
 K = 4
 PHONES = Phones.from_ipa("hˈæloʊ wˈɜːld.")
@@ -77,7 +78,7 @@ def test_what_the_ar_says_is_the_beginning_of_what_the_nar_fills(n):
     codes = torch.cat([filler.push(first[:, :5], pointer[:5]), filler.push(first[:, 5:], pointer[5:])], dim=1)
     codes = torch.cat([codes, filler.flush()], dim=1)
     assert torch.equal(codes[:n], first)
-    assert torch.equal(codes, valle.nar.generate(first, pointer, PHONES, voice))
+    assert torch.equal(codes, fill(valle.nar, first, pointer, PHONES, voice))
 
 
 @pytest.mark.parametrize(("n_coarse", "n_given"), [(1, 2), (3, 2)])

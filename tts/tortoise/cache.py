@@ -68,7 +68,7 @@ class CandidateCache:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, cache: CandidateCache | None, layer: int) -> Tensor:
-    """Causal attention of new positions, q, k, v (B, H, T, D), to the past, if any, and to themselves -> (B, H, T, D)."""
+    """Causal attention of new positions, q, k, v (B, H, T, D), to the past and to themselves -> (B, H, T, D)."""
     if cache is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     if not cache.n_candidates:

@@ -1,6 +1,6 @@
 """The diffusion decoder: from the latents of the autoregressive network, and the sound of the voice, to a mel
-spectrogram (Betker 2023, section 4.3). What is predicted is the noise and, beside it, the share between the bounds of its variance
-(Nichol and Dhariwal 2021); `diffusion` samples from it.
+spectrogram (Betker 2023, section 4.3). What is predicted is the noise and, beside it, the share between the bounds of
+its variance (Nichol and Dhariwal 2021); `diffusion` samples from it.
 
 Shapes: B batch, S latents (21.5 Hz), T mel frames (93.75 Hz), M mel bands, C channels, F frames of a clip's mel.
 """

@@ -16,12 +16,12 @@ from myna.apps.demo.samples import sample_recordings
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import InputError, UsageError
 from myna.tts import registry, speaker
-from myna.tts.ar import ARConfig, ARModel
-from myna.tts.nar import NARConfig, NARModel
+from myna.tts.decoders.nar import NARConfig, NARModel
+from myna.tts.finish.tags import is_synthetic
+from myna.tts.finish.watermark import detect_watermark
+from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.presets import PRESETS
-from myna.tts.tags import is_synthetic
 from myna.tts.valle import Valle
-from myna.tts.watermark import detect_watermark
 
 SPEECH = Path(__file__).resolve().parents[2] / "assets" / "speech.wav"
 SMALL = {"width": 32, "depth": 1, "n_heads": 2, "n_kv_heads": 1, "hidden": 64, "text_depth": 1, "extra": 4}

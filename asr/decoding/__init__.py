@@ -1,0 +1,1 @@
+"""A window of features to text: search, filters, prompts, temperature fallback."""

@@ -1,0 +1,1 @@
+"""Whisper itself: the network, its input, its tokens, its checkpoints."""

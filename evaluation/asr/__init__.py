@@ -1,0 +1,1 @@
+"""Recognisers side by side."""

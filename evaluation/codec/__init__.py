@@ -1,0 +1,1 @@
+"""Codecs side by side with Opus."""

@@ -1,0 +1,109 @@
+"""What a report compares: a codec of the house at several numbers of codebooks, Opus, and nothing at all.
+
+Shapes: N samples, K codebooks, T frames.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...codec import Codec, Codes
+from ...codec.formats import MynaWriter, open_compressed
+from ...codec.formats.header import Header
+from ...codec.pipeline import Piece, myna_header, segments
+from ...data.audio import AudioInfo
+from ..clips import Clip
+from ..measures.perceptual import at_rate
+from .opus import opus
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds spent: waveform to codes, codes to waveform, codes to a file in memory, and that to codes."""
+
+    encode: float
+    decode: float
+    pack: float
+    unpack: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A clip through a system: wav (N,) at the clip's rate, bytes of the file, and without its headers."""
+
+    wav: np.ndarray
+    n_bytes: int
+    payload_bytes: int | None = None
+    times: Times | None = None
+    codes: Tensor | None = None
+
+
+def through_codec(codec: Codec, clip: Clip, n_codebooks: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
+    """The clip at each number of codebooks, through a whole `.myna` file in memory.
+
+    Encoded once, at the most codebooks: fewer are the first of these. Mono goes into every channel of the
+    codec and comes out as their mean.
+    """
+    device = device_of(codec)
+    wav = torch.from_numpy(at_rate(clip.wav, clip.sample_rate, codec.sample_rate)).to(device)
+    start = clock(device)
+    whole = codec.encode(wav.expand(1, codec.channels, -1), max(n_codebooks))
+    encoded = clock(device) - start
+    for k in n_codebooks:
+        codes = whole.keep(k)
+        header = myna_header(codec, AudioInfo(clip.sample_rate, 1, len(clip.wav), "WAV", "FLOAT"), k)
+        start = clock(device)
+        data = pack(codec, codes, header, len(clip.wav))
+        packed = clock(device)
+        unpacked = unpack(data, codes.n_samples)
+        read = clock(device)
+        decoded = codec.decode(Codes(unpacked.codes.to(device), unpacked.n_samples, whole.scale))
+        times = Times(encoded, clock(device) - read, packed - start, read - packed)
+        mono = decoded[0].mean(0).float().cpu().numpy()
+        back = at_rate(mono, codec.sample_rate, clip.sample_rate)[: len(clip.wav)]
+        yield k, Outcome(back, len(data), None, times, codes.codes)
+
+
+def through_opus(clip: Clip, bitrate: float) -> Outcome:
+    """The clip through Opus at `bitrate` bits a second."""
+    result = opus(clip.wav, clip.sample_rate, bitrate)
+    return Outcome(result.wav, result.n_bytes, result.payload_bytes)
+
+
+def uncompressed(clip: Clip) -> Outcome:
+    """The clip as 16-bit PCM in a WAV file: what every measure gives at best."""
+    return Outcome(clip.wav, 2 * len(clip.wav) + 44, 2 * len(clip.wav))
+
+
+def pack(codec: Codec, codes: Codes, header: Header, n_samples: int) -> bytes:
+    """The `.myna` file of one clip of `n_samples` at its own rate."""
+    file = io.BytesIO()
+    writer = MynaWriter(file, header)
+    for segment, scale in segments(Piece(codes.codes, codes.scale), codec):
+        writer.push(segment, scale)
+    writer.close(n_samples)
+    return file.getvalue()
+
+
+def unpack(data: bytes, n_samples: int) -> Codes:
+    """The codes in a `.myna` file."""
+    packets = [packet.codes for packet in open_compressed(io.BytesIO(data)).packets()]
+    return Codes(torch.cat(packets, dim=-1), n_samples)
+
+
+def device_of(codec: Codec) -> torch.device:
+    return next(codec.parameters(), torch.zeros(())).device
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, once the device has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

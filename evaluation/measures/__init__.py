@@ -1,0 +1,1 @@
+"""The measures themselves: signal distances, perceptual measures, error rates."""

@@ -1,0 +1,1 @@
+"""Cloned speech beside real recordings."""

@@ -1,0 +1,101 @@
+"""What is compared in an evaluation of cloned speech: Myna's models, with a watch on what they do and when."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...codec import Codec
+from ...codec.checkpoint import weights_hash
+from ...tts.aligner import SHIPPED as SHIPPED_ALIGNER
+from ...tts.aligner import load_aligner
+from ...tts.lm.batch import Prompt
+from ...tts.lm.generate import PLAIN_FRAMES, Frame
+from ...tts.lm.sampling import SamplingOptions
+from ...tts.presets import SpeechOptions
+from ...tts.registry import SHIPPED_AR, SHIPPED_NAR, SHIPPED_VOCODER, load_ar, load_nar, load_vocoder
+from ...tts.speaker import Speaker
+from ...tts.text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
+from ...tts.valle import Valle
+from ...tts.voices.voice import Voice
+
+_PAUSES = frozenset(SYMBOLS.index(symbol) for symbol in (SPACE, *PUNCTUATION))
+
+
+@dataclass(frozen=True)
+class Said:
+    """samples (N,) at the codec's rate.   elapsed: seconds it took.   first_audio: seconds until the first samples.
+    hit_bound: the models would have gone on with a sound, a pause or the whole text, and were stopped."""
+
+    samples: np.ndarray
+    elapsed: float
+    first_audio: float
+    hit_bound: bool
+
+
+class WatchedValle(Valle):
+    """Valle that notes whether the AR was stopped at the longest that a sound, a pause or a text may last."""
+
+    stopped = False
+
+    def first_codes(
+        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
+    ) -> Iterator[Frame]:
+        symbols: list[int] = phones.tokens[0].tolist()
+        frames, age, before = 0, 0, -1
+        for frame in super().first_codes(phones, prompt, sampling):
+            yield frame
+            at = frame.pointer
+            frames += 1
+            age, before = (age + 1 if at == before else 1), at
+            if at >= 0:
+                pause = symbols[at] in _PAUSES
+                longest = sampling.max_pause_frames if pause else sampling.max_sound_frames
+                self.stopped |= age >= longest
+        if before < 0:
+            self.stopped |= frames >= PLAIN_FRAMES[0] * len(phones) + PLAIN_FRAMES[1]
+
+
+def load_speaker(
+    codec: Codec,
+    ar: str | Path | None = None,
+    nar: str | Path | None = None,
+    vocoder: str | Path | None = None,
+    device: str = "cpu",
+) -> Speaker:
+    """The models that ship, or checkpoints in their place. The vocoder that ships belongs to the AR that ships: without
+    one of its own, another AR is heard through the codec. Raises MissingModelError, InputError, one line each."""
+    spoken = weights_hash(codec)
+    aligner = load_aligner(device=device) if SHIPPED_ALIGNER.is_file() else None
+    heard = vocoder or (None if ar or not SHIPPED_VOCODER.is_file() else SHIPPED_VOCODER)
+    says = load_ar(ar or SHIPPED_AR, device, spoken)
+    models = WatchedValle(
+        codec,
+        says,
+        load_nar(nar or SHIPPED_NAR, device, spoken),
+        aligner,
+        None if heard is None else load_vocoder(heard, device, spoken, weights_hash(says)),
+    )
+    return Speaker(models)
+
+
+def say_timed(speaker: Speaker, text: str, voice: Voice, options: SpeechOptions) -> Said:
+    """A text in a voice that has been heard before, as a user with a saved voice gets it, watermark included."""
+    models = speaker.models
+    models.hear(voice.prompt())
+    if isinstance(models, WatchedValle):
+        models.stopped = False
+    parts: list[np.ndarray] = []
+    start = time.perf_counter()
+    first = 0.0
+    for chunk in speaker.stream(text, voice, options=options):
+        if not parts:
+            first = time.perf_counter() - start
+        parts.append(chunk)
+    elapsed = time.perf_counter() - start
+    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    return Said(samples, elapsed, first or elapsed, isinstance(models, WatchedValle) and models.stopped)

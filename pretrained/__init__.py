@@ -1,0 +1,1 @@
+"""Small published networks that Myna uses but does not train."""

@@ -1,0 +1,336 @@
+"""The trainer whole: every phase, resume after SIGKILL bit for bit, two processes, errors of one line."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from myna.codec.checkpoint import load_checkpoint
+from myna.codec.myna import MynaCodec
+from myna.errors import InputError, MynaError, UsageError
+from myna.training.engine import distributed
+from myna.training.engine.checkpoint import load_state, module_state, save_state
+from myna.training.engine.interrupt import Interrupt
+from myna.training.engine.recipe import load_recipe
+from myna.training.models.codec_recipe import CodecRecipe
+from myna.training.models.codec_trainer import CodecTrainer, train
+
+TINY = "myna-24k-tiny"
+CPU = torch.device("cpu")
+ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def trainer(overrides) -> CodecTrainer:
+    return CodecTrainer(load_recipe(TINY, CodecRecipe, overrides), distributed.setup("cpu"), quiet=True)
+
+
+def flat(tree, prefix=""):
+    """Every leaf of a state by its path."""
+    if isinstance(tree, dict):
+        return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}/{key}").items()}
+    if isinstance(tree, (list, tuple)):
+        return flat(dict(enumerate(tree)), prefix)
+    return {prefix: tree}
+
+
+def assert_same_state(a: Path, b: Path) -> None:
+    one, two = flat(load_state(a, CPU)), flat(load_state(b, CPU))
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        if key == "/minutes":
+            continue
+        same = torch.equal(value, two[key]) if isinstance(value, torch.Tensor) else value == two[key]
+        assert same, f"{key} differs"
+
+
+def rows(folder: Path, kind: str) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def test_tiny_recipe_goes_through_every_phase(tiny, tmp_path):
+    summary = train(TINY, [*tiny, "balancer={decay: 0.9}"], quiet=True)
+    run = tmp_path / "run"
+    assert (summary.steps, summary.interrupted, summary.output) == (8, False, run)
+    steps = {row["step"]: row for row in rows(run, "train")}
+    assert sorted(steps) == list(range(1, 9))
+    # Row n is the step after n - 1 steps: quantised from 2, adversarial from 4.
+    assert [step for step, row in steps.items() if "commitment" in row] == [3, 4, 5, 6, 7, 8]
+    assert [step for step, row in steps.items() if "generator" in row] == [5, 6, 7, 8]
+    assert all({"discriminator", "features"} <= set(steps[step]) for step in (5, 6, 7, 8))
+    assert [row["step"] for row in rows(run, "held-out")] == [4, 8]
+    assert list((run / "tensorboard").iterdir())
+    best = load_checkpoint(run / "best.safetensors")
+    assert isinstance(best, MynaCodec)
+    codes = best.encode(torch.randn(1, 1, 2400) * 0.1)
+    assert best.decode(codes).shape == (1, 1, 2400)
+
+
+BLIND = [
+    "phases.adversarial_from=null",
+    "data.held_out=null",
+    "save_every_steps=null",
+    "spectral.windows_per_step=null",
+]
+
+
+def test_training_lowers_the_loss(tiny, tmp_path):
+    train(
+        TINY,
+        [*tiny, *BLIND, "max_steps=40", "phases.unquantized_steps=100", "optimizer.lr=0.003"],
+        quiet=True,
+    )
+    mel = [row["mel"] for row in rows(tmp_path / "run", "train")]
+    assert sum(mel[-5:]) < 0.6 * sum(mel[:5])
+
+
+def test_without_a_warm_up_it_starts_as_a_transform_codec(tiny):
+    complex_error = {}
+    for steps in (0, 100):
+        run = trainer([*tiny, *BLIND, f"phases.unquantized_steps={steps}"])
+        complex_error[steps] = float(run.train_step(run.crops.batch(0))["complex"].detach())
+        run.log.close()
+    assert complex_error[0] < 0.9 < complex_error[100]
+
+
+def test_killed_at_any_step_it_reaches_the_same_weights(tiny, corpus, tmp_path):
+    # Killed by SIGKILL twice; the state is saved every second step only, so that steps are taken again.
+    same = [o for o in tiny if not o.startswith("output")]
+    same += ["schedule.decay=constant", "save_every_steps=2", "balancer={decay: 0.9}", "data.held_out=null"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    script = "import sys; from myna.training.models.codec_trainer import train; train(sys.argv[1], sys.argv[2:], 1)"
+    command = [sys.executable, "-c", script, TINY, *same, f"output={killed}", "max_steps=100000"]
+    reached = 0
+    for _ in range(2):
+        process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
+        metrics, deadline = killed / "metrics.jsonl", time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if metrics.exists() and metrics.read_text().count("\n") >= reached + 5:
+                break
+            time.sleep(0.003)
+        process.kill()
+        assert process.wait() == -9, process.stderr.read()
+        process.stderr.close()
+        before, reached = reached, load_state(killed / "state.pt", CPU)["step"]
+        assert reached > before
+    end = [*same, f"max_steps={reached + 3}"]
+    train(TINY, [*end, f"output={killed}"], quiet=True)
+    train(TINY, [*end, f"output={whole}"], quiet=True)
+    assert load_state(whole / "state.pt", CPU)["step"] == reached + 3
+    assert_same_state(killed / "state.pt", whole / "state.pt")
+    assert [r["step"] for r in rows(killed, "train")] == [r["step"] for r in rows(whole, "train")]
+
+
+def test_an_interrupted_run_saves_says_so_and_continues(tiny, tmp_path, capsys):
+    interrupt = Interrupt()
+    interrupt.requested = True
+    run = CodecTrainer(load_recipe(TINY, CodecRecipe, tiny), distributed.setup("cpu"))
+    summary = run.run(interrupt)
+    assert (summary.steps, summary.interrupted) == (1, True)
+    assert "stopped at step 1, saved; the same command continues" in capsys.readouterr().err
+    assert train(TINY, tiny, quiet=True).steps == 8
+    other = [*tiny, f"output={tmp_path / 'other'}"]
+    train(TINY, other, quiet=True)
+    assert_same_state(tmp_path / "run" / "state.pt", tmp_path / "other" / "state.pt")
+
+
+def test_training_goes_on_from_weights(tiny, tmp_path):
+    train(TINY, [*tiny, "half_precision_export=false"], quiet=True)
+    weights = tmp_path / "run" / "last.safetensors"
+    started = trainer([*tiny, f"init_from={weights}", f"output={tmp_path / 'next'}"])
+    for name, value in load_checkpoint(weights).state_dict().items():
+        torch.testing.assert_close(started.codec.state_dict()[name], value)
+    losses = started.train_step(started.crops.batch(0))
+    assert "commitment" in losses  # quantised at once: the codebooks are in place
+    started.log.close()
+    with pytest.raises(UsageError, match=r"has width 24, the recipe's model 32; make them equal"):
+        trainer([*tiny, f"init_from={weights}", "model.width=32", f"output={tmp_path / 'wide'}"])
+
+
+def test_exports_are_half_the_size_and_do_not_touch_the_model(tiny, tmp_path):
+    run = trainer(tiny)
+    before = {name: value.clone() for name, value in module_state(run.codec).items()}
+    run.validate()
+    for name, value in module_state(run.codec).items():
+        assert torch.equal(value, before[name]), name
+    half = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+    torch.testing.assert_close(half.state_dict(), run.codec.state_dict(), rtol=1e-3, atol=1e-4)
+    run.log.close()
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing(tiny):
+    run = trainer([*tiny, "phases.adversarial_from=null"])
+    batch = run.crops.batch(0)
+    batch.wav[0, 0, 100] = float("nan")
+    before = {name: value.clone() for name, value in run.codec.named_parameters()}
+    run.train_step(batch)
+    assert all(torch.equal(value, before[name]) for name, value in run.codec.named_parameters())
+    run.log.close()
+
+
+def test_discriminators_survive_a_batch_that_is_not_finite(tiny):
+    run = trainer([*tiny, "phases={unquantized_steps: 0, codebook_batches: 1, adversarial_from: 0}"])
+    run.train_step(run.crops.batch(0))
+    run.step = 1
+    batch = run.crops.batch(1)
+    batch.wav[0, 0, 100] = float("nan")
+    run.train_step(batch)
+    for name, value in [item for m in run.modules.values() for item in module_state(m).items()]:
+        assert torch.isfinite(value).all(), name
+    run.log.close()
+
+
+def test_bf16_trains_with_losses_in_float32(tiny):
+    phases = "phases={unquantized_steps: 0, codebook_batches: 1, adversarial_from: 0}"
+    run = trainer([*tiny, "precision=bf16", phases])
+    losses = run.train_step(run.crops.batch(0))
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert {losses[name].dtype for name in ("mel", "complex", "generator", "features")} == {torch.float32}
+    run.log.close()
+
+
+def test_only_its_own_band_is_compared(tiny):
+    # A recording of 16 kHz, and a codec that adds noise above 8 kHz: with own_band_only nobody minds.
+    values = {}
+    for own in ("true", "false"):
+        run = trainer([*tiny, f"own_band_only={own}", "data.sources={low: 1}", "data.augment.speed_share=0"])
+        batch = run.crops.batch(0)
+        assert batch.bandwidth.tolist() == [8000, 8000]
+        values[own] = float(run.train_step(batch)["mel"].detach())
+        run.log.close()
+    assert values["true"] < values["false"]
+
+
+@pytest.mark.parametrize(
+    ("override", "kind", "message"),
+    [
+        ("data.corpus=/nowhere", InputError, "corpus folder /nowhere is not there; set data.corpus"),
+        ("data.sources={lo: 1}", UsageError, "'lo' has a weight but no recordings; the corpus has high, low"),
+        ("data.splits=[training]", InputError, r"the corpus has nothing for splits \['training'\]"),
+        ("init_from=/nowhere.safetensors", MynaError, "no model file at /nowhere.safetensors"),
+        ("device=tpu", UsageError, "device 'tpu' is not one of auto, cpu, cuda"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(tiny, override, kind, message):
+    with pytest.raises(kind, match=message) as caught:
+        train(TINY, [*tiny, override], quiet=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_another_model_is_refused(tiny, tmp_path):
+    """Without a recipe beside it, as earlier versions saved it."""
+    train(TINY, [*tiny, "max_steps=1", "data.held_out=null"], quiet=True)
+    forget_recipe(tmp_path / "run" / "state.pt")
+    with pytest.raises(InputError, match="is the state of another model"):
+        train(TINY, [*tiny, "model.width=32"], quiet=True)
+
+
+def forget_recipe(path: Path) -> None:
+    state = load_state(path, CPU)
+    del state["recipe"]
+    save_state(path, state)
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("optimizer.lr=0.5", "optimizer.lr was 0.001, is 0.5"),
+        ("model.width=32", "model.width was 24, is 32"),
+        ("data.seconds=0.3", "data.seconds was 0.2, is 0.3"),
+        ("data.sources={low: 1}", 'data.sources was null, is {"low": 1.0}'),
+        ("data.augment.flip_share=0.1", "data.augment.flip_share was 0.5, is 0.1"),
+        ("seed=7", "seed was 0, is 7"),
+        ("schedule.decay=constant", 'schedule.decay was "cosine", is "constant"'),
+    ],
+)
+def test_another_recipe_does_not_continue_a_run(tiny, tmp_path, override, what):
+    train(TINY, [*tiny, "max_steps=1", "data.held_out=null"], quiet=True)
+    before = (tmp_path / "run" / "state.pt").read_bytes()
+    with pytest.raises(UsageError, match=re.escape(what)) as caught:
+        train(TINY, [*tiny, override], quiet=True)
+    assert "\n" not in str(caught.value)
+    assert f"init_from={tmp_path / 'run'}/last.safetensors" in str(caught.value)
+    assert (tmp_path / "run" / "state.pt").read_bytes() == before
+
+
+def test_what_may_change_is_noted(tiny, tmp_path, capsys):
+    train(TINY, [*tiny, "max_steps=1"], quiet=True)
+    train(TINY, [*tiny, "max_steps=2", "losses.mel=2.0"])
+    err = capsys.readouterr().err
+    assert "changed since the run was saved: " in err
+    assert "max_steps was 1, is 2" in err
+    assert load_state(tmp_path / "run" / "state.pt", CPU)["step"] == 2
+    train(TINY, [*tiny, "max_steps=2", "losses.mel=2.0"])
+    assert "changed since" not in capsys.readouterr().err
+
+
+def test_a_state_without_a_recipe_is_continued(tiny, tmp_path):
+    train(TINY, [*tiny, "max_steps=1"], quiet=True)
+    forget_recipe(tmp_path / "run" / "state.pt")
+    train(TINY, [*tiny, "max_steps=2", "optimizer.lr=0.5"], quiet=True)
+    assert load_state(tmp_path / "run" / "state.pt", CPU)["step"] == 2
+
+
+def test_the_best_of_another_measure_is_forgotten(tiny, tmp_path):
+    train(TINY, [*tiny, "max_steps=4"], quiet=True)
+    best = load_state(tmp_path / "run" / "state.pt", CPU)["best"]
+    assert best is not None
+    for by, kept in (("mel", best), ("si_sdr", None)):
+        run = trainer([*tiny, f"data.held_out.best_by={by}"])
+        assert run.best == kept
+        run.log.close()
+
+
+TWO_PROCESSES = """
+import sys, torch, torch.distributed as dist
+from myna.training import distributed
+from myna.training.models.codec_recipe import CodecRecipe
+from myna.training.models.codec_trainer import CodecTrainer
+from myna.training.engine.interrupt import Interrupt
+from myna.training.engine.recipe import load_recipe
+
+
+def main(world, overrides):
+    run = CodecTrainer(load_recipe("myna-24k-tiny", CodecRecipe, overrides), world, quiet=True)
+    first = run.crops.batch(0, world.rank).wav
+    run.run(Interrupt())
+    weights = torch.cat([p.detach().flatten() for m in run.modules.values() for p in m.parameters()])
+    for mine, name in ((weights, "weights"), (first.flatten(), "crops")):
+        every = [torch.empty_like(mine) for _ in range(world.size)]
+        dist.all_gather(every, mine)
+        if world.is_main:
+            print(name, "same" if all(torch.equal(e, every[0]) for e in every) else "differ", run.step)
+
+world = distributed.setup("cpu")
+for quantizer in ("ema", "factorized"):
+    main(world, [*sys.argv[2:], f"model.quantizer={quantizer}", f"output={sys.argv[1]}/{quantizer}"])
+distributed.shutdown()
+"""
+
+
+def test_two_processes_learn_the_same_weights_from_different_crops(tiny, tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+    ]
+    extra = ["balancer={decay: 0.9}", "max_steps=6", "data.held_out.every_steps=3"]
+    done = subprocess.run(
+        [*command, str(tmp_path), *tiny, *extra], env=ENV, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split("\n")[:-1] == ["weights same 6", "crops differ 6"] * 2
+    for quantizer in ("ema", "factorized"):
+        assert load_state(tmp_path / quantizer / "state.pt", CPU)["step"] == 6

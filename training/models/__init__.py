@@ -1,0 +1,1 @@
+"""One trainer and one recipe for each kind of model, with their losses."""

@@ -1,0 +1,1 @@
+"""From what the AR says to sound: the decoders, each chosen by its name."""

@@ -1,0 +1,112 @@
+"""The NAR as a stream: the AR's frames in as they come, all codebooks out whenever a chunk is complete.
+
+Shapes: P phones, K codebooks, N of them given (by the AR), T frames.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ...layers.streaming import State
+from ..lm.batch import Prompt
+from ..text.phones import Phones
+from .nar import NARModel, NAROptions
+
+
+class NARStream:
+    """Fills the codebooks of one utterance. The chunks are cut at the same places however it is fed, so the codes are
+    those of `fill`.
+
+    phones: to be said, Phones or their tokens (3, P); the pointer counts from the first of them.
+    voice: what `model.init_state(prompt)` gave, read before to spare the time; it stays as it is.
+
+    >>> stream = NARStream(model, phones, prompt)
+    >>> codes = [stream.push(first, pointer) for first, pointer in frames] + [stream.flush()]
+    """
+
+    def __init__(
+        self,
+        model: NARModel,
+        phones: Phones | Tensor,
+        prompt: Prompt | None = None,
+        options: NAROptions | None = None,
+        voice: State | None = None,
+    ):
+        self.model, self.options = model, options or NAROptions()
+        self._device = model.no_phone.device
+        tokens = (phones if isinstance(phones, Tensor) else phones.tokens).to(self._device)
+        if tokens.shape[1] == 0:
+            raise InputError("there are no phones to be said; give a text with letters or digits")
+        self._n_phones = tokens.shape[1]
+        with torch.inference_mode():
+            self._encoded = [model.encode_phones(tokens, prompt)]
+            self.states: tuple[State, ...] = (
+                model.init_state(prompt) if voice is None else model.fork(voice),
+            )
+            if self.options.voice_guidance != 1 and prompt is not None:
+                self._encoded.append(model.encode_phones(tokens))
+                self.states += (model.init_state(),)
+        self._generator = torch.Generator(self._device).manual_seed(self.options.seed)
+        self._chunks = iter(self.options.chunks or model.config.chunks)
+        self._size = next(self._chunks)
+        self._first = torch.zeros(1, model.config.n_given, 0, dtype=torch.long, device=self._device)
+        self._pointer = self._first[:, 0]
+        self.finished = False
+
+    @torch.inference_mode()
+    def push(self, first: Tensor, pointer: Tensor) -> Tensor:
+        """First codebooks (N, T) and pointer (T,), any T including 0 -> codes (K, T') of the chunks now complete."""
+        if self.finished:
+            raise ValueError("this stream has been flushed; open a new one")
+        if first.shape != (self.model.config.n_given, *pointer.shape) or pointer.ndim != 1:
+            raise ValueError(
+                f"codes ({self.model.config.n_given}, T) and pointer (T,) must be of the same length, got "
+                f"{tuple(first.shape)} and {tuple(pointer.shape)}"
+            )
+        if len(pointer) and int(pointer.max()) >= self._n_phones:
+            raise ValueError(f"the pointer is at phone {int(pointer.max())}, there are {self._n_phones}")
+        self._first = torch.cat([self._first, first.to(self._device)[None]], dim=2)
+        self._pointer = torch.cat([self._pointer, pointer.to(self._device)[None]], dim=1)
+        done = []
+        while self._first.shape[2] >= self._size:
+            done.append(self._fill(self._size))
+            self._size = next(self._chunks, self._size)
+        return self._joined(done)
+
+    @torch.inference_mode()
+    def flush(self) -> Tensor:
+        """The codes still owed, (K, T); the stream is over."""
+        if self.finished:
+            raise ValueError("this stream has been flushed; open a new one")
+        self.finished = True
+        n = self._first.shape[2]
+        return self._joined([self._fill(n)] if n else [])
+
+    def _fill(self, n: int) -> Tensor:
+        first, self._first = self._first[..., :n], self._first[..., n:]
+        pointer, self._pointer = self._pointer[:, :n], self._pointer[:, n:]
+        codes, self.states = self.model.step(
+            first, pointer, self._encoded, self.states, self.options, self._generator
+        )
+        return codes[0]
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        if parts:
+            return torch.cat(parts, dim=1)
+        return torch.zeros(self.model.config.n_codebooks, 0, dtype=torch.long, device=self._device)
+
+
+@torch.inference_mode()
+def fill(
+    model: NARModel,
+    first: Tensor,
+    pointer: Tensor,
+    phones: Phones | Tensor,
+    prompt: Prompt | None = None,
+    options: NAROptions | None = None,
+) -> Tensor:
+    """A whole utterance: its first codebooks (N, T), pointer (T,) into its phones -> codes (K, T)."""
+    stream = NARStream(model, phones, prompt, options)
+    return torch.cat([stream.push(first, pointer), stream.flush()], dim=1)

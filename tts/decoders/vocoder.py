@@ -1,0 +1,273 @@
+"""From what the AR knows to sound, without the codec's decoder: a source and a filter.
+
+    coarse codes + the AR's hidden states + the voice -> ConvNeXt at 50 Hz -> + how the voice has sounded
+        in such places of its prompt (attention) -> ConvNeXt at 50 Hz -> x 2 -> ConvNeXt at 100 Hz
+        -> pitch, voiced or not, harmonic envelope, noise envelope -> pulses and noise through filters -> wav
+
+The codes of a codec that follows the waveform say which phase every harmonic has. A language model that draws them
+cannot keep the phases of high harmonics in step from frame to frame, and what the codec makes of its codes is
+hoarse. Here the phases come from a pitch that runs on, and the codes only say what is heard. Reading the language
+model's hidden states besides its codes is XTTS's (Casanova et al. 2024, section 3) and TorToise's (Betker 2023, section
+4.2); the source and the filters are those of the neural homomorphic vocoder (`layers.source_filter`). That a strange
+voice is met better by attention to the frames of its recording than by one vector is Attentron's (Choi et al. 2020).
+
+Shapes: B batch, N coarse codebooks, K codebooks, T frames of codes, U = 2 T frames of the vocoder, W the AR's width,
+M bands, V channels of a voice, P frames of a prompt, H heads, C channels of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...layers.conv import Conv1d, ConvTranspose1d
+from ...layers.convnext import ConvNeXtBlock, Pointwise
+from ...layers.mel import LogMel
+from ...layers.source_filter import EnvelopeFilter, Source
+from ...layers.streaming import Chain
+from ..lm.code_embedding import CodeSumEmbedding
+
+PITCHES = 160  # that are told apart,
+LOWEST, HIGHEST = 60.0, 550.0  # Hz: the first and the last
+_NEAR = 4  # pitches on either side of the likeliest that it is averaged with
+CONTRAST = 1.1  # of the envelopes that are heard, by the likeness of voices never trained on (docs/log.md)
+_BROAD = 0.43  # of the bands: the width of the means that an envelope's peaks and valleys are measured from
+_PROMPT_FFT = 1024  # samples of the windows through which a prompt is looked at
+_SILENT = -7.0  # natural logarithm of the magnitude from which envelopes start
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """Dimensions; the defaults are `myna-vocoder`."""
+
+    name: str = "myna-vocoder"
+    sample_rate: int = 24_000
+    hop: int = 240  # samples a frame of the vocoder
+    stride: int = 2  # of them in a frame of codes
+    n_codebooks: int = 8
+    n_coarse: int = 4
+    codebook_size: int = 1024
+    codebook_dim: int = 64
+    hidden: int = 320  # width of the AR
+    width: int = 320
+    depth: int = 6
+    fine_width: int = 256
+    fine_depth: int = 3
+    voice_width: int = 192
+    voice: int = 96
+    depth_before: int = 3  # of the blocks come before the attention to the prompt
+    prompt_bands: int = 80  # of the mel spectrogram of it
+    prompt_width: int = 128
+    prompt_heads: int = 4
+    bands: int = 96  # of an envelope
+    look_ahead: int = 3  # frames of codes that the vocoder waits for
+
+    @property
+    def frame_size(self) -> int:
+        return self.hop * self.stride
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What is to be heard, hop by hop. pitch_logits (B, PITCHES, U), voicing (B, U) logits, harmonic and noise
+    (B, M, U) natural logarithms of magnitudes."""
+
+    pitch_logits: Tensor
+    voicing: Tensor
+    harmonic: Tensor
+    noise: Tensor
+
+    def pitch(self) -> Tensor:
+        """(B, U) in Hz: the mean around the likeliest (Kim et al. 2018, "CREPE", eq. 2)."""
+        chance = torch.softmax(self.pitch_logits, dim=1)
+        best = chance.argmax(dim=1, keepdim=True)
+        near = (torch.arange(PITCHES, device=chance.device)[:, None] - best).abs() <= _NEAR
+        chance = chance * near
+        place = (chance * torch.arange(PITCHES, device=chance.device)[:, None]).sum(1) / chance.sum(1)
+        return LOWEST * (HIGHEST / LOWEST) ** (place / (PITCHES - 1))
+
+    def sharpened(self, contrast: float = CONTRAST) -> Sound:
+        """The same with higher peaks and deeper valleys in the envelopes.
+
+        What is learned is the mean of all that could be heard, which is flatter than any of it: the variance that is
+        missing is put back (Toda and Tokuda 2007, "global variance", here by one factor for all).
+        """
+        return replace(
+            self, harmonic=_sharpened(self.harmonic, contrast), noise=_sharpened(self.noise, contrast)
+        )
+
+
+def _sharpened(envelope: Tensor, contrast: float) -> Tensor:
+    """(B, M, U) -> (B, M, U)."""
+    half = int(_BROAD * envelope.shape[1]) // 2
+    padded = F.pad(envelope.transpose(1, 2), (half, half), mode="reflect")
+    broad = F.avg_pool1d(padded, 2 * half + 1, 1).transpose(1, 2)
+    return broad + contrast * (envelope - broad)
+
+
+def pitch_place(hz: Tensor) -> Tensor:
+    """Where Hz lie among the PITCHES, as a real number."""
+    return (hz / LOWEST).log() * ((PITCHES - 1) / math.log(HIGHEST / LOWEST))
+
+
+class VoiceEncoder(nn.Module):
+    """A prompt's codes to a vector: means and spreads over time (Snyder et al. 2018, x-vectors, statistics pooling)."""
+
+    def __init__(self, rows: Tensor, width: int, out: int):
+        super().__init__()
+        self.embedding = CodeSumEmbedding(rows, width)
+        self.blocks = nn.Sequential(*(ConvNeXtBlock(width, 3 * width, 7) for _ in range(2)))
+        self.out = nn.Linear(2 * width, out)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """(B, K, T) -> (B, V)."""
+        x = self.blocks(F.silu(self.embedding(codes)).transpose(1, 2))
+        return self.out(torch.cat([x.mean(-1), x.var(-1, unbiased=False).add(1e-5).sqrt()], dim=1))
+
+
+def prompt_mel(config: VocoderConfig) -> LogMel:
+    """How a vocoder looks at prompts: samples (B, N) -> (B, M, P)."""
+    return LogMel(config.sample_rate, _PROMPT_FFT, config.frame_size, config.prompt_bands)
+
+
+@dataclass(frozen=True)
+class KnownVoice:
+    """vector (B, V): the whole of a voice.   keys, values (B, H, P, C): how it sounds, frame by frame of its prompt."""
+
+    vector: Tensor
+    keys: Tensor
+    values: Tensor
+
+    def hidden(self, rows: Tensor) -> KnownVoice:
+        """Without the voices of some rows, (B,) bool."""
+        shown = ~rows[:, None]
+        by_frame = shown[..., None, None]
+        return KnownVoice(self.vector * shown, self.keys * by_frame, self.values * by_frame)
+
+
+class PromptReader(nn.Module):
+    """A prompt's log-mel to keys and values of its frames, and to what they say of the voice as a whole."""
+
+    def __init__(self, bands: int, width: int, heads: int, out: int):
+        super().__init__()
+        self.heads = heads
+        self.inputs = nn.Conv1d(bands, width, 5, padding=2)
+        self.blocks = nn.Sequential(*(ConvNeXtBlock(width, 3 * width, 7) for _ in range(2)))
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width + bands, width)
+        self.whole = nn.Linear(2 * width, out)
+
+    def forward(self, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, M, P) -> keys and values (B, H, P, C), and (B, V) to be added to the vector."""
+        x = self.blocks(self.inputs(mel))
+        spread = x.var(-1, unbiased=False).add(1e-5).sqrt()
+        whole = self.whole(torch.cat([x.mean(-1), spread], dim=1))
+        frames = x.transpose(1, 2)
+        values = self.value(torch.cat([frames, mel.transpose(1, 2)], dim=-1))
+        key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.key(frames), values)
+        )
+        return key, value, whole
+
+
+class Listening(nn.Module):
+    """Adds to every frame what the prompt holds for it."""
+
+    def __init__(self, channels: int, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(channels)
+        self.query = nn.Linear(channels, width)
+        self.out = nn.Linear(width, channels)
+        nn.init.zeros_(self.out.weight)  # a new one adds nothing
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, voice: KnownVoice) -> Tensor:
+        """x (B, channels, T) -> the same shape."""
+        if x.shape[-1] == 0:
+            return x
+        query = self.query(self.norm(x.transpose(1, 2))).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heard = F.scaled_dot_product_attention(query, voice.keys, voice.values)
+        return x + self.out(heard.transpose(1, 2).flatten(2)).transpose(1, 2)
+
+
+class Vocoder(nn.Module):
+    """Codes and hidden states in, sound out. rows: the codec's codebook vectors (K, V, d); None if weights follow."""
+
+    def __init__(self, config: VocoderConfig | None = None, rows: Tensor | None = None):
+        super().__init__()
+        self.config = c = config or VocoderConfig()
+        shape = (c.n_codebooks, c.codebook_size, c.codebook_dim)
+        rows = torch.zeros(shape) if rows is None else rows
+        if tuple(rows.shape) != shape:
+            raise ValueError(f"the codec's vectors have the shape {tuple(rows.shape)}, expected {shape}")
+        if not 0 <= c.depth_before <= c.depth or c.prompt_width % c.prompt_heads:
+            raise ValueError(
+                f"depth_before is {c.depth_before} of {c.depth} blocks, and {c.prompt_heads} heads share "
+                f"{c.prompt_width} channels: the one must not be more, the others divide"
+            )
+        self.voice_encoder = VoiceEncoder(rows, c.voice_width, c.voice)
+        self.mel = prompt_mel(c)
+        self.prompt_reader = PromptReader(c.prompt_bands, c.prompt_width, c.prompt_heads, c.voice)
+        self.codes = CodeSumEmbedding(rows[: c.n_coarse], c.width)
+        self.net = Chain(
+            Conv1d(c.width + c.hidden + c.voice, c.width, 3),
+            *(ConvNeXtBlock(c.width, 3 * c.width, 7) for _ in range(c.depth_before)),
+        )
+        self.listening = Listening(c.width, c.prompt_width, c.prompt_heads)
+        self.deep = Chain(
+            *(ConvNeXtBlock(c.width, 3 * c.width, 7) for _ in range(c.depth - c.depth_before)),
+            ConvTranspose1d(c.width, c.fine_width, 2 * c.stride, stride=c.stride),
+            *(ConvNeXtBlock(c.fine_width, 3 * c.fine_width, 7) for _ in range(c.fine_depth)),
+            Pointwise(c.fine_width, PITCHES + 1 + 2 * c.bands),
+        )
+        self.source = Source(c.sample_rate, c.hop)
+        self.filter = EnvelopeFilter(c.sample_rate, c.hop, c.bands)
+
+    def voice(self, prompt: Tensor, mel: Tensor) -> KnownVoice:
+        """A prompt's codes (B, K, P), and what they sound like (B, M, P): `self.mel` of them decoded."""
+        keys, values, whole = self.prompt_reader(mel)
+        return KnownVoice(self.voice_encoder(prompt) + whole, keys, values)
+
+    def no_voice(self, batch: int, like: Tensor) -> KnownVoice:
+        """Where there is no prompt."""
+        c = self.config
+        frame = like.new_zeros(batch, c.prompt_heads, 1, c.prompt_width // c.prompt_heads)
+        return KnownVoice(like.new_zeros(batch, c.voice), frame, frame)
+
+    def inputs(self, codes: Tensor, hidden: Tensor, voice: Tensor) -> Tensor:
+        """codes (B, N, T), hidden (B, T, W), a voice's vector (B, V) -> (B, C, T), what `net` reads."""
+        known = torch.cat([self.codes(codes), F.layer_norm(hidden, hidden.shape[-1:])], dim=-1).transpose(
+            1, 2
+        )
+        return torch.cat([known, voice[:, :, None].expand(-1, -1, known.shape[2])], dim=1)
+
+    def out(self, inputs: Tensor, voice: KnownVoice) -> Tensor:
+        """`inputs` (B, C, T) -> (B, C', U), early by what the vocoder looks ahead."""
+        return self.deep(self.listening(self.net(inputs), voice))
+
+    def sound(self, out: Tensor) -> Sound:
+        """What `deep` says (B, C', U), sorted."""
+        pitch, voicing, harmonic, noise = out.split([PITCHES, 1, self.config.bands, self.config.bands], dim=1)
+        return Sound(pitch, voicing[:, 0], harmonic + _SILENT, noise + _SILENT)
+
+    def forward(self, codes: Tensor, hidden: Tensor, voice: KnownVoice) -> Sound:
+        """All of an utterance, or of a stretch of one: codes (B, N, T), hidden (B, T, W) -> U = 2 T."""
+        c = self.config
+        x = F.pad(self.inputs(codes, hidden, voice.vector), (0, c.look_ahead))
+        return self.sound(self.out(x, voice)[..., c.look_ahead * c.stride :])
+
+    def render(self, sound: Sound, pitch: Tensor, voiced: Tensor, noise: Tensor) -> Tensor:
+        """The waveform (B, U * hop), from the beginning; the last hop is only in part.
+
+        pitch (B, U) Hz, voiced (B, U) bool, noise (B, U * hop) white, of unit power.
+        """
+        pulses, _ = self.source.step(pitch, self.source.init_state(len(pitch), noise))
+        pulses = pulses * voiced.repeat_interleave(self.config.hop, dim=1)
+        state = self.filter.init_state(len(pitch), noise)
+        wav, _ = self.filter.step([pulses, noise], [sound.harmonic, sound.noise], state)
+        return F.pad(wav[:, self.config.hop :], (0, self.config.hop))

@@ -1,0 +1,99 @@
+"""The vocoder as a stream: the AR's frames in as they come, samples out as soon as they are certain.
+
+Shapes: N coarse codebooks, T frames of codes, U frames of the vocoder, W the AR's width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...layers.streaming import Stream
+from .vocoder import KnownVoice, Sound, Vocoder
+
+
+class VocoderStream:
+    """Says one utterance. The samples are the same however it is fed.
+
+    voice: one, of `Vocoder.voice`.   seed: of the noise.
+
+    >>> stream = VocoderStream(vocoder, voice)
+    >>> samples = [stream.push(codes, hidden) for codes, hidden in frames] + [stream.flush()]
+    """
+
+    def __init__(self, vocoder: Vocoder, voice: KnownVoice, seed: int = 0):
+        self.vocoder, self._voice = vocoder, voice
+        config = vocoder.config
+        self._net, self._deep = Stream(vocoder.net), Stream(vocoder.deep)
+        like = next(vocoder.parameters()).detach()
+        self._source = vocoder.source.init_state(1, like)
+        self._filter = vocoder.filter.init_state(1, like)
+        self._early = config.look_ahead * config.stride  # frames of the net that come before the first
+        self._lag = config.hop  # samples, likewise
+        self._pitch = torch.zeros(1, 1)  # the last that was voiced
+        self._generator = torch.Generator().manual_seed(seed % 2**63)
+        self.finished = False
+
+    @torch.inference_mode()
+    def push(self, codes: Tensor, hidden: Tensor) -> Tensor:
+        """Codes (N, T) and hidden states (T, W), any T -> samples (n,)."""
+        if self.finished:
+            raise ValueError("this stream has been flushed; open a new one")
+        if codes.shape[1] != hidden.shape[0] or codes.shape[0] != self.vocoder.config.n_coarse:
+            raise ValueError(
+                f"codes ({self.vocoder.config.n_coarse}, T) and hidden states (T, W) must be of the same length, got "
+                f"{tuple(codes.shape)} and {tuple(hidden.shape)}"
+            )
+        if codes.shape[1] == 0:
+            return hidden.new_zeros(0)
+        x = self.vocoder.inputs(codes[None], hidden[None], self._voice.vector)
+        return self._render(self._deep.push(self.vocoder.listening(self._net.push(x), self._voice)))
+
+    @torch.inference_mode()
+    def flush(self) -> Tensor:
+        """The samples still owed (n,); the stream is over."""
+        if self.finished:
+            raise ValueError("this stream has been flushed; open a new one")
+        config = self.vocoder.config
+        nothing = self._voice.vector.new_zeros(1, self._net.in_channels or 0, config.look_ahead)
+        x = self.vocoder.listening(self._net.flush(nothing), self._voice)
+        last = self._render(self._deep.flush(x))
+        self.finished = True
+        # The filter gives each hop when the next has come.
+        silence = [last.new_zeros(1, config.hop)] * 2
+        none = last.new_full((1, config.bands, 1), -20.0)
+        rest, self._filter = self.vocoder.filter.step(silence, [none, none], self._filter)
+        return torch.cat([last, self._late(rest)])
+
+    def _render(self, out: Tensor) -> Tensor:
+        dropped = min(self._early, out.shape[-1])
+        self._early -= dropped
+        out = out[..., dropped:]
+        u = out.shape[-1]
+        if u == 0:
+            return out.new_zeros(0)
+        vocoder, hop = self.vocoder, self.vocoder.config.hop
+        sound = vocoder.sound(out).sharpened()
+        pitch, voiced = self._held(sound)
+        pulses, self._source = vocoder.source.step(pitch, self._source)
+        pulses = pulses * voiced.repeat_interleave(hop, dim=1)
+        # Drawn hop by hop, so that chunks of any length get the same noise.
+        noise = torch.cat([torch.randn(1, hop, generator=self._generator) for _ in range(u)], dim=1)
+        signals, envelopes = [pulses, noise.to(pulses)], [sound.harmonic, sound.noise]
+        wav, self._filter = vocoder.filter.step(signals, envelopes, self._filter)
+        return self._late(wav)
+
+    def _held(self, sound: Sound) -> tuple[Tensor, Tensor]:
+        """The pitch (1, U), through unvoiced sounds that of the last voiced one, and where it is voiced."""
+        voiced, pitch = sound.voicing > 0, sound.pitch()
+        held = []
+        for now, hz in zip(voiced[0], pitch[0], strict=True):
+            if bool(now) or not bool(self._pitch[0, 0]):
+                self._pitch = hz.reshape(1, 1)
+            held.append(self._pitch)
+        return torch.cat(held, dim=1), voiced
+
+    def _late(self, wav: Tensor) -> Tensor:
+        dropped = min(self._lag, wav.shape[-1])
+        self._lag -= dropped
+        return wav[0, dropped:]

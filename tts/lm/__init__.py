@@ -1,0 +1,1 @@
+"""The AR of VALL-E: phones and a voice to speech tokens, with what it is made of."""

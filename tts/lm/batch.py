@@ -1,0 +1,69 @@
+"""What the speech models are trained on and asked with: phones, codes, and which phone is spoken in which frame.
+
+Shapes: B batch, P phones, K codebooks, T frames (at the codec's frame rate). A phone is three numbers: symbol,
+stress, long (`tts.text.phones`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..text.phones import Phones
+
+
+@dataclass(frozen=True)
+class SpeechBatch:
+    """Utterances to be spoken, each after a prompt (which may be empty), zero-padded to the longest."""
+
+    phones: Tensor  # (B, 3, P) the prompt's phones, then the target's
+    n_phones: Tensor  # (B,)
+    codes: Tensor  # (B, K, T) the prompt's frames, then the target's
+    pointer: Tensor  # (B, T) index of the phone spoken in each frame; -1: unknown (a prompt without text) or padding
+    n_prompt: Tensor  # (B,) frames of the prompt, 0: none
+    n_frames: Tensor  # (B,) frames in all
+    drop_text: Tensor  # (B,) bool: the phones are hidden (for classifier-free guidance)
+    drop_voice: Tensor  # (B,) bool: the prompt's frames are hidden
+
+    def to(self, device: str | torch.device) -> SpeechBatch:
+        moved = {
+            field.name: getattr(self, field.name).to(device, non_blocking=True)
+            for field in dataclasses.fields(self)
+        }
+        return SpeechBatch(**moved)
+
+    def without_hidden_prompts(self) -> SpeechBatch:
+        """The same with the prompt's frames cut out of the rows that hide them, the target moved to the front."""
+        cut = torch.where(self.drop_voice, self.n_prompt, torch.zeros_like(self.n_prompt))
+        frames = torch.arange(self.codes.shape[-1], device=cut.device)
+        source = frames + cut[:, None]
+        inside = source < self.n_frames[:, None]
+        source = source.clamp(max=self.codes.shape[-1] - 1)
+        codes = self.codes.gather(2, source[:, None].expand_as(self.codes)) * inside[:, None]
+        pointer = torch.where(inside, self.pointer.gather(1, source), -1)
+        return dataclasses.replace(
+            self, codes=codes, pointer=pointer, n_prompt=self.n_prompt - cut, n_frames=self.n_frames - cut
+        )
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A recorded voice. codes (K, T); with its transcript: phones, and pointer (T,) into them, else None."""
+
+    codes: Tensor
+    phones: Phones | None = None
+    pointer: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.phones is None) != (self.pointer is None):
+            raise ValueError("a prompt has both its phones and the pointer into them, or neither")
+        if self.pointer is not None and self.pointer.shape[-1] != self.codes.shape[-1]:
+            raise ValueError(
+                f"the pointer has {self.pointer.shape[-1]} frames, the prompt {self.codes.shape[-1]}; "
+                "they must agree"
+            )

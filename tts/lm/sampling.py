@@ -1,0 +1,113 @@
+"""Drawing codes from a model's logits: temperature, top-k, top-p, repetition-aware sampling, and guidance.
+
+Nucleus (top-p) sampling: Holtzman et al. 2020. Repetition-aware sampling: VALL-E 2, Chen et al. 2024, section 4.2.
+Classifier-free guidance: Ho and Salimans 2022, eq. 6, once for the text and once for the voice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...errors import UsageError
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How speech is drawn. The same seed and options give the same speech on the same machine."""
+
+    temperature: float = 0.9  # of the codes; 0: always the likeliest
+    top_k: int = 0  # only the k likeliest codes, 0: all
+    top_p: float = 0.9  # only the likeliest codes that together have this probability, 1: all
+    repetition_window: int = 10  # frames in which a code is looked for again, 0: never
+    repetition_threshold: float = (
+        0.5  # a code with more than this share of them is drawn anew, from all codes
+    )
+    text_guidance: float = 1.0  # above 1 exaggerates what the text changes; 1: as the model has learned it
+    voice_guidance: float = 1.0  # the same for the voice of the prompt
+    duration_temperature: float = 0.7  # 1: durations as varied as the model believes, 0: always the median
+    speed: float = 1.0  # above 1: faster speech
+    max_sound_frames: int = 40  # a sound that lasts as long is left for the next
+    max_pause_frames: int = 60  # a pause
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = (
+            ("temperature", self.temperature, self.temperature >= 0, "0 or more"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 (all) or more"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("repetition_window", self.repetition_window, self.repetition_window >= 0, "0 (off) or more"),
+            ("repetition_threshold", self.repetition_threshold, self.repetition_threshold >= 0, "0 or more"),
+            ("text_guidance", self.text_guidance, self.text_guidance >= 0, "0 or more, 1 being none"),
+            ("voice_guidance", self.voice_guidance, self.voice_guidance >= 0, "0 or more, 1 being none"),
+            (
+                "duration_temperature",
+                self.duration_temperature,
+                0 <= self.duration_temperature <= 1,
+                "0 to 1",
+            ),
+            ("speed", self.speed, 0.25 <= self.speed <= 4, "0.25 to 4"),
+            ("max_sound_frames", self.max_sound_frames, self.max_sound_frames >= 1, "1 or more"),
+            ("max_pause_frames", self.max_pause_frames, self.max_pause_frames >= 1, "1 or more"),
+        )
+        for name, value, fits, expected in wrong:
+            if not (fits and math.isfinite(value)):
+                raise UsageError(f"{name} {value:g} cannot be used; give {expected}")
+
+
+def uniforms(seed: int) -> Iterator[float]:
+    """Endless numbers in [0, 1) from a generator of their own, so that nothing else disturbs a seed."""
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    while True:
+        yield from torch.rand(256, generator=generator).tolist()
+
+
+def draw(logits: Tensor, u: float, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> int:
+    """A code by its probability: logits (V,), u in [0, 1)."""
+    if temperature == 0:
+        return int(logits.argmax())
+    v = logits.shape[0]
+    values, order = logits.topk(top_k) if 0 < top_k < v else logits.sort(descending=True)
+    probability = torch.softmax(values / temperature, dim=0)
+    reached = probability.cumsum(0)
+    if top_p < 1:
+        # The nucleus ends with the code that reaches top_p.
+        reached = reached[: int(torch.searchsorted(reached, top_p)) + 1]
+    place = torch.searchsorted(reached, u * reached[-1], right=True)
+    return int(order[min(int(place), len(reached) - 1)])
+
+
+class CodeSampler:
+    """Draws one stream's codes. `end` is a token that is no code, and never counts as repeated."""
+
+    def __init__(self, options: SamplingOptions, numbers: Iterator[float], end: int | None = None):
+        self.options, self.end = options, end
+        self._numbers = numbers
+        self._recent: deque[int] = deque(maxlen=max(options.repetition_window, 1))
+
+    def __call__(self, logits: Tensor) -> int:
+        """The next code, from logits (V,)."""
+        o = self.options
+        first, second = next(self._numbers), next(self._numbers)
+        code = draw(logits, first, o.temperature, o.top_k, o.top_p)
+        if o.repetition_window and o.temperature and code != self.end:
+            share = self._recent.count(code) / o.repetition_window
+            if share > o.repetition_threshold:
+                code = draw(logits, second, o.temperature)
+            self._recent.append(code)
+        return code
+
+
+def guide(logits: Tensor, weights: Tensor) -> Tensor:
+    """Logits (R, V) of the conditional row and of rows that hide something, to one row (V,).
+
+    weights: (R - 1,), guidance less one: conditional + sum of weight * (conditional - hiding).
+    """
+    if logits.shape[0] == 1:
+        return logits[0]
+    return logits[0] + weights @ (logits[:1] - logits[1:])

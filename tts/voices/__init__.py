@@ -1,0 +1,1 @@
+"""Cloned voices: made from a recording, kept in files and in a library."""
