@@ -44,9 +44,9 @@ class CandidateCache:
             self.own.append((self._room(k, end), self._room(v, end)))
         keys, values = self.own[layer]
         if end > keys.shape[2]:
-            keys, values = self.own[layer] = tuple(  # pyright: ignore[reportAssignmentType]
-                torch.cat([old, self._room(k, end - old.shape[2])], dim=2) for old in (keys, values)
-            )
+            more = self._room(k, end - keys.shape[2])
+            keys, values = torch.cat([keys, more], dim=2), torch.cat([values, more], dim=2)
+            self.own[layer] = keys, values
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]

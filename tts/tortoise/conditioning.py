@@ -73,8 +73,8 @@ def _kernels(old: int, new: int) -> tuple[Tensor, int]:
 
 
 def _spectrum(wav: Tensor) -> Tensor:
-    """Magnitudes (bins, F), frames centred, the ends mirrored. In float64: where a loud vowel leaves the high bands near
-    the floor, the rounding of a transform in float32 moves their logarithms by 4e-4."""
+    """Magnitudes (bins, F), frames centred, the ends mirrored. In float64: where a loud vowel leaves the high bands
+    near the floor, the rounding of a transform in float32 moves their logarithms by 4e-4."""
     window = torch.hann_window(_N_FFT, dtype=torch.float64)
     wav = wav.double()
     return torch.stft(wav, _N_FFT, _HOP, window=window, pad_mode="reflect", return_complex=True).abs().float()
@@ -88,5 +88,5 @@ def _bank(rate: int, n_mels: int, f_max: float, scale: str) -> Tensor:
 @lru_cache(maxsize=1)
 def mel_norms() -> Tensor:
     """(80,)"""
-    lines = files(__package__).joinpath("mel_norms.txt").read_text("utf-8").splitlines()
+    lines = files(__name__.rpartition(".")[0]).joinpath("mel_norms.txt").read_text("utf-8").splitlines()
     return torch.tensor([float(line) for line in lines if line and not line.startswith("#")])

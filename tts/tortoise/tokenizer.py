@@ -22,7 +22,7 @@ _FIRST_SIGN = 3
 @lru_cache(maxsize=1)
 def merges() -> tuple[tuple[str, str], ...]:
     """Pairs that become one token, the first first."""
-    lines = files(__package__).joinpath("merges.txt").read_text("utf-8").splitlines()
+    lines = files(__name__.rpartition(".")[0]).joinpath("merges.txt").read_text("utf-8").splitlines()
     pairs = (line.split(" ") for line in lines if line and not line.startswith("#"))
     return tuple((first, second) for first, second in pairs)
 
