@@ -113,7 +113,7 @@ def tortoise_dir() -> Path:
     return cache_dir() / FAMILY
 
 
-def download(progress: Progress | None = None, force: bool = False) -> Path:
+def download_files(progress: Progress | None = None, force: bool = False) -> Path:
     """Fetch all files, each checked; returns their folder. Raises MissingModelError."""
     folder = tortoise_dir()
     for file in FILES.values():
@@ -192,7 +192,7 @@ def load_published(network: str, path: Path) -> nn.Module:
     return _assemble(network, config, ours, path)
 
 
-def convert(source: Path | None, target: Path, force: bool = False) -> list[Path]:
+def convert_folder(source: Path | None, target: Path, force: bool = False) -> list[Path]:
     """Write every network of a folder (None: the cache) into another as our safetensors; returns what was written.
     Raises UsageError where one exists without `force`, MissingModelError where there is nothing to convert."""
     if target.exists() and not target.is_dir():
@@ -216,6 +216,12 @@ def convert(source: Path | None, target: Path, force: bool = False) -> list[Path
         save_network(network, load_published(network, path), out, _sha256(path))
         written.append(out)
     return written
+
+
+def convert_file(source: Path, target: Path) -> None:
+    """Write one published file, known by its name, as our safetensors. Raises InputError."""
+    network = next(network for network, file in FILES.items() if file.name == source.name)
+    save_network(network, load_published(network, source), target, _sha256(source))
 
 
 def save_network(network: str, model: nn.Module, path: Path, source_sha256: str = "") -> None:

@@ -30,8 +30,7 @@ M = TypeVar("M", bound=nn.Module)
 def prepare(model: M, precision: Precision, device: str | torch.device = "cpu") -> M:
     """The network on its device in a precision, changed in place; layer by layer, so that no two copies of it are ever
     in memory. Raises UsageError for 8 bits where this machine has no products for them."""
-    if precision not in PRECISIONS:
-        raise UsageError(f"no precision named {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    check_precision(precision)
     device = torch.device(device)
     if device.type != "cpu":
         model.to(device)
@@ -44,6 +43,14 @@ def prepare(model: M, precision: Precision, device: str | torch.device = "cpu") 
         _narrow(block, ("qkv", "out", "up", "down"), precision)
     _narrow(model, ("code_head",), precision)
     return model
+
+
+def check_precision(name: str) -> Precision:
+    """Raises UsageError for a name that is none."""
+    for known in PRECISIONS:
+        if name == known:
+            return known
+    raise UsageError(f"no precision named {name!r}: choose one of {', '.join(PRECISIONS)}")
 
 
 def _narrow(parent: nn.Module | Block, names: tuple[str, ...], precision: Precision) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ...errors import UsageError
 from ..text.long_text import Sentence
 from ..text.sentences import split_sentences
+from .tokenizer import MAX_TOKENS, tokens
 
 MAX_CHARS = 200  # TorToise's own; some 100 text tokens
 
@@ -34,7 +35,8 @@ def split(text: str) -> list[Sentence]:
         parts = [
             sentence
             for piece in paragraph.split("|")
-            for sentence in _bracketed(split_sentences(" ".join(piece.split()), MAX_CHARS))
+            for whole in _bracketed(split_sentences(" ".join(piece.split()), MAX_CHARS))
+            for sentence in _short_enough(whole)
             if any(char.isalnum() for char in sentence)
         ]
         for index, part in enumerate(parts):
@@ -65,6 +67,14 @@ def passages(sentence: str) -> list[Passage]:
 def spoken(sentence: str) -> str:
     """All that is said, without the brackets."""
     return " ".join(passage.text for passage in passages(sentence))
+
+
+def _short_enough(sentence: str) -> list[str]:
+    """A sentence whose figures are so many words that the network cannot read them, in parts. One with brackets stays
+    whole."""
+    if "[" in sentence or len(tokens(sentence)) < MAX_TOKENS:
+        return [sentence]
+    return [part for half in split_sentences(sentence, len(sentence) // 2) for part in _short_enough(half)]
 
 
 def _bracketed(sentences: list[str]) -> list[str]:

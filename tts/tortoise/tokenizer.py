@@ -17,6 +17,7 @@ STOP, UNKNOWN, SPACE = 0, 1, 2
 MAX_TOKENS = 400  # the network's positions, less start and stops
 _SIGNS, _LETTERS = "!'(),-./:;?", "abcdefghijklmnopqrstuvwxyz"
 _FIRST_SIGN = 3
+_FIRST_LETTER = _FIRST_SIGN + len(_SIGNS)
 
 
 @lru_cache(maxsize=1)
@@ -59,8 +60,8 @@ def _encode_word(word: str) -> tuple[int, ...]:
     return tuple(vocabulary().get(part, UNKNOWN) for part in parts)
 
 
-def encode(text: str) -> list[int]:
-    """The ids of a text, cleaned first. Raises InputError for one too long, or without anything to say."""
+def tokens(text: str) -> list[int]:
+    """The ids of a text, cleaned first, however many."""
     ids: list[int] = []
     for piece in re.split(r"( )", spell(text)):
         if piece == " ":
@@ -68,7 +69,13 @@ def encode(text: str) -> list[int]:
             continue
         for word in re.findall(r"\w+|[^\w\s]+", piece):
             ids += _encode_word(word)
-    if not any(token > _FIRST_SIGN + len(_SIGNS) for token in ids):
+    return ids
+
+
+def encode(text: str) -> list[int]:
+    """What the networks are given of a text. Raises InputError for one too long, or without anything to say."""
+    ids = tokens(text)
+    if not any(token >= _FIRST_LETTER for token in ids):
         raise InputError(f"there is nothing to say in {text[:40]!r}; give at least one word in English")
     if len(ids) >= MAX_TOKENS:
         raise InputError(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from myna.errors import InputError, MissingModelError, UsageError
 from myna.tts.tortoise import adapter
-from myna.tts.tortoise.adapter import FILES, convert, find_network, load_network
+from myna.tts.tortoise.adapter import FILES, convert_folder, find_network, load_network
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_a_published_file_gives_the_network_that_it_was_written_from(name, folde
 
 
 def test_conversion_keeps_every_weight_and_needs_no_other_file(folder, tmp_path):
-    written = convert(folder, tmp_path / "ours")
+    written = convert_folder(folder, tmp_path / "ours")
     assert len(written) == len(FILES)
     for name in FILES:
         path = find_network(name, tmp_path / "ours")
@@ -38,7 +38,7 @@ def test_conversion_keeps_every_weight_and_needs_no_other_file(folder, tmp_path)
         assert a.config == b.config
         assert all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
     with pytest.raises(UsageError, match="--force"):
-        convert(folder, tmp_path / "ours")
+        convert_folder(folder, tmp_path / "ours")
 
 
 def test_a_missing_file_is_named_with_what_it_is_for(tmp_path):
@@ -47,7 +47,7 @@ def test_a_missing_file_is_named_with_what_it_is_for(tmp_path):
     ):
         load_network("clvp", tmp_path)
     with pytest.raises(MissingModelError, match="no files of TorToise"):
-        convert(tmp_path, tmp_path / "ours")
+        convert_folder(tmp_path, tmp_path / "ours")
 
 
 def test_a_truncated_file(folder, tmp_path):

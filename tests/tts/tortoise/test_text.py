@@ -33,6 +33,14 @@ def test_a_long_text_is_cut_to_what_the_network_reads():
     assert " ".join(s.text for s in found) == text
 
 
+def test_figures_that_are_many_words_are_cut_too():
+    text = "7777777 " * 24 + "end."
+    found = split(text)
+    assert len(found) > 1
+    assert all(len(encode(s.text)) < 400 for s in found)
+    assert " ".join(s.text for s in found) == text
+
+
 def test_brackets():
     text = "[I am so sad, really.] Please feed me. Now [or never] go."
     assert [s.text for s in split(text)] == ["[I am so sad, really.] Please feed me.", "Now [or never] go."]
