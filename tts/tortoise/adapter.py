@@ -176,20 +176,34 @@ def check_published(file: PublishedFile, path: Path) -> None:
 def load_published(network: str, path: Path) -> nn.Module:
     """The network of a `.pth` in the published layout, strictly. Its weights stay in the file until they are used,
     where they can. Raises InputError."""
+    weights = _published_weights(network, path)
+    try:
+        config = LAYOUTS[network].dimensions(weights)
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"{path} is not laid out as {FILES[network].name} ({error} is missing); download it again"
+        ) from None
+    return _assemble(network, config, weights, path)
+
+
+def mapped_weights(network: str, folder: Path | None = None) -> Mapping[str, Tensor]:
+    """A network's weights by our names, mapped from its file anew and not yet read. Raises as `load_network`."""
+    path = find_network(network, folder)
+    if path is None:
+        raise MissingModelError(f"{FILES[network].name} is gone; `myna models download tortoise` fetches it")
+    return (
+        read_safetensors(path).weights if path.suffix == ".safetensors" else _published_weights(network, path)
+    )
+
+
+def _published_weights(network: str, path: Path) -> dict[str, Tensor]:
     layout = LAYOUTS[network]
     weights: Mapping[str, Any] = read_torch(path)
     if layout.inside is not None:
         weights = weights.get(layout.inside, {})
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f"{path} does not hold named weights of TorToise's {network}; download it again")
-    ours = layout.translate(weights)
-    try:
-        config = layout.dimensions(ours)
-    except (KeyError, IndexError, ValueError) as error:
-        raise InputError(
-            f"{path} is not laid out as {FILES[network].name} ({error} is missing); download it again"
-        ) from None
-    return _assemble(network, config, ours, path)
+    return layout.translate(weights)
 
 
 def convert_folder(source: Path | None, target: Path, force: bool = False) -> list[Path]:

@@ -9,6 +9,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...diffusion import SampleOptions, sample
-from .adapter import load_network
+from .adapter import load_network, mapped_weights
 from .autoregressive import Autoregressive
 from .clvp import CLVP
 from .conditioning import autoregressive_mel, denormalise, diffusion_mel
@@ -66,7 +67,8 @@ class Networks:
             if network not in self._loaded:
                 model = load_network(network, self.folder)
                 self._hashes[network] = _digest(model)
-                self._loaded[network] = prepare(model, self._precision(network), self.device)
+                reread = partial(mapped_weights, network, self.folder)
+                self._loaded[network] = prepare(model, self._precision(network), self.device, reread)
             return cast("M", self._loaded[network])
 
     def _precision(self, network: str) -> Precision:
@@ -198,7 +200,10 @@ def _digest(model: nn.Module) -> str:
     do not share. All of them would be four gigabytes to read."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        some = value.detach().reshape(-1)[:256].float().contiguous()
+        # As it lies in the file: what is not asked for is not read.
+        laid = value.T if value.ndim == 2 and value.stride(0) < value.stride(1) else value
+        some = laid.detach().flatten(1)[0] if laid.ndim > 1 else laid.detach().reshape(-1)
+        some = some[:256].float().contiguous()
         digest.update(f"{name} {tuple(value.shape)}".encode() + some.numpy().tobytes())
     return digest.hexdigest()[:16]
 

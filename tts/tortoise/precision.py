@@ -11,15 +11,16 @@ weight is the time that a code takes.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...kernels.float_linear import HalfLinear
 from ...kernels.int8 import Int8Linear, int8_engine
-from .autoregressive import Autoregressive, Block
+from .autoregressive import Autoregressive
 
 Precision = Literal["float32", "half", "int8", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "half", "int8", "bfloat16")
@@ -27,9 +28,19 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "half", "int8", "bfloat16")
 M = TypeVar("M", bound=nn.Module)
 
 
-def prepare(model: M, precision: Precision, device: str | torch.device = "cpu") -> M:
-    """The network on its device in a precision, changed in place; layer by layer, so that no two copies of it are ever
-    in memory. Raises UsageError for 8 bits where this machine has no products for them."""
+def prepare(
+    model: M,
+    precision: Precision,
+    device: str | torch.device = "cpu",
+    reread: Callable[[], Mapping[str, Tensor]] | None = None,
+) -> M:
+    """The network on its device in a precision, changed in place, block by block, so that no two copies of it are ever
+    in memory.
+
+    reread: the same weights, mapped from their file anew. What is read of a mapping counts as memory until the mapping
+    goes: with one for every block that is a block. Raises UsageError for 8 bits where this machine has no products for
+    them.
+    """
     check_precision(precision)
     device = torch.device(device)
     if device.type != "cpu":
@@ -39,9 +50,12 @@ def prepare(model: M, precision: Precision, device: str | torch.device = "cpu") 
         return model.bfloat16()
     if precision == "float32" or not isinstance(model, Autoregressive):
         return model
-    for block in model.blocks:
-        _narrow(block, ("qkv", "out", "up", "down"), precision)
-    _narrow(model, ("code_head",), precision)
+    for index, block in enumerate(model.blocks):
+        weights = model.state_dict() if reread is None else reread()
+        for name in ("qkv", "out", "up", "down"):
+            _narrow(block, name, f"blocks.{index}.{name}", weights, precision)
+    weights = model.state_dict() if reread is None else reread()
+    _narrow(model, "code_head", "code_head", weights, precision)
     return model
 
 
@@ -53,14 +67,15 @@ def check_precision(name: str) -> Precision:
     raise UsageError(f"no precision named {name!r}: choose one of {', '.join(PRECISIONS)}")
 
 
-def _narrow(parent: nn.Module | Block, names: tuple[str, ...], precision: Precision) -> None:
+def _narrow(
+    parent: nn.Module, name: str, key: str, weights: Mapping[str, Tensor], precision: Precision
+) -> None:
+    """Put a narrow matrix in the place of a wide one."""
+    weight, bias = weights[f"{key}.weight"].float().contiguous(), weights[f"{key}.bias"].float().clone()
     engine = int8_engine()
-    if engine is None and precision == "int8":
-        raise UsageError("this machine has no products in 8 bits; choose half or float32")
-    for name in names:
-        linear: Any = getattr(parent, name)
-        weight, bias = linear.weight.detach().contiguous(), linear.bias.detach()
-        if precision == "int8" and engine is not None:
-            setattr(parent, name, Int8Linear(weight, bias, engine, by_row=True))
-        elif "fbgemm" in torch.backends.quantized.supported_engines:
-            setattr(parent, name, HalfLinear(weight, bias))
+    if precision == "int8":
+        if engine is None:
+            raise UsageError("this machine has no products in 8 bits; choose half or float32")
+        setattr(parent, name, Int8Linear(weight, bias, engine, by_row=True))
+    elif "fbgemm" in torch.backends.quantized.supported_engines:
+        setattr(parent, name, HalfLinear(weight, bias))
