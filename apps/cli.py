@@ -14,7 +14,7 @@ import typer
 from ..errors import MynaError
 from ..version import __version__
 from . import compress, decompress, evaluate, info, models, prepare, say, train, transcribe, voices
-from .console import PIPE_CLOSED, complain, silence_stdout
+from .console import PIPE_CLOSED, complain, own_lines_only, shows_warnings, silence_stdout
 from .demo import command as demo
 
 OUT_OF_MEMORY = "out of memory; close other programs, use a smaller model or another --device"
@@ -65,6 +65,11 @@ class _Terminated(BaseException):
 
 def run(args: list[str]) -> int:
     """Run one command line; every failure is one line on standard error and an exit code."""
+    with own_lines_only():
+        return _run(args)
+
+
+def _run(args: list[str]) -> int:
     try:
         code = app(args, prog_name="myna", standalone_mode=False)
         if code == INTERRUPTED:  # typer catches Ctrl-C itself
@@ -105,10 +110,8 @@ def run(args: list[str]) -> int:
 
 def main() -> None:
     """The `myna` program."""
-    if not os.environ.get("MYNA_DEBUG"):
-        import warnings
-
-        warnings.filterwarnings("ignore")
+    if not shows_warnings():
+        os.environ["PYTHONWARNINGS"] = "ignore"  # of the processes that a command starts
     signal.signal(signal.SIGTERM, _terminate)
     code = run(sys.argv[1:])
     try:

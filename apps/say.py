@@ -127,8 +127,9 @@ def command(
     cfg_voice: float | None = typer.Option(
         None, help="Guidance towards the voice, 1: none.  [default: by preset]"
     ),
-    decoder: str = typer.Option(
-        "vocoder", help="What makes sound of the codes: vocoder, or codec (hoarser; VALL-E as published)."
+    decoder: str | None = typer.Option(
+        None,
+        help="What makes the sound: vocoder, or nar (hoarser; VALL-E as published).  [default: vocoder]",
     ),
     steps: int | None = typer.Option(None, help="tortoise: of the diffusion.  [default: by preset]"),
     sampler: str = typer.Option("ddpm", help="tortoise: ddpm as published; ddim, dpm++2m for few steps."),
@@ -275,7 +276,7 @@ def _speaking(
         consent = ask_consent(voice, consent)
     speaker = Speaker(device=device)
     voice = next(iter(shipped_voices())) if voice is None else voice
-    known = speaker.voice(voice, voice_text, consent, options.language)
+    known = speaker.voice(voice, voice_text, consent, options.language, options.decoder)
     if voice_text and known.text != " ".join(voice_text.split()):
         console.note(f"--voice-text belongs to a recording; the voice {known.name} is used as it was made")
     for line in known.notes:

@@ -18,14 +18,17 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from myna.codec.registry import load_codec
+from myna.tts.decoders.base import Latents, SoundStream
 from myna.tts.decoders.nar import NARConfig, NARModel
-from myna.tts.decoders.sound_stream import DECODERS, SoundStream
+from myna.tts.decoders.nar_stream import NARDecoder
 from myna.tts.decoders.vocoder import PITCHES, Vocoder
+from myna.tts.decoders.vocoder_stream import VocoderDecoder
 from myna.tts.finish.watermark import WatermarkStream
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.generate import Frame
 from myna.tts.presets import PRESETS, SpeechOptions
+from myna.tts.registry import DECODERS
 from myna.tts.speaker import load_models
 from myna.tts.synthesis import Synthesizer
 from myna.tts.text.long_text import split_text
@@ -38,7 +41,7 @@ TEXT = "The rain had stopped at last, and over the wet fields the first birds we
 def random_models() -> Valle:
     torch.manual_seed(0)
     codec = load_codec("myna-24k")
-    rows = codec.quantizer.rows()  # pyright: ignore
+    rows = codec.rows()
     ar, nar = (
         ARModel(ARConfig(n_coarse=4), rows),
         NARModel(NARConfig(n_given=4, groups=((4, 5, 6, 7),)), rows),
@@ -46,7 +49,8 @@ def random_models() -> Valle:
     vocoder = Vocoder(rows=rows).eval()
     with torch.no_grad():
         vocoder.deep.layers[-1].linear.bias[PITCHES:] += 4  # pyright: ignore  (loud enough not to be cut off as silence)
-    return Valle(codec, ar.eval(), nar.eval(), vocoder=vocoder)
+    decoders = {"vocoder": VocoderDecoder(vocoder), "nar": NARDecoder(nar.eval(), codec)}
+    return Valle(codec, ar.eval(), decoders)
 
 
 def timed(run: Callable[[], object]) -> tuple[float, float]:
@@ -88,13 +92,14 @@ def stages(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int) 
         readies.append(timed(ready))
         assert sound is not None
         heard: SoundStream = sound
-        firsts.append(timed(lambda: wav.append(heard.push(frames[:n]))))  # noqa: B023
-        chunks = [frames[at : at + 16] for at in range(n, len(frames), 16)]
+        firsts.append(timed(lambda: wav.append(heard.push(Latents.of(frames[:n])))))  # noqa: B023
+        chunks = [Latents.of(frames[at : at + 16]) for at in range(n, len(frames), 16)]
         rests.append(timed(lambda: wav.extend([heard.push(part) for part in chunks] + [heard.flush()])))  # noqa: B023
         mark = WatermarkStream(rate)
         marks.append(timed(lambda: [mark.push(part) for part in wav]))  # noqa: B023
-    seconds = len(frames) * models.codec.frame_size / rate
-    print(f"one thread, {seconds:.1f} s of speech, prompt of {prompt.codes.shape[1] / 50:g} s")
+    rate_of_codes = float(models.codec.frame_rate)
+    seconds = len(frames) / rate_of_codes
+    print(f"one thread, {seconds:.1f} s of speech, prompt of {prompt.codes.shape[1] / rate_of_codes:g} s")
     print(f"{'stage':42} {'wall':>9} {'processor':>9}")
     row("phonemes", [timed(lambda: phonemize(TEXT)) for _ in range(repeats)], 1e3, "ms")
     row("AR: text, prompt, first frame", starts, 1e3, "ms")
@@ -102,7 +107,7 @@ def stages(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int) 
     row(f"{options.decoder}: ready (the voice is read once)", readies, 1e3, "ms")
     row(f"{options.decoder}: the first {n} frames", firsts, 1e3, "ms")
     row("AR", loops, 1 / seconds, "of real time")
-    row(options.decoder, rests, 1 / max(seconds - n / 50, 0.1), "of real time")
+    row(options.decoder, rests, 1 / max(seconds - n / rate_of_codes, 0.1), "of real time")
     row("watermark", marks, 1 / seconds, "of real time")
 
 
@@ -137,7 +142,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="of torch, outside the stages' own")
     parser.add_argument("--preset", default="standard", choices=list(PRESETS))
-    parser.add_argument("--decoder", default="vocoder", choices=DECODERS)
+    parser.add_argument("--decoder", default="vocoder", choices=list(DECODERS))
     parser.add_argument("--cfg-text", type=float)
     parser.add_argument("--cfg-voice", type=float)
     arguments = parser.parse_args()

@@ -117,13 +117,18 @@ class SegmentedEncodec(Encodec):
         All segments but the last are full, unless the input ended between the start of the last one and the
         end of the one before: that one is then a frame short, and the last a single frame.
         """
-        full = self.segment // self.frame_size
+        full = self.packet_frames
         n, rest = divmod(n_frames, full)
         return [full] * n + [rest] if rest else [full] * (n - 1) + [full - 1, 1]
 
-    def encode(self, wav: Tensor, n_codebooks: int | None = None) -> Codes:
+    @property
+    def packet_frames(self) -> int:
+        """Those of a segment."""
+        return self.segment // self.frame_size
+
+    def encode(self, wav: Tensor, n_codebooks: int | None = None, search: bool = False) -> Codes:
         check_wav(self, wav)
-        stream = self.encoder_stream(wav.shape[0], n_codebooks)
+        stream = self.encoder_stream(wav.shape[0], n_codebooks, search)
         with torch.no_grad():
             codes = torch.cat([stream.push(wav), stream.flush()], dim=-1)
         return Codes(codes, wav.shape[-1], stream.scale)
@@ -147,8 +152,10 @@ class SegmentedEncodec(Encodec):
             wav = wav / scale
         return self.encoder(wav), scale[:, :, 0]
 
-    def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None) -> SegmentedEncoderStream:
-        return SegmentedEncoderStream(self, batch, check_n_codebooks(self, n_codebooks))
+    def encoder_stream(
+        self, batch: int = 1, n_codebooks: int | None = None, search: bool = False
+    ) -> SegmentedEncoderStream:
+        return SegmentedEncoderStream(self, batch, check_n_codebooks(self, n_codebooks), search)
 
     def decoder_stream(self, batch: int = 1) -> SegmentedDecoderStream:
         return SegmentedDecoderStream(self, batch)
@@ -158,9 +165,9 @@ class SegmentedEncoderStream:
     """Samples in, codes out, a segment at a time; `scale` (B, S) has the loudness of all segments coded so
     far."""
 
-    def __init__(self, codec: SegmentedEncodec, batch: int, n_codebooks: int):
+    def __init__(self, codec: SegmentedEncodec, batch: int, n_codebooks: int, search: bool):
         like = next(codec.parameters())
-        self.codec, self.n_codebooks, self.finished = codec, n_codebooks, False
+        self.codec, self.n_codebooks, self.search, self.finished = codec, n_codebooks, search, False
         self.waiting = like.new_zeros(batch, codec.channels, 0)
         self.scale: Tensor | None = like.new_zeros(batch, 0) if codec.config.normalize else None
 
@@ -186,7 +193,7 @@ class SegmentedEncoderStream:
         ]
         while self.waiting.shape[-1] >= shortest:
             latents, scale = codec.segment_latents(self.waiting[..., : codec.segment])
-            codes.append(codec.quantizer.encode(latents, self.n_codebooks))
+            codes.append(codec.quantizer.encode(latents, self.n_codebooks, self.search))
             if self.scale is not None:
                 self.scale = torch.cat([self.scale, scale], dim=1)
             self.waiting = self.waiting[..., codec.stride :]
@@ -229,7 +236,7 @@ class SegmentedDecoderStream:
         if self.finished:
             raise ValueError("this stream has been flushed; open a new one")
         codec, out = self.codec, [self.tail[..., :0]]
-        full = codec.segment // codec.frame_size
+        full = codec.packet_frames
         while self.waiting.shape[-1] > (0 if final else full):
             # Only a frame beyond a full segment proves that it is full (`segment_frames`).
             n = codec.segment_frames(self.waiting.shape[-1])[0] if final else full

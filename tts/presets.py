@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, replace
 
 from ..errors import UsageError
-from .decoders.sound_stream import DECODERS
 from .finish.tempo import FASTEST, SLOWEST
 from .lm.sampling import SamplingOptions
+from .registry import find_decoder
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,15 @@ class SpeechOptions:
     )
     cfg_voice: float | None = None  # the same for the voice
     speed: float = 1.0  # of the speech, at the same pitch
-    decoder: str = "vocoder"  # what makes sound of the AR's frames; "codec": the NAR and the codec's decoder
+    decoder: str | None = (
+        None  # what makes sound of the AR's latents, of `registry.DECODERS`; None: the preferred
+    )
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UsageError(f"no preset named {self.preset!r}: choose one of {', '.join(PRESETS)}")
-        if self.decoder not in DECODERS:
-            raise UsageError(f"no decoder named {self.decoder!r}: choose one of {', '.join(DECODERS)}")
+        if self.decoder is not None:  # by one name, whichever was given
+            object.__setattr__(self, "decoder", find_decoder(self.decoder).name)
         if not 0 <= self.seed < 1 << 63:
             raise UsageError(f"seed {self.seed} is out of range; give a whole number from 0 to 2^63 - 1")
         if self.candidates is not None and not 1 <= self.candidates <= 64:

@@ -1,4 +1,4 @@
-"""Checkpoints of the speech models: one safetensors file each, and the ones that ship.
+"""The decoders by name, and the checkpoints of the speech models: one safetensors file each, and the ones that ship.
 
     metadata: config {"family": "ar" | "nar" | "vocoder", <every field of the config>}, codec_hash (16 hex digits of the
               hash of the weights of the codec whose codes the model speaks), and notes of the trainer
@@ -10,18 +10,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save
 
-from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
+from ..codec import Codec
+from ..codec.checkpoint import weights_hash
+from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors, uninitialized
 from ..data.files import atomic_output
-from ..errors import InputError, MissingModelError
+from ..errors import InputError, MissingModelError, UsageError
+from .decoders.base import SpeechDecoder
 from .decoders.nar import NARConfig, NARModel
+from .decoders.nar_stream import NARDecoder
 from .decoders.vocoder import Vocoder, VocoderConfig
+from .decoders.vocoder_stream import VocoderDecoder
 from .lm.ar import ARConfig, ARModel
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -115,8 +123,104 @@ def _load(
             described[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
     dimensions = config_from_dict(config, described, path)
     try:
-        model = kind(dimensions)
+        with uninitialized():
+            model = kind(dimensions)
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(f"{path}: its configuration cannot be built: {error}") from None
     load_strictly(model, file.weights, path)
     return model.to(device).float().eval()
+
+
+# ---- decoders by name
+
+
+@dataclass(frozen=True)
+class DecoderRow:
+    """A decoder that can be chosen.
+
+    load: from its weights (None where it has none) for a codec, an AR and a device.   weights: those that ship.
+    reads_hidden: they belong to one AR, that which ships.   aliases: other names for it.
+    """
+
+    name: str
+    summary: str
+    load: Callable[[Codec, ARModel, Path | None, str | torch.device], SpeechDecoder]
+    weights: Path | None = None
+    reads_hidden: bool = False
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def is_installed(self) -> bool:
+        return self.weights is None or self.weights.is_file()
+
+
+def _load_vocoder(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device) -> SpeechDecoder:
+    file = SHIPPED_VOCODER if path is None else path
+    return VocoderDecoder(load_vocoder(file, device, weights_hash(codec), weights_hash(ar)))
+
+
+def _load_nar(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device) -> SpeechDecoder:
+    return NARDecoder(load_nar(SHIPPED_NAR if path is None else path, device, weights_hash(codec)), codec)
+
+
+# The first that is installed is the default.
+DECODERS: dict[str, DecoderRow] = {
+    row.name: row
+    for row in (
+        DecoderRow("vocoder", "a source and a filter", _load_vocoder, SHIPPED_VOCODER, reads_hidden=True),
+        DecoderRow("nar", "hoarser; VALL-E as published", _load_nar, SHIPPED_NAR, aliases=("codec",)),
+    )
+}
+
+
+def find_decoder(name: str) -> DecoderRow:
+    """Raises UsageError for a name that no decoder has."""
+    for row in DECODERS.values():
+        if name in (row.name, *row.aliases):
+            return row
+    raise UsageError(f"no decoder named {name!r}: choose one of {', '.join(DECODERS)}")
+
+
+class LoadedOnUse(Mapping[str, SpeechDecoder]):
+    """Decoders by name, each loaded when it is asked for."""
+
+    def __init__(self, loaders: Mapping[str, Callable[[], SpeechDecoder]]):
+        self._loaders, self._loaded = dict(loaders), dict[str, SpeechDecoder]()
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> SpeechDecoder:
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = self._loaders[name]()
+            return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._loaders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaders)
+
+    def __len__(self) -> int:
+        return len(self._loaders)
+
+
+def load_decoders(
+    codec: Codec,
+    ar: ARModel,
+    device: str | torch.device = "cpu",
+    weights: Mapping[str, Path | None] | None = None,
+    ships: bool = True,
+) -> LoadedOnUse:
+    """What can make sound of an AR's latents.
+
+    weights: files in the place of those that ship, by decoder.   ships: whether the AR is that which ships; to another
+    one belong only the decoders that do not read its hidden states, and those in `weights`.
+    """
+    given = {name: path for name, path in (weights or {}).items() if path is not None}
+    return LoadedOnUse(
+        {
+            name: partial(row.load, codec, ar, given.get(name, row.weights), device)
+            for name, row in DECODERS.items()
+            if name in given or (row.is_installed and (ships or not row.reads_hidden))
+        }
+    )

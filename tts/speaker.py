@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,13 +22,14 @@ from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
 from ..errors import MissingModelError
+from ..pretrained import perth
 from ..version import __version__
 from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
 from .finish.tags import synthetic_tags
 from .finish.watermark import WatermarkStream
 from .presets import SpeechOptions
-from .registry import SHIPPED_AR, SHIPPED_NAR, SHIPPED_VOCODER, load_ar, load_nar, load_vocoder
+from .registry import SHIPPED_AR, load_ar, load_decoders
 from .synthesis import SpokenChunk, Synthesizer, Watermark
 from .text.lexicon import Lexicon
 from .text.long_text import Sentence, split_text
@@ -76,10 +78,14 @@ class Speaker:
         device: str | torch.device = "cpu",
         watermark: type[Watermark] | Any = WatermarkStream,
     ):
-        self.models = load_models(device) if models is None else models
+        with ThreadPoolExecutor(1) as beside:
+            if watermark is WatermarkStream:
+                beside.submit(
+                    perth.comb
+                )  # read while the models are, and kept; a fault is raised again below
+            self.models = load_models(device) if models is None else models
         self.sample_rate = self.models.codec.sample_rate
         self._watermark = partial(watermark, self.sample_rate)
-        self._making = threading.Lock()
         self._watermark(0)  # fails here rather than in the middle of a sentence
 
     def voice(
@@ -88,17 +94,18 @@ class Speaker:
         text: str | None = None,
         consent: str | None = None,
         language: str = "en-us",
+        decoder: str | None = None,
     ) -> Voice:
         """A voice from a recording of 1 to 30 s (a path, an open file, samples), from a voice file, or from the library
         by its name.
 
         text: what is said in the recording, where it is known, in `language`.   consent: for a recording, a statement
-        that its speaker agrees to being cloned. Raises UsageError without one, InputError for what cannot be a voice.
+        that its speaker agrees to being cloned.   decoder: that will speak in it; it reads the voice now rather
+        than before the first word. Raises UsageError without one, InputError for what cannot be a voice.
         """
         codec, aligner = self.models.codec, self.models.aligner
-        with self._making:  # the search for codes is set for a moment on a codec that all share
-            found = find_voice(source, codec, text, consent, aligner, language)
-        self.models.hear(found.prompt())  # now rather than before the first word
+        found = find_voice(source, codec, text, consent, aligner, language)
+        self.models.hear(found.prompt(), decoder)
         return found
 
     def chunks(
@@ -140,7 +147,7 @@ class Speaker:
         """As `myna.stream`."""
         chosen = replace(options or SpeechOptions(), **settings)
         sentences = split_text(text, chosen.language)
-        known = self.voice(voice, voice_text, consent, chosen.language)
+        known = self.voice(voice, voice_text, consent, chosen.language, chosen.decoder)
         chunks = self.chunks(sentences, known, chosen, lexicon)
         return _samples(chunks)
 
@@ -157,7 +164,7 @@ class Speaker:
     ) -> Speech:
         """As `myna.say`."""
         chosen = replace(options or SpeechOptions(), **settings)
-        known = self.voice(voice, voice_text, consent, chosen.language)
+        known = self.voice(voice, voice_text, consent, chosen.language, chosen.decoder)
         parts = list(self.stream(text, known, lexicon=lexicon, options=chosen))
         return Speech(np.concatenate([np.zeros(0, np.float32), *parts]), self.sample_rate, known.name)
 
@@ -165,7 +172,7 @@ class Speaker:
         self, sentences: list[Sentence], voice: Voice, options: SpeechOptions, lexicon: str
     ) -> str:
         """Stands for everything that shapes the audio: equal for equal samples."""
-        digest = hashlib.sha256(f"{__version__} {self.models.fingerprint()}".encode())
+        digest = hashlib.sha256(f"{__version__} {self.models.fingerprint(options.decoder)}".encode())
         for part in (options, [(s.text, s.ends_paragraph) for s in sentences], lexicon):
             digest.update(repr(part).encode() + b"\n")
         prompt = voice.prompt()
@@ -176,19 +183,15 @@ class Speaker:
 
 def load_models(device: str | torch.device = "cpu") -> Valle:
     """The models that ship. Raises MissingModelError, one line, if one of them is not installed."""
-    for path in (SHIPPED_AR, SHIPPED_NAR):
-        if not path.is_file():
-            raise MissingModelError(
-                f"the weights of {path.stem} should be part of the package but {path} is missing; install myna again, "
-                f"or train them: myna train recipes/{path.stem}-cpu.yaml"
-            )
+    if not SHIPPED_AR.is_file():
+        raise MissingModelError(
+            f"the weights of {SHIPPED_AR.stem} should be part of the package but {SHIPPED_AR} is missing; install myna "
+            f"again, or train them: myna train recipes/{SHIPPED_AR.stem}-cpu.yaml"
+        )
     codec = load_codec("myna-24k", device)
-    spoken = weights_hash(codec)
+    ar = load_ar(device=device, codec_hash=weights_hash(codec))
     aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
-    ar, vocoder = load_ar(device=device, codec_hash=spoken), None
-    if SHIPPED_VOCODER.is_file():
-        vocoder = load_vocoder(device=device, codec_hash=spoken, ar_hash=weights_hash(ar))
-    return Valle(codec, ar, load_nar(device=device, codec_hash=spoken), aligner, vocoder)
+    return Valle(codec, ar, load_decoders(codec, ar, device), aligner)
 
 
 _shared: dict[str, Speaker] = {}

@@ -23,7 +23,7 @@ import numpy as np
 from ..codec import Codec
 from ..errors import InputError, UsageError
 from .ahead import ahead
-from .decoders.sound_stream import SoundStream
+from .decoders.base import Latents, SoundStream
 from .finish.level import Leveller, LevelState
 from .finish.pauses import Trimmer
 from .finish.tempo import Tempo
@@ -44,8 +44,8 @@ class SpeechModels(Protocol):
 
     codec: Codec
 
-    def chunks(self, decoder: str) -> tuple[int, ...]:
-        """Lengths in frames that are turned into sound at a time; the last repeats."""
+    def chunks(self, decoder: str | None) -> tuple[int, ...]:
+        """Lengths in frames that are turned into sound at a time, the last repeats; empty: a sentence."""
         ...
 
     def first_codes(
@@ -54,7 +54,7 @@ class SpeechModels(Protocol):
         """The AR, frame by frame until the phones are said."""
         ...
 
-    def sound(self, phones: Phones, prompt: Prompt | None, decoder: str) -> SoundStream: ...
+    def sound(self, phones: Phones, prompt: Prompt | None, decoder: str | None, seed: int) -> SoundStream: ...
 
     def score(self, samples: np.ndarray, phones: Phones) -> float:
         """How clearly (n,) samples say the phones: the higher the better."""
@@ -86,13 +86,13 @@ class SpokenChunk:
 
 @dataclass(frozen=True)
 class _CodeChunk:
-    """From the AR to the rest. The first of a sentence and the last may be empty. phones: None for a sentence without
-    a sound."""
+    """From the AR to the rest. phones: None for a sentence without a sound.   latents: None for no frames, as in the
+    first of a sentence and perhaps in the last."""
 
     sentence: int
     candidate: int
     phones: Phones | None
-    frames: tuple[Frame, ...]
+    latents: Latents | None
     first: bool
     last: bool
 
@@ -145,7 +145,7 @@ class Synthesizer:
         for index in range(start, len(sentences)):
             phones = self._phones(sentences[index].text, options.language)
             if phones is None:
-                yield _CodeChunk(index, preset.n_candidates - 1, None, (), True, True)
+                yield _CodeChunk(index, preset.n_candidates - 1, None, None, True, True)
                 continue
             spoken = True
             for candidate in range(preset.n_candidates):
@@ -189,7 +189,9 @@ class Synthesizer:
                 sentence = sentences[chunk.sentence]
                 after = sentence.end / length
                 if chunk.first and chunk.phones is not None:
-                    decoder = _SentenceDecoder(self.models, chunk.phones, prompt, options.decoder)
+                    seed = sentence_seed(options.seed, chunk.sentence, chunk.candidate)
+                    sound = self.models.sound(chunk.phones, prompt, options.decoder, seed)
+                    decoder = _SentenceDecoder(sound, len(chunk.phones))
                 wav, said = nothing, after
                 if chunk.phones is not None and decoder is not None:
                     wav = decoder.push(chunk)
@@ -234,11 +236,12 @@ def _chunked(
     frames: Iterator[Frame], sizes: Sequence[int], index: int, candidate: int, phones: Phones
 ) -> Iterator[_CodeChunk]:
     coming = iter(sizes)
-    size = next(coming)
+    size = next(coming, None)
     held: list[Frame] = []
 
     def chunk(first: bool = False, last: bool = False) -> _CodeChunk:
-        return _CodeChunk(index, candidate, phones, tuple(held), first, last)
+        latents = Latents.of(held) if held else None
+        return _CodeChunk(index, candidate, phones, latents, first, last)
 
     yield chunk(first=True)  # the other thread can get ready meanwhile
     for frame in frames:
@@ -252,18 +255,17 @@ def _chunked(
 class _SentenceDecoder:
     """The frames of one sentence to its waveform."""
 
-    def __init__(self, models: SpeechModels, phones: Phones, prompt: Prompt | None, decoder: str):
-        self.n_phones, self.progress = len(phones), 0.0
-        self.sound = models.sound(phones, prompt, decoder)
+    def __init__(self, sound: SoundStream, n_phones: int):
+        self.sound, self.n_phones, self.progress = sound, n_phones, 0.0
 
     def push(self, chunk: _CodeChunk) -> np.ndarray:
         """The samples (n,) that are certain now; at the last chunk, all that were owed."""
-        wav = self.sound.push(chunk.frames)
+        wav = np.zeros(0, np.float32) if chunk.latents is None else self.sound.push(chunk.latents)
         if chunk.last:
             self.progress = 1.0
             return np.concatenate([wav, self.sound.flush()])
-        if chunk.frames:
-            self.progress = min(1.0, (chunk.frames[-1].pointer + 1) / self.n_phones)
+        if chunk.latents is not None:
+            self.progress = min(1.0, (int(chunk.latents.pointer[-1]) + 1) / self.n_phones)
         return wav
 
 

@@ -1,26 +1,22 @@
-"""VALL-E put together: the codec, the AR, the NAR and the aligner, ready to speak (Wang et al. 2023, figure 1), and the
-vocoder, which makes a clearer voice of the AR's frames than NAR and codec do."""
+"""VALL-E put together (Wang et al. 2023, figure 1): the codec, the AR, the decoders and the aligner, ready to speak."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..codec import Codec, Codes
 from ..codec.checkpoint import weights_hash
 from ..errors import MissingModelError, MynaError
-from ..layers.streaming import State
 from .aligner import Aligner
-from .decoders.nar import NARModel
-from .decoders.nar_stream import NARStream
-from .decoders.sound_stream import CodecSound, SoundStream, VocoderSound
-from .decoders.vocoder import KnownVoice, Vocoder
-from .decoders.vocoder_stream import VocoderStream
+from .decoders.base import SoundStream, SpeechDecoder, VoiceState
 from .finish.level import LevelState, active_level, start_state
 from .lm.ar import ARModel
 from .lm.batch import Prompt
@@ -29,116 +25,108 @@ from .lm.quantize import prepare
 from .lm.sampling import SamplingOptions
 from .text.phones import Phones
 
-_VOICES = 8  # prompts whose state is kept
+_VOICES = 8  # prompts of which is kept what was read
 _UNKNOWN = -100.0  # score of speech that cannot be aligned at all
-_VOCODER_CHUNKS = 8, 12, 16  # frames: the first sound comes after these and the vocoder's look-ahead
 
 
 @dataclass(frozen=True)
-class _HeardVoice:
+class _ReadPrompt:
     """What need not be computed again for a prompt. It holds the prompt, so that its id stays its own."""
 
     prompt: Prompt
-    nar_state: State
-    voice: KnownVoice | None  # the vocoder's
+    wav: Tensor  # (S,) at the codec's rate
     level: LevelState
+    voices: dict[str, VoiceState] = field(default_factory=dict)  # by decoder
 
 
 class Valle:
     """The models, as `tts.synthesis.Synthesizer` asks for them. Safe to use from several threads.
 
-    aligner: judges candidates (the preset "best"); without it all count the same.   vocoder: None where only the codec
-    is to make sound.   int8: weights in 8 bits on a CPU.
+    decoders: by name, the preferred first; a mapping that loads one when it is asked for will do.   aligner: judges
+    candidates (the preset "best"); without it all count the same.   int8: the AR's weights in 8 bits on a CPU.
     """
 
     def __init__(
         self,
         codec: Codec,
         ar: ARModel,
-        nar: NARModel,
+        decoders: Mapping[str, SpeechDecoder],
         aligner: Aligner | None = None,
-        vocoder: Vocoder | None = None,
         int8: bool = True,
     ):
-        self.codec, self.aligner = codec, aligner
-        self._originals = (ar, nar) if vocoder is None else (ar, nar, vocoder)
-        self.ar: ARModel = prepare(ar, int8)  # pyright: ignore[reportAttributeAccessIssue]
-        self.nar: NARModel = prepare(nar, int8)  # pyright: ignore[reportAttributeAccessIssue]
-        # In float32: its products are large enough, and too few to be worth rounding.
-        self.vocoder: Vocoder | None = None if vocoder is None else prepare(vocoder, int8=False)  # pyright: ignore
-        self.n_coarse = ar.config.n_coarse
-        if nar.config.n_given != self.n_coarse:
+        if not decoders:
             raise MissingModelError(
-                f"{ar.config.name} says {self.n_coarse} codebooks, {nar.config.name} goes on from "
-                f"{nar.config.n_given}; use two models that belong together"
+                "no decoder is installed, so that nothing makes sound; install myna again"
             )
-        if vocoder is not None and (vocoder.config.n_coarse, vocoder.config.hidden) != (
-            self.n_coarse,
-            ar.config.width,
-        ):
-            raise MissingModelError(
-                f"{vocoder.config.name} reads {vocoder.config.n_coarse} codebooks and {vocoder.config.hidden} "
-                f"channels, {ar.config.name} says {self.n_coarse} and has {ar.config.width}; use two models that "
-                "belong together"
-            )
-        self._voices: OrderedDict[int, _HeardVoice] = OrderedDict()
-        self._lock = threading.Lock()
+        self.codec, self.aligner, self.decoders = codec, aligner, decoders
+        self._original = ar
+        self.ar = cast(ARModel, prepare(ar, int8))
+        self._checked: dict[str, SpeechDecoder] = {}
+        self._prompts: OrderedDict[int, _ReadPrompt] = OrderedDict()
+        self._lock = threading.RLock()
 
-    def chunks(self, decoder: str) -> tuple[int, ...]:
-        return self.nar.config.chunks if self._uses_codec(decoder) else _VOCODER_CHUNKS
+    def decoder(self, name: str | None = None) -> SpeechDecoder:
+        """A decoder that reads this AR; None: the preferred one. Raises MissingModelError, one line."""
+        name = next(iter(self.decoders)) if name is None else name
+        with self._lock:
+            if name not in self._checked:
+                if name not in self.decoders:
+                    raise MissingModelError(
+                        f"the decoder {name!r} is not installed; there is {', '.join(self.decoders)}"
+                    )
+                self.decoders[name].check(self._original)
+                self._checked[name] = self.decoders[name]
+            return self._checked[name]
+
+    def chunks(self, decoder: str | None) -> tuple[int, ...]:
+        return self.decoder(decoder).chunks
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
     ) -> Iterator[Frame]:
         return iter(ARGenerator(self.ar, phones, prompt, sampling))
 
-    def sound(self, phones: Phones, prompt: Prompt | None, decoder: str) -> SoundStream:
-        """What makes sound of an utterance's frames."""
-        if self._uses_codec(decoder):
-            return CodecSound(self.filler(phones, prompt), self.codec.decoder_stream(), self.n_coarse)
-        voice = None if prompt is None else self.hear(prompt).voice
-        assert self.vocoder is not None
-        if voice is None:
-            voice = self.vocoder.no_voice(1, next(self.vocoder.parameters()))
-        return VocoderSound(VocoderStream(self.vocoder, voice), self.n_coarse)
-
-    def _uses_codec(self, decoder: str) -> bool:
-        return decoder == "codec" or self.vocoder is None
-
-    def filler(self, phones: Phones, prompt: Prompt | None) -> NARStream:
-        voice = None if prompt is None else self.hear(prompt).nar_state
-        return NARStream(self.nar, phones, prompt, voice=voice)
+    def sound(
+        self, phones: Phones, prompt: Prompt | None, decoder: str | None = None, seed: int = 0
+    ) -> SoundStream:
+        """What makes sound of an utterance's latents."""
+        chosen = self.decoder(decoder)
+        voice = None if prompt is None else self._read(prompt, chosen).voices[chosen.name]
+        return chosen.stream(phones, voice, seed)
 
     def level(self, prompt: Prompt | None) -> LevelState:
         """How loud a voice begins."""
-        return start_state(None) if prompt is None else self.hear(prompt).level
+        return start_state(None) if prompt is None else self._read(prompt).level
 
-    def hear(self, prompt: Prompt) -> _HeardVoice:
+    def hear(self, prompt: Prompt, decoder: str | None = None) -> None:
         """Read a prompt, once: the first sentence in a voice then starts sooner."""
+        self._read(prompt, self.decoder(decoder))
+
+    def _read(self, prompt: Prompt, decoder: SpeechDecoder | None = None) -> _ReadPrompt:
         with self._lock:
-            found = self._voices.get(id(prompt))
+            found = self._prompts.get(id(prompt))
             if found is None:
-                with torch.inference_mode():
-                    state = self.nar.init_state(prompt)
-                    codes = prompt.codes[None].to(self._device)
-                    n = prompt.codes.shape[1] * self.codec.frame_size
-                    wav = self.codec.decode(Codes(codes, n))
-                    vocoder = self.vocoder
-                    voice = (
-                        None
-                        if vocoder is None
-                        else vocoder.voice(codes, vocoder.mel(wav[:, 0], codes.shape[2]))
-                    )
-                level = start_state(active_level(wav[0, 0].cpu().numpy(), self.codec.sample_rate))
-                found = self._voices[id(prompt)] = _HeardVoice(prompt, state, voice, level)
-            self._voices.move_to_end(id(prompt))
-            while len(self._voices) > _VOICES:
-                self._voices.popitem(last=False)
+                wav = self._decoded(prompt)
+                level = start_state(active_level(wav.cpu().numpy(), self.codec.sample_rate))
+                found = self._prompts[id(prompt)] = _ReadPrompt(prompt, wav, level)
+            if decoder is not None and decoder.name not in found.voices:
+                found.voices[decoder.name] = decoder.read_voice(prompt, found.wav)
+            self._prompts.move_to_end(id(prompt))
+            while len(self._prompts) > _VOICES:
+                self._prompts.popitem(last=False)
             return found
 
-    def fingerprint(self) -> str:
-        """Stands for the weights."""
-        return " ".join(weights_hash(model) for model in (self.codec, *self._originals))
+    @torch.inference_mode()
+    def _decoded(self, prompt: Prompt) -> Tensor:
+        """How a prompt sounds, (S,)."""
+        codes = prompt.codes[None].to(next(self.codec.parameters()).device)
+        return self.codec.decode(Codes(codes, codes.shape[2] * self.codec.frame_size))[0, 0]
+
+    def fingerprint(self, decoder: str | None = None) -> str:
+        """Stands for the weights that make the sound."""
+        return " ".join(
+            [weights_hash(self.codec), weights_hash(self._original), self.decoder(decoder).fingerprint()]
+        )
 
     def score(self, samples: np.ndarray, phones: Phones) -> float:
         """The aligner's mean log-probability of the phones, the least sure half counting as much as all."""
@@ -148,7 +136,3 @@ class Valle:
             return self.aligner.align([torch.from_numpy(samples)], [phones])[0].score
         except (ValueError, RuntimeError, MynaError):  # fewer frames than phones
             return _UNKNOWN
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.codec.parameters()).device

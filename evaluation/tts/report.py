@@ -26,7 +26,7 @@ from ...errors import InputError, MissingModelError, UsageError
 from ...tts import speaker as tts
 from ...tts.finish.tags import synthetic_tags
 from ...tts.presets import SpeechOptions
-from ...tts.registry import SHIPPED_AR, SHIPPED_NAR, SHIPPED_VOCODER
+from ...tts.registry import DECODERS, SHIPPED_AR
 from ...tts.voices.voice import Voice, make_voice
 from ..clips import Clip, load_clips
 from ..codec.quick import reconstruct
@@ -59,9 +59,9 @@ class SpeechEvaluation:
     texts: a file with a text a line, instead of the speakers' own.   limit: texts a voice.   max_speakers: of each
     source, evenly spread; None for all.   source, split: only these recordings of the shards.   measures: of MEASURES.
     needed: those of them that are not to be left out.   hard: say the hard sentences too.   prompt_text: is the
-    prompt's transcript given to the model: "without", "with", or "both".   codec, ar, nar, vocoder: names or
-    checkpoints; None: those that ship (with another AR and no vocoder of its own, the codec is heard).   speech: how it
-    is said; its seed also chooses prompts and texts.   audio: keep what was said, beside the report.   remark: to be
+    prompt's transcript given to the model: "without", "with", or "both".   codec, ar, decoder_weights:
+    names or checkpoints; None: those that ship (`load_speaker`).   speech: how it is said, and by which decoder; its
+    seed also chooses prompts and texts.   audio: keep what was said, beside the report.   remark: to be
     among the report's notes.
     """
 
@@ -76,8 +76,7 @@ class SpeechEvaluation:
     prompt_text: str = "without"
     codec: str | Path = "myna-24k"
     ar: str | Path | None = None
-    nar: str | Path | None = None
-    vocoder: str | Path | None = None
+    decoder_weights: str | Path | None = None
     device: str = "cpu"
     audio: bool = False
     remark: str | None = None
@@ -138,7 +137,7 @@ def evaluate_tts(
     clips = run.clips(speaker)
     report = SpeechReport(
         data=tuple(map(str, data)),
-        models=_models(options, speaker is not None),
+        models=_models(options, speaker),
         preset=options.speech.preset,
         seed=options.speech.seed,
         candidates=options.speech.resolved().n_candidates,
@@ -197,13 +196,14 @@ def _check_audio(out: Path, force: bool) -> None:
 
 def _speaker(codec: Codec, options: SpeechEvaluation, notes: list[str]) -> tts.Speaker | None:
     """The models; None, with a note, if those that ship are not there and are needed."""
-    for asked, shipped in ((options.ar, SHIPPED_AR), (options.nar, SHIPPED_NAR)):
-        if asked is None and not shipped.is_file():
-            if options.ar is not None or options.nar is not None:
-                raise MissingModelError(f"{shipped.name} is not installed; give --ar and --nar")
-            notes.append(f"Myna's own speech is left out: {shipped.name} is not installed")
-            return None
-    return load_speaker(codec, options.ar, options.nar, options.vocoder, options.device)
+    decoder = options.speech.decoder
+    try:
+        return load_speaker(codec, options.ar, decoder, options.decoder_weights, options.device)
+    except MissingModelError as error:
+        if options.ar is not None or options.decoder_weights is not None:
+            raise
+        notes.append(f"Myna's own speech is left out: {error}")
+        return None
 
 
 def _casts(
@@ -429,16 +429,12 @@ def _hard_row(clips: Sequence[SpokenClip]) -> SpeechRow | None:
     return row_of(clips) if clips else None
 
 
-def _models(options: SpeechEvaluation, speaks: bool) -> dict[str, str]:
+def _models(options: SpeechEvaluation, speaker: tts.Speaker | None) -> dict[str, str]:
     """What was asked to speak, by its part."""
     parts = {"codec": options.codec}
-    if speaks:
-        parts |= {"ar": options.ar or SHIPPED_AR.stem}
-        vocoder = options.vocoder or (
-            None if options.ar or not SHIPPED_VOCODER.is_file() else SHIPPED_VOCODER.stem
-        )
-        if options.speech.decoder == "codec" or vocoder is None:
-            parts |= {"nar": options.nar or SHIPPED_NAR.stem}
-        else:
-            parts |= {"vocoder": vocoder}
-    return {name: str(value) for name, value in parts.items()}
+    if speaker is not None:
+        name = speaker.models.decoder(options.speech.decoder).name
+        shipped = DECODERS[name].weights
+        parts["ar"] = options.ar or SHIPPED_AR.stem
+        parts[name] = options.decoder_weights or (name if shipped is None else shipped.stem)
+    return {part: str(value) for part, value in parts.items()}

@@ -17,7 +17,7 @@ from ...tts.lm.batch import Prompt
 from ...tts.lm.generate import PLAIN_FRAMES, Frame
 from ...tts.lm.sampling import SamplingOptions
 from ...tts.presets import SpeechOptions
-from ...tts.registry import SHIPPED_AR, SHIPPED_NAR, SHIPPED_VOCODER, load_ar, load_nar, load_vocoder
+from ...tts.registry import DECODERS, SHIPPED_AR, load_ar, load_decoders
 from ...tts.speaker import Speaker
 from ...tts.text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
 from ...tts.valle import Valle
@@ -49,7 +49,7 @@ class WatchedValle(Valle):
         frames, age, before = 0, 0, -1
         for frame in super().first_codes(phones, prompt, sampling):
             yield frame
-            at = frame.pointer
+            at = int(frame.pointer)
             frames += 1
             age, before = (age + 1 if at == before else 1), at
             if at >= 0:
@@ -63,30 +63,25 @@ class WatchedValle(Valle):
 def load_speaker(
     codec: Codec,
     ar: str | Path | None = None,
-    nar: str | Path | None = None,
-    vocoder: str | Path | None = None,
+    decoder: str | None = None,
+    weights: str | Path | None = None,
     device: str = "cpu",
 ) -> Speaker:
-    """The models that ship, or checkpoints in their place. The vocoder that ships belongs to the AR that ships: without
-    one of its own, another AR is heard through the codec. Raises MissingModelError, InputError, one line each."""
-    spoken = weights_hash(codec)
+    """The models that ship, or checkpoints in the place of the AR and of a decoder (None: the preferred). To another AR
+    belong only the decoders that do not read its hidden states. Raises MissingModelError, InputError, one line each."""
     aligner = load_aligner(device=device) if SHIPPED_ALIGNER.is_file() else None
-    heard = vocoder or (None if ar or not SHIPPED_VOCODER.is_file() else SHIPPED_VOCODER)
-    says = load_ar(ar or SHIPPED_AR, device, spoken)
-    models = WatchedValle(
-        codec,
-        says,
-        load_nar(nar or SHIPPED_NAR, device, spoken),
-        aligner,
-        None if heard is None else load_vocoder(heard, device, spoken, weights_hash(says)),
-    )
+    says = load_ar(ar or SHIPPED_AR, device, weights_hash(codec))
+    given = {decoder or next(iter(DECODERS)): None if weights is None else Path(weights)}
+    decoders = load_decoders(codec, says, device, given, ships=ar is None)
+    models = WatchedValle(codec, says, decoders, aligner)
+    models.decoder(decoder)  # an error now rather than in the middle
     return Speaker(models)
 
 
 def say_timed(speaker: Speaker, text: str, voice: Voice, options: SpeechOptions) -> Said:
     """A text in a voice that has been heard before, as a user with a saved voice gets it, watermark included."""
     models = speaker.models
-    models.hear(voice.prompt())
+    models.hear(voice.prompt(), options.decoder)
     if isinstance(models, WatchedValle):
         models.stopped = False
     parts: list[np.ndarray] = []

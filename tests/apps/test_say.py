@@ -21,6 +21,7 @@ from myna.data.audio import read_audio
 from myna.tts import speaker
 from myna.tts.aligner import Aligner, AlignerConfig
 from myna.tts.decoders.nar import NARConfig, NARModel
+from myna.tts.decoders.nar_stream import NARDecoder
 from myna.tts.finish.tags import is_synthetic
 from myna.tts.finish.watermark import detect_watermark
 from myna.tts.lm.ar import ARConfig, ARModel
@@ -43,11 +44,11 @@ def tiny_models(device: str = "cpu", n_coarse: int = 1) -> Valle:
     codec = MynaCodec(config).eval()
     with torch.no_grad():
         codec.decoder.layers[-2].scale.fill_(0.5)  # pyright: ignore
-    rows = codec.quantizer.rows()
+    rows = codec.rows()
     ar = ARModel(ARConfig(codebook_dim=16, n_coarse=n_coarse, **SMALL), rows)
     groups = tuple((k,) for k in range(n_coarse, 8))
     nar = NARModel(NARConfig(codebook_dim=16, n_given=n_coarse, groups=groups, condition=8, **SMALL), rows)
-    return Valle(codec, ar.eval(), nar.eval())
+    return Valle(codec, ar.eval(), {"nar": NARDecoder(nar.eval(), codec)})
 
 
 def tiny_voice(codec: Codec) -> Voice:

@@ -110,7 +110,8 @@ def speech_file(lm_codec, tmp_path_factory):
                     )
                     said.append(utterance(item, int(rng.integers(8, 22)), speaker, rng))
     path = tmp_path_factory.mktemp("speech") / "speech.safetensors"
-    path.write_bytes(speech_set_bytes(said, 16, "codec", weights_hash(load_codec(lm_codec))[:16]))
+    spoken = weights_hash(load_codec(lm_codec))[:16]
+    path.write_bytes(speech_set_bytes(said, 16, "codec", spoken, 50))
     return path
 
 

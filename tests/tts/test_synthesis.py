@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ import torch
 from myna.codec.base import DecoderStream
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import InputError, UsageError
-from myna.tts.decoders.sound_stream import coarse_codes
+from myna.tts.decoders.base import Latents
 from myna.tts.finish.level import active_level, start_state
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.generate import Frame
@@ -55,12 +55,8 @@ class Sound:
     def __init__(self, filler: Filler, decoder: DecoderStream):
         self.filler, self.decoder = filler, decoder
 
-    def push(self, frames: Sequence[Frame]) -> np.ndarray:
-        codes = self.filler.push(
-            coarse_codes(frames, self.filler.n_given),
-            torch.tensor([frame.pointer for frame in frames]).long(),
-        )
-        return self.decoded(codes)
+    def push(self, latents: Latents) -> np.ndarray:
+        return self.decoded(self.filler.push(latents.codes, latents.pointer))
 
     def flush(self) -> np.ndarray:
         return np.concatenate([self.decoded(self.filler.flush()), self.decoder.flush()[0, 0].numpy()])
@@ -99,14 +95,14 @@ class Models:
         for i in range(3 * len(phones)):
             if self.pace:
                 time.sleep(self.pace)
-            codes = torch.randint(V, (self.n_coarse,), generator=generator).tolist()
-            yield Frame(tuple(codes), i // 3, torch.zeros(0))
+            codes = torch.randint(V, (self.n_coarse,), generator=generator)
+            yield Frame(codes, torch.tensor(i // 3), torch.zeros(0))
         self.log.append(("ar done", time.monotonic()))
 
-    def chunks(self, decoder: str) -> tuple[int, ...]:
+    def chunks(self, decoder: str | None) -> tuple[int, ...]:
         return self.sizes
 
-    def sound(self, phones: Phones, prompt: Prompt | None, decoder: str) -> Sound:
+    def sound(self, phones: Phones, prompt: Prompt | None, decoder: str | None, seed: int) -> Sound:
         return Sound(Filler(self.sizes, self.n_coarse), self.codec.decoder_stream())
 
     def score(self, samples: np.ndarray, phones: Phones) -> float:

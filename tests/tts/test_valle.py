@@ -11,9 +11,11 @@ import torch
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import MissingModelError
 from myna.evaluation.tts.systems import WatchedValle
+from myna.tts.decoders.base import Latents, SpeechDecoder
 from myna.tts.decoders.nar import NARConfig, NARModel
-from myna.tts.decoders.nar_stream import fill
+from myna.tts.decoders.nar_stream import NARDecoder, NARSound, fill
 from myna.tts.decoders.vocoder import Vocoder, VocoderConfig
+from myna.tts.decoders.vocoder_stream import VocoderDecoder
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.sampling import SamplingOptions
@@ -53,12 +55,18 @@ def models(
     torch.manual_seed(0)
     small = {"width": 32, "latent_width": 32, "encoder_depth": (1, 1), "decoder_depth": (1, 1), "n_paths": 1}
     codec = MynaCodec(MynaConfig(latent_dim=16, n_codebooks=K, **small)).eval()
-    rows = codec.quantizer.rows()
+    rows = codec.rows()
     groups = (tuple(range(n_given, K)),)
     ar = ARModel(ARConfig(n_codebooks=K, n_coarse=n_coarse, **SMALL), rows)
     nar = NARModel(NARConfig(n_codebooks=K, n_given=n_given, groups=groups, condition=8, **SMALL), rows)
-    heard = None if vocoder is None else Vocoder(vocoder, rows).eval()
-    return kind(codec, ar.eval(), nar.eval(), vocoder=heard)
+    decoders: dict[str, SpeechDecoder] = {"nar": NARDecoder(nar.eval(), codec)}
+    if vocoder is not None:
+        decoders = {"vocoder": VocoderDecoder(Vocoder(vocoder, rows).eval()), **decoders}
+    return kind(codec, ar.eval(), decoders)
+
+
+def latents_of(valle: Valle, voice: Prompt | None) -> Latents:
+    return Latents.of(list(valle.first_codes(PHONES, voice, SamplingOptions(seed=3))))
 
 
 def prompt() -> Prompt:
@@ -68,23 +76,20 @@ def prompt() -> Prompt:
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_what_the_ar_says_is_the_beginning_of_what_the_nar_fills(n):
     valle, voice = models(n, n), prompt()
-    assert valle.n_coarse == n
-    frames = list(valle.first_codes(PHONES, voice, SamplingOptions(seed=3)))
-    first, pointer = (
-        torch.tensor([frame.codes for frame in frames]).T,
-        torch.tensor([frame.pointer for frame in frames]),
-    )
-    filler = valle.filler(PHONES, voice)
-    codes = torch.cat([filler.push(first[:, :5], pointer[:5]), filler.push(first[:, 5:], pointer[5:])], dim=1)
-    codes = torch.cat([codes, filler.flush()], dim=1)
-    assert torch.equal(codes[:n], first)
-    assert torch.equal(codes, fill(valle.nar, first, pointer, PHONES, voice))
+    said, sound = latents_of(valle, voice), valle.sound(PHONES, voice)
+    assert said.codes.shape == (n, len(said))
+    assert isinstance(sound, NARSound)
+    filler = sound.filler
+    parts = [filler.push(part.codes, part.pointer) for part in (said[:5], said[5:])]
+    codes = torch.cat([*parts, filler.flush()], dim=1)
+    assert torch.equal(codes[:n], said.codes)
+    assert torch.equal(codes, fill(filler.model, said.codes, said.pointer, PHONES, voice))
 
 
 @pytest.mark.parametrize(("n_coarse", "n_given"), [(1, 2), (3, 2)])
 def test_models_that_do_not_belong_together_are_refused(n_coarse, n_given):
     with pytest.raises(MissingModelError, match=f"says {n_coarse} codebooks.* goes on from {n_given}"):
-        models(n_coarse, n_given)
+        models(n_coarse, n_given).decoder()
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -93,24 +98,25 @@ def test_the_watch_of_an_evaluation_changes_nothing_and_sees_a_sound_that_is_sto
     watched = models(n, n, WatchedValle)
     assert isinstance(watched, WatchedValle)
     frames = list(watched.first_codes(PHONES, voice, long))
-    assert frames == list(models(n, n).first_codes(PHONES, voice, long))
+    unwatched = list(models(n, n).first_codes(PHONES, voice, long))
+    torch.testing.assert_close(frames, unwatched, rtol=0, atol=0)
     assert not watched.stopped
     assert list(islice(watched.first_codes(PHONES, voice, SamplingOptions(max_sound_frames=1)), 20))
     assert watched.stopped
 
 
-@pytest.mark.parametrize("decoder", ["vocoder", "codec"])
+@pytest.mark.parametrize("decoder", ["vocoder", "nar"])
 @pytest.mark.parametrize("with_prompt", [True, False])
 def test_both_decoders_make_a_sample_for_every_frame(decoder, with_prompt):
     valle, voice = models(2, 2, vocoder=VOCODER), prompt() if with_prompt else None
-    frames = list(valle.first_codes(PHONES, voice, SamplingOptions(seed=3)))
+    said = latents_of(valle, voice)
     heard = []
-    for n in (5, len(frames)):
+    for n in (5, len(said)):
         sound = valle.sound(PHONES, voice, decoder)
-        parts = [sound.push(frames[:n]), sound.push(frames[n:]), sound.push([]), sound.flush()]
+        parts = [sound.push(said[:n]), sound.push(said[n:]), sound.push(said[:0]), sound.flush()]
         heard.append(np.concatenate(parts))
-    assert len(heard[0]) <= len(frames) * valle.codec.frame_size
-    assert len(heard[0]) >= len(frames) * valle.codec.frame_size - valle.codec.delay
+    assert len(heard[0]) <= len(said) * valle.codec.frame_size
+    assert len(heard[0]) >= len(said) * valle.codec.frame_size - valle.codec.delay
     np.testing.assert_allclose(heard[0], heard[1], atol=1e-2 * float(np.abs(heard[0]).max()))
     assert np.abs(heard[0]).max() > 0
 
@@ -118,27 +124,42 @@ def test_both_decoders_make_a_sample_for_every_frame(decoder, with_prompt):
 def test_the_vocoder_hears_the_prompts_voice():
     valle = models(2, 2, vocoder=VOCODER)
     one, other = prompt(), Prompt(torch.flip(prompt().codes, dims=(0,)))
-    frames = list(valle.first_codes(PHONES, one, SamplingOptions(seed=3)))
-    said = []
+    latents, said = latents_of(valle, one), []
     for voice in (one, other, one):
-        sound = valle.sound(PHONES, voice, "vocoder")
-        said.append(np.concatenate([sound.push(frames), sound.flush()]))
+        sound = valle.sound(PHONES, voice)
+        said.append(np.concatenate([sound.push(latents), sound.flush()]))
     np.testing.assert_array_equal(said[0], said[2])
     assert not np.allclose(said[0], said[1])
 
 
-def test_without_a_vocoder_the_codec_is_heard():
-    valle, voice = models(2, 2), prompt()
-    frames = list(valle.first_codes(PHONES, voice, SamplingOptions(seed=3)))
-    said = []
-    for decoder in ("vocoder", "codec"):
-        sound = valle.sound(PHONES, voice, decoder)
-        said.append(np.concatenate([sound.push(frames), sound.flush()]))
-    np.testing.assert_array_equal(*said)
-    assert valle.chunks("vocoder") == valle.chunks("codec") == valle.nar.config.chunks
+def test_the_first_decoder_is_the_default_and_one_that_is_missing_is_named():
+    assert models(2, 2, vocoder=VOCODER).decoder().name == "vocoder"
+    valle = models(2, 2)
+    assert valle.decoder() is valle.decoder("nar")
+    assert valle.chunks(None) == valle.chunks("nar")
+    with pytest.raises(MissingModelError, match="'vocoder' is not installed; there is nar"):
+        valle.sound(PHONES, None, "vocoder")
+    with pytest.raises(MissingModelError, match="no decoder"):
+        Valle(valle.codec, valle.ar, {})
+
+
+def test_a_voice_is_read_once_by_each_decoder(monkeypatch):
+    valle, voice, read = models(2, 2, vocoder=VOCODER), prompt(), []
+    for decoder in valle.decoders.values():
+
+        def watched(prompt, wav, decoder=decoder, reads=decoder.read_voice):
+            read.append((decoder.name, tuple(wav.shape)))
+            return reads(prompt, wav)
+
+        monkeypatch.setattr(decoder, "read_voice", watched)
+    valle.hear(voice)
+    for name in (None, "nar", "nar"):
+        valle.sound(PHONES, voice, name)
+    n = voice.codes.shape[1] * valle.codec.frame_size - valle.codec.delay
+    assert read == [("vocoder", (n,)), ("nar", (n,))]
 
 
 @pytest.mark.parametrize("change", [{"n_coarse": 1}, {"hidden": 16}])
 def test_a_vocoder_of_another_ar_is_refused(change):
     with pytest.raises(MissingModelError, match="belong together"):
-        models(2, 2, vocoder=dataclasses.replace(VOCODER, **change))
+        models(2, 2, vocoder=dataclasses.replace(VOCODER, **change)).decoder()

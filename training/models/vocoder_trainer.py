@@ -161,8 +161,7 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
             own, rng = Crops(sets[-1:], extractor, recipe), np.random.default_rng(0)
             size = data.batch_size
             self.held_out = [own.batch(rng, size) for _ in range(-(-held.crops // size))]
-        rows = getattr(codec, "quantizer").rows().detach()  # noqa: B009 (whichever codec it is)
-        model = _start(recipe, rows, self.codec_hash).to(world.device)
+        model = _start(recipe, codec.rows(), self.codec_hash).to(world.device)
         self.spectral = SpectralLoss(recipe.model.sample_rate, recipe.spectral).to(world.device)
         optimizer = torch.optim.AdamW(
             decayed_groups(model, recipe.optimizer.weight_decay),
@@ -175,7 +174,8 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
             self._own_critic(recipe.adversary)
         self._resume()
         frames = sum(int(one.n_frames.sum()) for one in training)
-        self._begin(f"{frames / 50 / 3600:.2f} h of {len(self.crops.places)} utterances")
+        hours = frames / float(codec.frame_rate) / 3600
+        self._begin(f"{hours:.2f} h of {len(self.crops.places)} utterances")
 
     @property
     def validation(self) -> VocoderHeldOut | None:

@@ -30,6 +30,7 @@ from ...codec.registry import load_codec
 from ...data.corpus import open_corpus
 from ...data.files import atomic_output, check_output
 from ...errors import InputError, MissingModelError, MynaError
+from ...tts.decoders.base import Latents
 from ...tts.decoders.vocoder import HIGHEST, LOWEST, VocoderConfig, prompt_mel
 from ...tts.lm.ar import ARModel
 from ...tts.lm.batch import Prompt, SpeechBatch
@@ -134,10 +135,8 @@ def said_alone(ar: ARModel, batch: SpeechBatch, seed: int) -> tuple[Tensor, Tens
         replace(PRESETS["standard"].sampling, seed=seed),
         rhythm=batch.pointer[0, n : int(batch.n_frames[0])].tolist(),
     )
-    frames = list(said)
-    return torch.tensor([frame.codes for frame in frames]).t(), torch.stack(
-        [frame.hidden for frame in frames]
-    )
+    latents = Latents.of(list(said))
+    return latents.codes, latents.hidden
 
 
 class Overhearing:

@@ -1,17 +1,28 @@
-"""The NAR as a stream: the AR's frames in as they come, all codebooks out whenever a chunk is complete.
+"""The NAR as a decoder, VALL-E as published: the AR's frames in as they come, all codebooks out whenever a chunk is
+complete, and through the codec's decoder.
 
-Shapes: P phones, K codebooks, N of them given (by the AR), T frames.
+Shapes: P phones, K codebooks, N of them given (by the AR), T frames, S samples of a prompt, n samples of speech.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import InputError
+from ...codec import Codec
+from ...codec.base import DecoderStream
+from ...codec.checkpoint import weights_hash
+from ...errors import InputError, MissingModelError
 from ...layers.streaming import State
+from ..lm.ar import ARModel
 from ..lm.batch import Prompt
+from ..lm.quantize import prepare
 from ..text.phones import Phones
+from .base import Latents, to_samples
 from .nar import NARModel, NAROptions
 
 
@@ -110,3 +121,60 @@ def fill(
     """A whole utterance: its first codebooks (N, T), pointer (T,) into its phones -> codes (K, T)."""
     stream = NARStream(model, phones, prompt, options)
     return torch.cat([stream.push(first, pointer), stream.flush()], dim=1)
+
+
+@dataclass(frozen=True)
+class NARVoice:
+    """A prompt and the NAR's state after it."""
+
+    prompt: Prompt
+    state: State
+
+
+class NARDecoder:
+    """NAR and codec as a `SpeechDecoder`. int8: the NAR's weights in 8 bits on a CPU."""
+
+    name = "nar"
+
+    def __init__(self, nar: NARModel, codec: Codec, int8: bool = True):
+        self.codec, self._original = codec, nar
+        self.nar = cast(NARModel, prepare(nar, int8))
+        self.chunks = nar.config.chunks
+
+    def check(self, ar: ARModel) -> None:
+        says, reads = ar.config, self.nar.config
+        if reads.n_given != says.n_coarse:
+            raise MissingModelError(
+                f"{says.name} says {says.n_coarse} codebooks, {reads.name} goes on from {reads.n_given}; use two "
+                "models that belong together"
+            )
+
+    def read_voice(self, prompt: Prompt, wav: Tensor) -> NARVoice:
+        return NARVoice(prompt, self.nar.init_state(prompt))
+
+    def stream(self, phones: Phones, voice: NARVoice | None, seed: int) -> NARSound:
+        """seed: nothing is drawn; the likeliest codes are taken."""
+        prompt, state = (None, None) if voice is None else (voice.prompt, voice.state)
+        return NARSound(NARStream(self.nar, phones, prompt, voice=state), self.codec.decoder_stream())
+
+    def fingerprint(self) -> str:
+        return weights_hash(self._original)
+
+
+class NARSound:
+    """The NAR's codes through the codec's decoder."""
+
+    def __init__(self, filler: NARStream, decoder: DecoderStream):
+        self.filler, self.decoder = filler, decoder
+
+    def push(self, latents: Latents) -> np.ndarray:
+        return self._decoded(self.filler.push(latents.codes, latents.pointer))
+
+    def flush(self) -> np.ndarray:
+        wav = self._decoded(self.filler.flush())
+        return np.concatenate([wav, to_samples(self.decoder.flush()[0, 0])])
+
+    def _decoded(self, codes: Tensor) -> np.ndarray:
+        if codes.shape[-1] == 0:
+            return np.zeros(0, np.float32)
+        return to_samples(self.decoder.push(codes[None])[0, 0])

@@ -1,14 +1,25 @@
-"""The vocoder as a stream: the AR's frames in as they come, samples out as soon as they are certain.
+"""The vocoder as a decoder: the AR's frames in as they come, samples out as soon as they are certain.
 
-Shapes: N coarse codebooks, T frames of codes, U frames of the vocoder, W the AR's width.
+Shapes: N coarse codebooks, T frames of codes, U frames of the vocoder, W the AR's width, S samples of a prompt, n
+samples of speech.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from ...codec.checkpoint import weights_hash
+from ...errors import MissingModelError
 from ...layers.streaming import Stream
+from ..lm.ar import ARModel
+from ..lm.batch import Prompt
+from ..lm.quantize import prepare
+from ..text.phones import Phones
+from .base import Latents, to_samples
 from .vocoder import KnownVoice, Sound, Vocoder
 
 
@@ -97,3 +108,50 @@ class VocoderStream:
         dropped = min(self._lag, wav.shape[-1])
         self._lag -= dropped
         return wav[0, dropped:]
+
+
+class VocoderDecoder:
+    """The vocoder as a `SpeechDecoder`."""
+
+    name = "vocoder"
+    chunks: tuple[int, ...] = (8, 12, 16)  # the first sound comes after these and the look-ahead
+
+    def __init__(self, vocoder: Vocoder):
+        self._original = vocoder
+        # In float32: its products are large enough, and too few to be worth rounding.
+        self.vocoder = cast(Vocoder, prepare(vocoder, int8=False))
+
+    def check(self, ar: ARModel) -> None:
+        says, reads = ar.config, self.vocoder.config
+        if (reads.n_coarse, reads.hidden) != (says.n_coarse, says.width):
+            raise MissingModelError(
+                f"{reads.name} reads {reads.n_coarse} codebooks and {reads.hidden} channels, {says.name} says "
+                f"{says.n_coarse} and has {says.width}; use two models that belong together"
+            )
+
+    @torch.inference_mode()
+    def read_voice(self, prompt: Prompt, wav: Tensor) -> KnownVoice:
+        codes = prompt.codes[None].to(wav.device)
+        return self.vocoder.voice(codes, self.vocoder.mel(wav[None], codes.shape[2]))
+
+    def stream(self, phones: Phones, voice: KnownVoice | None, seed: int) -> VocoderSound:
+        """seed: not of the noise, which is the same in all that is said."""
+        if voice is None:
+            voice = self.vocoder.no_voice(1, next(self.vocoder.parameters()))
+        return VocoderSound(VocoderStream(self.vocoder, voice))
+
+    def fingerprint(self) -> str:
+        return weights_hash(self._original)
+
+
+class VocoderSound:
+    """The vocoder's samples."""
+
+    def __init__(self, stream: VocoderStream):
+        self.stream = stream
+
+    def push(self, latents: Latents) -> np.ndarray:
+        return to_samples(self.stream.push(latents.codes.to(latents.hidden.device), latents.hidden))
+
+    def flush(self) -> np.ndarray:
+        return to_samples(self.stream.flush())

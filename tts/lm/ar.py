@@ -122,7 +122,7 @@ class DepthHead(nn.Module):
 class ARModel(nn.Module):
     """P(codes and pointer's move of frame t | phones, prompt, frames before t).
 
-    rows: the codec's codebook vectors (K, V, d), `codec.quantizer.rows()`; None when a checkpoint follows.
+    rows: the codec's codebook vectors (K, V, d), `codec.rows()`; None when a checkpoint follows.
     """
 
     neighbours: Tensor

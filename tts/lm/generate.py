@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -34,14 +33,12 @@ _SPACE = SYMBOLS.index(SPACE)
 PLAIN_FRAMES = 16, 100  # without a pointer: frames a phone and besides, at most
 
 
-@dataclass(frozen=True)
-class Frame:
-    """codes: the N coarse ones.   pointer: the phone that is being said, -1 with a model that has no pointer.   hidden:
-    (W,) the model's state that the codes were drawn from, for what goes on from it."""
+class Frame(NamedTuple):
+    """One frame of what is said."""
 
-    codes: tuple[int, ...]
-    pointer: int
-    hidden: Tensor = field(compare=False, repr=False)
+    codes: Tensor  # (N,) long
+    pointer: Tensor  # () long: the phone that is said, -1 with a model that has no pointer
+    hidden: Tensor  # (W,) the model's state that the codes were drawn from
 
 
 class ARGenerator:
@@ -198,7 +195,7 @@ class ARGenerator:
             chosen = torch.tensor([code], device=hidden.device)
             moves = durations(pointer, age, model.advance_head(hidden[:1], chosen)[0])
             codes = self._deeper(hidden, code, numbers)
-            yield Frame(codes, pointer, hidden[0])
+            yield Frame(torch.tensor(codes), torch.tensor(pointer), hidden[0])
             before = self._embed(tables, codes)
             pointer, age = (pointer + moves, 0) if moves else (pointer, age + 1)
 
@@ -215,7 +212,7 @@ class ARGenerator:
             if code == end:
                 return
             codes = self._deeper(hidden, code, numbers)
-            yield Frame(codes, -1, hidden[0])
+            yield Frame(torch.tensor(codes), torch.tensor(-1), hidden[0])
             before = self._embed(tables, codes)
 
     def _deeper(self, hidden: Tensor, first: int, numbers: Iterator[float]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import InputError, UsageError
 from myna.tts import registry, speaker
 from myna.tts.decoders.nar import NARConfig, NARModel
+from myna.tts.decoders.nar_stream import NARDecoder
 from myna.tts.finish.tags import is_synthetic
 from myna.tts.finish.watermark import detect_watermark
 from myna.tts.lm.ar import ARConfig, ARModel
@@ -37,10 +38,10 @@ def tiny_speaker() -> speaker.Speaker:
     codec = MynaCodec(config).eval()
     with torch.no_grad():
         codec.decoder.layers[-2].scale.fill_(0.5)  # loud enough to be heard
-    rows = codec.quantizer.rows()
+    rows = codec.rows()
     ar = ARModel(ARConfig(codebook_dim=16, **SMALL), rows)
     nar = NARModel(NARConfig(codebook_dim=16, condition=8, **SMALL), rows)
-    return speaker.Speaker(Valle(codec, ar.eval(), nar.eval()))
+    return speaker.Speaker(Valle(codec, ar.eval(), {"nar": NARDecoder(nar.eval(), codec)}))
 
 
 @pytest.fixture

@@ -289,7 +289,7 @@ def test_the_best_of_another_measure_is_forgotten(tiny, tmp_path):
 
 TWO_PROCESSES = """
 import sys, torch, torch.distributed as dist
-from myna.training import distributed
+from myna.training.engine import distributed
 from myna.training.models.codec_recipe import CodecRecipe
 from myna.training.models.codec_trainer import CodecTrainer
 from myna.training.engine.interrupt import Interrupt

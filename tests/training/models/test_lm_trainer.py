@@ -251,7 +251,7 @@ def test_the_recipes_for_real_fit_the_trainer():
 
 TWO_PROCESSES = """
 import sys, torch, torch.distributed as dist
-from myna.training import distributed
+from myna.training.engine import distributed
 from myna.training.engine.interrupt import Interrupt
 from myna.training.models.lm_recipe import ARRecipe, NARRecipe
 from myna.training.models.lm_trainer import ARTrainer, NARTrainer

@@ -62,7 +62,7 @@ def world(tmp_path_factory, vowels):
         Speech(s.item, phones, pointer, torch.from_numpy(c).long()) for s, c in zip(said, codes, strict=True)
     ]
     spoken = weights_hash(codec)[:16]
-    (folder / "speech.safetensors").write_bytes(speech_set_bytes(said, V, "codec", spoken))
+    (folder / "speech.safetensors").write_bytes(speech_set_bytes(said, V, "codec", spoken, 50))
     config = ARConfig(
         n_codebooks=K,
         n_coarse=N,
@@ -75,7 +75,7 @@ def world(tmp_path_factory, vowels):
         hidden=16,
         text_depth=1,
     )
-    save_model(ARModel(config, codec.quantizer.rows()), folder / "ar.safetensors", spoken, {})
+    save_model(ARModel(config, codec.rows()), folder / "ar.safetensors", spoken, {})
     return folder
 
 

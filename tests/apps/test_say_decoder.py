@@ -1,0 +1,104 @@
+"""A new decoder is a class and a row: this one, which hums, speaks through `myna say`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from myna.codec.myna import MynaCodec, MynaConfig
+from myna.data.audio import read_audio
+from myna.errors import MissingModelError
+from myna.tts import registry, speaker
+from myna.tts.decoders.base import Latents
+from myna.tts.lm.ar import ARConfig, ARModel
+from myna.tts.lm.batch import Prompt
+from myna.tts.registry import DecoderRow, load_decoders
+from myna.tts.text.phones import Phones
+from myna.tts.valle import Valle
+from myna.tts.voices.voice import Voice, codec_hash
+from torch import Tensor
+
+SMALL = {"width": 32, "depth": 1, "n_heads": 2, "n_kv_heads": 1, "hidden": 64, "text_depth": 1, "extra": 4}
+
+
+class Hum:
+    """A tone a phone, as loud as the prompt."""
+
+    name, chunks = "hum", tuple[int, ...]()  # a whole sentence at once
+
+    def __init__(self, frame_size: int):
+        self.frame_size, self.heard = frame_size, []
+
+    def check(self, ar: ARModel) -> None:
+        if ar.config.alignment != "pointer":
+            raise MissingModelError("the decoder hum needs an AR with a pointer")
+
+    def read_voice(self, prompt: Prompt, wav: Tensor) -> float:
+        return float(wav.abs().max())
+
+    def stream(self, phones: Phones, voice: float | None, seed: int) -> HumStream:
+        self.heard.append((len(phones), voice, seed))
+        return HumStream(self.frame_size, 0.5 if voice is None else voice)
+
+    def fingerprint(self) -> str:
+        return "hum"
+
+
+class HumStream:
+    def __init__(self, frame_size: int, level: float):
+        self.frame_size, self.level, self.turns = frame_size, level, 0.0
+
+    def push(self, latents: Latents) -> np.ndarray:
+        step = (200 + 10 * latents.pointer.double()) / 24_000
+        turns = self.turns + step.repeat_interleave(self.frame_size).cumsum(0)
+        self.turns = float(turns[-1]) if len(turns) else self.turns
+        return (self.level * (2 * torch.pi * turns).sin()).float().numpy()
+
+    def flush(self) -> np.ndarray:
+        return np.zeros(0, np.float32)
+
+
+@pytest.fixture
+def hum(monkeypatch, tmp_path) -> Hum:
+    """The decoder, registered; the models that ship are tiny ones, a voice is at ada.safetensors."""
+    torch.manual_seed(0)
+    config = MynaConfig(
+        width=32, latent_width=32, encoder_depth=(1, 1), decoder_depth=(1, 1), latent_dim=16, n_paths=1
+    )
+    codec = MynaCodec(config).eval()
+    ar = ARModel(ARConfig(codebook_dim=16, **SMALL), codec.rows()).eval()
+    decoder = Hum(codec.frame_size)
+    monkeypatch.setitem(registry.DECODERS, "hum", DecoderRow("hum", "it hums", lambda *_: decoder))
+    monkeypatch.setattr(speaker, "load_models", lambda device: Valle(codec, ar, load_decoders(codec, ar)))
+    codes = torch.randint(0, 1024, (8, 60), generator=torch.Generator().manual_seed(1))
+    monkeypatch.chdir(tmp_path)
+    Voice("ada", codes, None, None, codec_hash(codec), "ada.wav", "2026-01-01", "Ada agreed in May").save(
+        "ada.safetensors"
+    )
+    return decoder
+
+
+def test_a_new_decoder_speaks(hum, myna):
+    text = "One two three. Four five six!"
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        done = myna(
+            "say", text, "-v", "ada.safetensors", "-o", f"{name}.wav", "--seed", seed, "--decoder", "hum"
+        )
+        assert done.code == 0, done
+    a, b, c = (Path(f"{name}.wav").read_bytes() for name in "abc")
+    assert a == b != c
+    samples = read_audio("a.wav").samples[0]
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert 200 <= np.argmax(spectrum) / len(samples) * 24_000 <= 400  # the tones, not the codec's noise
+    (n_first, level, _), (n_second, *_) = hum.heard[:2]
+    assert min(n_first, n_second) > 5
+    assert level > 0
+    assert len({seed for *_, seed in hum.heard}) == 4  # two sentences, two seeds
+
+
+def test_one_that_nobody_registered_is_one_line(hum, myna):
+    myna("say", "Hi.", "-v", "ada.safetensors", "--decoder", "whistle").failed_with(
+        2, "no decoder named 'whistle': choose one of vocoder, nar, hum"
+    )
