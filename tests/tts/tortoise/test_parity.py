@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ def ours(network: str, theirs: nn.Module, folder: Path) -> Any:
     return load_published(network, path)
 
 
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest, relative to the size of what is compared."""
+def difference(a: torch.Tensor, b: torch.Tensor, what: str = "") -> float:
+    """The largest, relative to the size of what is compared; said, for who runs this with -s."""
     assert a.shape == b.shape
-    return float((a - b).abs().max() / b.abs().max().clamp(min=1))
+    found = float((a - b).abs().max() / b.abs().max().clamp(min=1))
+    print(f"\n{what or sys._getframe(1).f_code.co_name.removeprefix('test_')}: {found:.1e}", end="")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def test_autoregressive_logits_and_latents(autoregressive):
     given = (voice, TEXT, torch.tensor([TEXT.shape[1]]), CODES, n)
     with torch.no_grad():
         latents = theirs(*given, return_latent=True, clip_inputs=False)
-        assert difference(mine.latents(voice, TEXT, CODES), latents) < LIMIT
+        assert difference(mine.latents(voice, TEXT, CODES), latents, "autoregressive latents") < LIMIT
         # Heads over the same positions, by the reference's own modules.
         prompt = torch.nn.functional.pad(torch.nn.functional.pad(TEXT, (0, 1)), (1, 0), value=255)
         codes = torch.nn.functional.pad(
@@ -69,8 +72,8 @@ def test_autoregressive_logits_and_latents(autoregressive):
             voice[:, None], embedded, theirs.text_head, spoken, theirs.mel_head
         )
         text_logits, code_logits = mine(voice, TEXT, CODES)
-    assert difference(text_logits, of_text.transpose(1, 2)) < LIMIT
-    assert difference(code_logits, of_codes.transpose(1, 2)) < LIMIT
+    assert difference(text_logits, of_text.transpose(1, 2), "text logits") < LIMIT
+    assert difference(code_logits, of_codes.transpose(1, 2), "code logits") < LIMIT
 
 
 def test_clvp(tmp_path):
@@ -93,17 +96,17 @@ def test_diffusion(diffusion, n_latents):
     theirs, mine = diffusion
     clips = [torch.randn(20, 41), torch.randn(20, 60)]
     voice = theirs.get_conditioning(torch.stack([clips[0], clips[0]])[None])
-    assert difference(mine.voice([clips[0], clips[0]]), voice) < LIMIT
+    assert difference(mine.voice([clips[0], clips[0]]), voice, "diffusion voice") < LIMIT
     latents = torch.randn(1, n_latents, 48)
     n_frames = n_mel_frames(n_latents)
     aligned = theirs.timestep_independent(latents, voice, n_frames, False)
-    assert difference(mine.align(latents, voice), aligned) < LIMIT
+    assert difference(mine.align(latents, voice), aligned, "diffusion condition") < LIMIT
     x, t = torch.randn(2, 20, n_frames), torch.tensor([3999.0, 137.0])
     rows = aligned.expand(2, -1, -1)
     given = theirs(x, t, precomputed_aligned_embeddings=rows)
-    assert difference(mine(x, t, rows), given) < LIMIT
+    assert difference(mine(x, t, rows), given, "diffusion noise and variance") < LIMIT
     free = theirs(x, t, precomputed_aligned_embeddings=rows, conditioning_free=True)
-    assert difference(mine(x, t, mine.without(n_frames, 2)), free) < LIMIT
+    assert difference(mine(x, t, mine.without(n_frames, 2)), free, "diffusion without condition") < LIMIT
 
 
 @torch.no_grad()
