@@ -12,6 +12,7 @@ from myna.errors import UsageError
 from myna.tts.finish.watermark import WatermarkStream, detect_watermark
 from myna.tts.tortoise.hifigan_stream import HiFiGANStream, reach
 from myna.tts.tortoise.networks import Networks
+from myna.tts.tortoise.precision import PRECISIONS
 from myna.tts.tortoise.presets import SAMPLERS, TortoiseOptions
 from myna.tts.tortoise.speaker import Kept, TortoiseSpeaker
 from myna.tts.tortoise.text import split
@@ -105,6 +106,16 @@ def test_a_text_goes_on_after_any_sentence(speaker, voice):
     rest = np.concatenate([chunk.samples for chunk in chunks if chunk.sentence > 0])
     again = list(speaker.chunks(sentences, voice, FAST, after=ends[0], position=len(first)))
     assert np.allclose(np.concatenate([chunk.samples for chunk in again]), rest, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision(precision, folder):
+    speaker = TortoiseSpeaker(folder=folder, precision=precision)
+    voice = speaker.voice("random")
+    for options in (FAST, TortoiseOptions("streaming", max_codes=80)):
+        samples = speaker.say("Hello there.", voice, options)
+        assert len(samples) > 1000
+        assert np.isfinite(samples).all()
 
 
 # ---- the preset that streams
