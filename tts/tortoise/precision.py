@@ -3,7 +3,8 @@
     float32    as published
     half       CPU: weights in 16 bits, sums in float32 (the autoregressive network).  GPU: bfloat16
     int8       CPU: weights in 8 bits with a scale a row, inputs too (the autoregressive network)
-    bfloat16   weights, inputs and products; fast where the processor has instructions for them
+    bfloat16   CPU: weights and inputs, sums in float32, where the processor has instructions for them; many candidates
+               side by side take less than in half.  The diffusion decoder follows it.  GPU: as half
 
 The autoregressive network is nine tenths of the work and reads all of its weights for every code: there the width of a
 weight is the time that a code takes.
@@ -46,9 +47,9 @@ def prepare(
     if device.type != "cpu":
         model.to(device)
         return model.bfloat16() if precision in ("half", "bfloat16") else model
-    if precision == "bfloat16":
-        return model.bfloat16()
-    if precision == "float32" or not isinstance(model, Autoregressive):
+    if not isinstance(model, Autoregressive):
+        return model.bfloat16() if precision == "bfloat16" else model
+    if precision == "float32":
         return model
     for index, block in enumerate(model.blocks):
         weights = model.state_dict() if reread is None else reread()
@@ -67,6 +68,19 @@ def check_precision(name: str) -> Precision:
     raise UsageError(f"no precision named {name!r}: choose one of {', '.join(PRECISIONS)}")
 
 
+class _BFloat16Linear(nn.Module):
+    """y = W x + b by oneDNN, W packed in bfloat16, x rounded to it; x and y are float32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor):
+        super().__init__()
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), 16)
+        self._bias = bias.bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self._packed, self._bias, "none", [], "")
+        return y.float()
+
+
 def _narrow(
     parent: nn.Module, name: str, key: str, weights: Mapping[str, Tensor], precision: Precision
 ) -> None:
@@ -77,5 +91,9 @@ def _narrow(
         if engine is None:
             raise UsageError("this machine has no products in 8 bits; choose half or float32")
         setattr(parent, name, Int8Linear(weight, bias, engine, by_row=True))
+    elif precision == "bfloat16":
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            raise UsageError("this processor has no products in bfloat16; choose half, int8 or float32")
+        setattr(parent, name, _BFloat16Linear(weight, bias))
     elif "fbgemm" in torch.backends.quantized.supported_engines:
         setattr(parent, name, HalfLinear(weight, bias))

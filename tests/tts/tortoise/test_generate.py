@@ -130,6 +130,7 @@ def test_a_smaller_precision_says_nearly_the_same(precision, limit, model, voice
     small = Autoregressive(CONFIG).eval().requires_grad_(False)
     small.load_state_dict(model.state_dict())
     expected = model.latents(voice, TEXT, torch.arange(20)[None])
-    small = prepare(small, precision)
-    said = small.latents(voice.to(small.text_embedding.weight.dtype), TEXT, torch.arange(20)[None]).float()
+    if precision == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no products in bfloat16")
+    said = prepare(small, precision).latents(voice, TEXT, torch.arange(20)[None])
     assert 0 < float((said - expected).norm() / expected.norm()) < limit
