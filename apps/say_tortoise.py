@@ -111,8 +111,8 @@ def speaking(
     """Everything loaded that it takes; what is wrong with the text is said before the networks are looked for."""
     from ..tts.tortoise.precision import check_precision
     from ..tts.tortoise.speaker import TortoiseSpeaker
-    from ..tts.tortoise.text import split, spoken
-    from ..tts.tortoise.tokenizer import encode
+    from ..tts.tortoise.text.passages import split, spoken
+    from ..tts.tortoise.text.tokenizer import encode
     from ..tts.voices.library import shipped_voices
     from .voices import ask_consent
 

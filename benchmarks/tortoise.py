@@ -114,8 +114,8 @@ def run_reference(folder: Path, batch: int, n_codes: int) -> dict[str, float]:
 def run_ours(folder: Path, batch: int, n_codes: int, precision: str) -> dict[str, float]:
     """Seconds a code, and megabytes."""
     import torch
-    from myna.tts.tortoise.autoregressive import Autoregressive
     from myna.tts.tortoise.generate import CodeOptions, code_steps
+    from myna.tts.tortoise.model.autoregressive import Autoregressive
     from myna.tts.tortoise.networks import Networks
     from myna.tts.tortoise.precision import check_precision
 

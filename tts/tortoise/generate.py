@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from .autoregressive import Autoregressive
-from .cache import CandidateCache
+from .model.autoregressive import Autoregressive
+from .model.cache import CandidateCache
 
 CALM = 83  # the code of silence
 _ENDING = (45, 45, 248)  # what the decoder was trained to see at the end

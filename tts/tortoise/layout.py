@@ -14,13 +14,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...codec.adapters.weights import fold_weight_norm
-from .autoregressive import Autoregressive, AutoregressiveConfig
-from .classifier import Classifier, ClassifierConfig
-from .clvp import CLVP, HEAD_DIM, CLVPConfig
-from .diffusion_decoder import DiffusionDecoder, DiffusionDecoderConfig
-from .hifigan import HiFiGAN, HiFiGANConfig
-from .random_latents import RandomLatents, RandomLatentsConfig
-from .univnet import UnivNet, UnivNetConfig
+from .model.autoregressive import Autoregressive, AutoregressiveConfig
+from .model.classifier import Classifier, ClassifierConfig
+from .model.clvp import CLVP, HEAD_DIM, CLVPConfig
+from .model.diffusion_decoder import DiffusionDecoder, DiffusionDecoderConfig
+from .model.hifigan import HiFiGAN, HiFiGANConfig
+from .model.random_latents import RandomLatents, RandomLatentsConfig
+from .model.univnet import UnivNet, UnivNetConfig
 
 Weights = Mapping[str, Tensor]
 Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]  # (pattern, replacement), in order

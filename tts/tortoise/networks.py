@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from ...diffusion import SampleOptions, sample
 from .adapter import load_network, mapped_weights
-from .autoregressive import Autoregressive
-from .clvp import CLVP
 from .conditioning import autoregressive_mel, denormalise, diffusion_mel
-from .diffusion_decoder import DiffusionDecoder
 from .generate import CodeOptions, CodeStep, calm_from, code_steps, generate, settle
-from .hifigan import HiFiGAN
+from .model.autoregressive import Autoregressive
+from .model.clvp import CLVP
+from .model.diffusion_decoder import DiffusionDecoder
+from .model.hifigan import HiFiGAN
+from .model.random_latents import RandomLatents
+from .model.univnet import UnivNet
 from .precision import Precision, prepare
-from .random_latents import RandomLatents
-from .univnet import UnivNet
 
 M = TypeVar("M", bound=nn.Module)
 

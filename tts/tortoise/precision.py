@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...kernels.float_linear import HalfLinear
 from ...kernels.int8 import Int8Linear, int8_engine
-from .autoregressive import Autoregressive
+from .model.autoregressive import Autoregressive
 
 Precision = Literal["float32", "half", "int8", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "half", "int8", "bfloat16")

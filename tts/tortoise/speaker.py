@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ from ..finish.watermark import WatermarkStream
 from ..synthesis import PARAGRAPH_PAUSE, PAUSE, SpokenChunk, Watermark, sentence_seed
 from ..text.long_text import Sentence
 from .conditioning import RATE
-from .hifigan_stream import HiFiGANStream
+from .model.hifigan_stream import HiFiGANStream
 from .networks import Candidate, Networks
 from .precision import Precision
 from .presets import TortoiseOptions
-from .redaction import redact
-from .text import passages, split, spoken
-from .tokenizer import encode
+from .text.passages import passages, split, spoken
+from .text.redaction import redact
+from .text.tokenizer import encode
 from .voices import TortoiseVoice, VoiceReader
 
 _FIRST_CHUNK, _CHUNK = 60, 40  # codes that are turned into sound at a time in a stream
@@ -150,8 +150,9 @@ class TortoiseSpeaker:
         self, sentences: list[Sentence], voice: TortoiseVoice, options: TortoiseOptions, lexicon: str
     ) -> str:
         """Stands for everything that shapes the audio: equal for equal samples."""
-        used = ("hifigan",) if options.streams else ("clvp", "diffusion", "univnet")
-        networks = self.networks.fingerprint(("autoregressive", *used))
+        used = ["autoregressive", *(["hifigan"] if options.streams else ["diffusion", "univnet"])]
+        used += ["clvp"] if options.n_candidates > 1 else []
+        networks = self.networks.fingerprint(used)
         digest = hashlib.sha256(f"{networks} {self.networks.precision} {lexicon}".encode())
         for part in (asdict(options), [(s.text, s.ends_paragraph) for s in sentences]):
             digest.update(repr(part).encode() + b"\n")
@@ -230,8 +231,3 @@ class TortoiseSpeaker:
         if held:
             yield stream.push(torch.cat(held))
         yield stream.flush()
-
-
-def with_preset(options: TortoiseOptions, preset: str) -> TortoiseOptions:
-    """The same options of another preset."""
-    return replace(options, preset=preset)

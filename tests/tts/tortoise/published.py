@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from myna.tts.tortoise.adapter import FILES
-from myna.tts.tortoise.autoregressive import Autoregressive, AutoregressiveConfig
-from myna.tts.tortoise.classifier import Classifier, ClassifierConfig
-from myna.tts.tortoise.clvp import CLVP, CLVPConfig
-from myna.tts.tortoise.diffusion_decoder import DiffusionDecoder, DiffusionDecoderConfig
-from myna.tts.tortoise.hifigan import HiFiGAN, HiFiGANConfig
-from myna.tts.tortoise.random_latents import RandomLatents, RandomLatentsConfig
-from myna.tts.tortoise.univnet import UnivNet, UnivNetConfig
+from myna.tts.tortoise.model.autoregressive import Autoregressive, AutoregressiveConfig
+from myna.tts.tortoise.model.classifier import Classifier, ClassifierConfig
+from myna.tts.tortoise.model.clvp import CLVP, CLVPConfig
+from myna.tts.tortoise.model.diffusion_decoder import DiffusionDecoder, DiffusionDecoderConfig
+from myna.tts.tortoise.model.hifigan import HiFiGAN, HiFiGANConfig
+from myna.tts.tortoise.model.random_latents import RandomLatents, RandomLatentsConfig
+from myna.tts.tortoise.model.univnet import UnivNet, UnivNetConfig
 from torch import Tensor, nn
 
 N_CODES = 300

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from myna.tts.tortoise.autoregressive import Autoregressive, AutoregressiveConfig
-from myna.tts.tortoise.cache import CandidateCache
 from myna.tts.tortoise.generate import CodeOptions, calm_from, code_steps, draw, generate, settle
+from myna.tts.tortoise.model.autoregressive import Autoregressive, AutoregressiveConfig
+from myna.tts.tortoise.model.cache import CandidateCache
 from myna.tts.tortoise.precision import prepare
 
 CONFIG = AutoregressiveConfig(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from myna.tts.tortoise.layout import LAYOUTS
-from myna.tts.tortoise.random_latents import RandomLatentsConfig
+from myna.tts.tortoise.model.random_latents import RandomLatentsConfig
 
 PUBLISHED = {
     "autoregressive": (410, 421_526_786),

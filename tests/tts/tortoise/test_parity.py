@@ -11,9 +11,9 @@ import reference
 import torch
 from myna.diffusion import Ancestral, Guidance, SampleOptions, linear_schedule, sample
 from myna.tts.tortoise.adapter import load_published
-from myna.tts.tortoise.diffusion_decoder import n_mel_frames
-from myna.tts.tortoise.hifigan import stretch
 from myna.tts.tortoise.layout import LAYOUTS
+from myna.tts.tortoise.model.diffusion_decoder import n_mel_frames
+from myna.tts.tortoise.model.hifigan import stretch
 from torch import nn
 
 LIMIT = 1e-4

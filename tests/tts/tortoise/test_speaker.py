@@ -10,12 +10,12 @@ import pytest
 import torch
 from myna.errors import UsageError
 from myna.tts.finish.watermark import WatermarkStream, detect_watermark
-from myna.tts.tortoise.hifigan_stream import HiFiGANStream, reach
+from myna.tts.tortoise.model.hifigan_stream import HiFiGANStream, reach
 from myna.tts.tortoise.networks import Networks
 from myna.tts.tortoise.precision import PRECISIONS
 from myna.tts.tortoise.presets import SAMPLERS, TortoiseOptions
 from myna.tts.tortoise.speaker import Kept, TortoiseSpeaker
-from myna.tts.tortoise.text import split
+from myna.tts.tortoise.text.passages import split
 
 FAST = TortoiseOptions("ultra_fast", candidates=3, steps=4, max_codes=40)
 

@@ -8,9 +8,9 @@ from myna import transcribe
 from myna.data.audio import Audio, read_audio
 from myna.errors import InputError, UsageError
 from myna.tts.aligner import SHIPPED
-from myna.tts.tortoise.redaction import redact
-from myna.tts.tortoise.text import MAX_CHARS, Passage, passages, split, spoken
-from myna.tts.tortoise.tokenizer import encode
+from myna.tts.tortoise.text.passages import MAX_CHARS, Passage, passages, split, spoken
+from myna.tts.tortoise.text.redaction import redact
+from myna.tts.tortoise.text.tokenizer import encode
 
 LJ = Path(__file__).parents[2] / "assets" / "lj.flac"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import reference
 from myna.errors import InputError
-from myna.tts.tortoise.spelling import cardinal, number, ordinal, plain, spell
-from myna.tts.tortoise.tokenizer import decode, encode, vocabulary
+from myna.tts.tortoise.text.spelling import cardinal, number, ordinal, plain, spell
+from myna.tts.tortoise.text.tokenizer import decode, encode, vocabulary
 
 # Every rule at least once, then sentences made of all of them.
 HARD = [

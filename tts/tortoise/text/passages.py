@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ...errors import UsageError
-from ..text.long_text import Sentence
-from ..text.sentences import split_sentences
+from ....errors import UsageError
+from ...text.long_text import Sentence
+from ...text.sentences import split_sentences
 from .tokenizer import MAX_TOKENS, tokens
 
 MAX_CHARS = 200  # TorToise's own; some 100 text tokens

@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import pairwise
 
-from ...errors import InputError
+from ....errors import InputError
 from .spelling import spell
 
 STOP, UNKNOWN, SPACE = 0, 1, 2

@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ...errors import InputError, MynaError
-from ..aligner import Aligner, align, load_aligner
-from ..text.phonemes import phonemize
-from ..text.phones import Phones
+from ....errors import InputError, MynaError
+from ...aligner import Aligner, align, load_aligner
+from ...text.phonemes import phonemize
+from ...text.phones import Phones
+from .passages import Passage
 from .spelling import spell
-from .text import Passage
 
 _FADE = 0.005  # seconds at every cut
 _FRAMES_A_SECOND = 50  # of the aligner
