@@ -11,6 +11,7 @@ import reference
 import torch
 from myna.diffusion import Ancestral, Guidance, SampleOptions, linear_schedule, sample
 from myna.tts.tortoise.adapter import load_published
+from myna.tts.tortoise.generate import CodeOptions, code_steps
 from myna.tts.tortoise.layout import LAYOUTS
 from myna.tts.tortoise.model.diffusion_decoder import n_mel_frames
 from myna.tts.tortoise.model.hifigan import stretch
@@ -74,6 +75,35 @@ def test_autoregressive_logits_and_latents(autoregressive):
         text_logits, code_logits = mine(voice, TEXT, CODES)
     assert difference(text_logits, of_text.transpose(1, 2), "text logits") < LIMIT
     assert difference(code_logits, of_codes.transpose(1, 2), "code logits") < LIMIT
+
+
+def test_generation_is_that_of_the_package_without_its_cache(autoregressive):
+    """With its cache the package has other positions than in training. Greedy, so that nothing is drawn."""
+    theirs, mine = autoregressive
+    processors = pytest.importorskip("transformers.generation.logits_process")
+    voice, n = torch.randn(1, 128), 12
+    text = torch.cat([TEXT, torch.zeros(1, 1, dtype=torch.long)], dim=1)
+    theirs.post_init_gpt2_config(kv_cache=False)
+    padded = torch.nn.functional.pad(torch.nn.functional.pad(text, (0, 1)), (1, 0), value=255)
+    with torch.no_grad():
+        prompt = torch.cat(
+            [voice[:, None], theirs.text_embedding(padded) + theirs.text_pos_embedding(padded)], dim=1
+        )
+        theirs.inference_model.store_mel_emb(prompt)
+        ids = torch.ones(1, prompt.shape[1] + 1, dtype=torch.long)
+        ids[:, -1] = 8192
+        penalise = processors.RepetitionPenaltyLogitsProcessor(2.0)
+        for _ in range(n):
+            logits = theirs.inference_model(
+                input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, return_dict=True
+            ).logits[:, -1]
+            ids = torch.cat([ids, penalise(ids, logits).argmax(-1, keepdim=True)], dim=1)
+    options = CodeOptions(temperature=0, max_codes=n)
+    steps = list(code_steps(mine, voice, text, options, [0]))
+    said = torch.cat([step.codes for step in steps])
+    assert torch.equal(said, ids[0, -n:][: len(said)])
+    assert len(said) == n or int(said[-1]) == 8193
+    assert len(set(said.tolist())) > 4
 
 
 def test_clvp(tmp_path):
