@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import shutil
 from pathlib import Path
@@ -72,6 +73,25 @@ def test_latents_that_tortoise_saved(reader, tmp_path):
     torch.save((torch.randn(1, 9), saved[1]), tmp_path / "small.pth")
     with pytest.raises(InputError, match="latents of 9 and 128 numbers, expected 64 and 128"):
         reader.read(tmp_path / "small.pth", AGREED)
+
+
+def test_latents_that_the_package_ships():
+    """Saved on a GPU, by TorToise itself, of its published networks."""
+    found = importlib.util.find_spec("tortoise")
+    if found is None or found.origin is None:
+        pytest.skip("tortoise-tts is not installed: pip install --no-deps tortoise-tts==3.0.0")
+
+    class PublishedSizes:
+        latent_sizes = (1024, 2048)
+
+        def voice_fingerprint(self):
+            return ""
+
+    path = Path(found.origin).parent / "voices" / "cond_latent_example" / "pat.pth"
+    voice = VoiceReader(PublishedSizes()).read(path, AGREED)  # pyright: ignore[reportArgumentType]
+    assert voice.autoregressive.shape == (1, 1024)
+    assert voice.diffusion.shape == (1, 2048)
+    assert float(voice.autoregressive.std()) > 0.01
 
 
 def test_a_file_of_latents_runs_nothing(reader, tmp_path):
