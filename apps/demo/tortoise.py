@@ -71,7 +71,7 @@ def read_voice(
         raise UsageError("there is no voice yet; give one or several clips of one person, or choose a voice")
     if not consent:
         raise UsageError("tick the box first: it says that the voice is yours, or that its owner agreed")
-    return speaker.voice("&".join(paths), f"{CONSENT} (ticked on the demo page)")
+    return speaker.voice(paths, f"{CONSENT} (ticked on the demo page)")
 
 
 def say(

@@ -10,7 +10,7 @@ Meets what the command line asks of `tts.speaker.Speaker`. Shapes: N samples at 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,9 @@ class TortoiseSpeaker:
         self._watermark: Callable[[int], Watermark] = partial(watermark, self.sample_rate)
         self._watermark(0)  # fails here rather than in the middle of a sentence
 
-    def voice(self, source: str | Path, consent: str | None = None, seed: int = 0) -> TortoiseVoice:
+    def voice(
+        self, source: str | Path | Sequence[str | Path], consent: str | None = None, seed: int = 0
+    ) -> TortoiseVoice:
         """A voice by what `tts.tortoise.voices` lists. Raises UsageError, InputError, MissingModelError."""
         return VoiceReader(self.networks).read(source, consent, seed)
 

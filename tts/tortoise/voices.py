@@ -12,6 +12,7 @@ Shapes: N samples, M mel bands, F frames.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -107,14 +108,20 @@ class VoiceReader:
 
     networks: VoiceNetworks
 
-    def read(self, source: str | Path, consent: str | None = None, seed: int = 0) -> TortoiseVoice:
-        """A voice by what the module's head lists.   seed: of a random one.
+    def read(
+        self, source: str | Path | Sequence[str | Path], consent: str | None = None, seed: int = 0
+    ) -> TortoiseVoice:
+        """A voice by what the module's head lists, or a mixture as a list of them.   seed: of a random one.
 
         Raises UsageError for a name that nobody has and for recordings without consent, InputError for what cannot be a
         voice.
         """
-        names = [part.strip() for part in str(source).split("&")]
-        if not all(names):
+        if not isinstance(source, str | Path):
+            names = [str(part) for part in source]
+        else:  # a file may have the sign in its name
+            whole = Path(source).exists()
+            names = [str(source)] if whole else [part.strip() for part in str(source).split("&")]
+        if not names or not all(names):
             raise UsageError(f"{source!r} mixes a voice without a name; give it as a&b")
         parts = [self._part(name, consent, seed + index) for index, name in enumerate(names)]
         clips = [part for part in parts if isinstance(part, _Clips)]

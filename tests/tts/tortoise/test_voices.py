@@ -54,6 +54,10 @@ def test_a_mixture_is_the_mean(reader, clips):
     mixed = reader.read(f"{clips / 'a.wav'}&{clips / 'b.flac'}", AGREED)
     assert torch.allclose(latents(mixed), latents(reader.read(clips, AGREED)), atol=1e-5)
     assert mixed.name == "a & b"
+    listed = reader.read([clips / "a.wav", clips / "b.flac"], AGREED)
+    assert torch.equal(latents(listed), latents(mixed))
+    odd = shutil.copy(clips / "a.wav", clips / "r&b.wav")
+    assert torch.equal(latents(reader.read(odd, AGREED)), latents(reader.read(clips / "a.wav", AGREED)))
     with_nobody = reader.read(f"{clips / 'a.wav'} & random", AGREED, seed=4)
     parts = latents(reader.read(clips / "a.wav", AGREED)), latents(reader.read("random", seed=5))
     assert torch.allclose(latents(with_nobody), sum(parts) / 2, atol=1e-5)
