@@ -43,10 +43,24 @@ def test_one_position_at_a_time_is_the_whole_pass(model, voice):
     ]
     assert torch.allclose(torch.stack(logits, 1), whole[:, :13], atol=1e-4)
     # And several positions at a time.
-    cache.branch(3)
+    cache.branch(3)  # which forgets what the candidates had said
     a = model.run(model.embed_codes(framed[:, :5]), cache)
     b = model.run(model.embed_codes(framed[:, 5:], 5), cache)
     assert torch.allclose(model.code_head(torch.cat([a, b], 1)), whole[:, :13], atol=1e-4)
+
+
+def test_a_single_candidate_goes_on_in_the_prompts_part(model, voice):
+    codes = torch.randint(0, 96, (1, 35))
+    whole = model(voice, TEXT, codes)[1]
+    cache = CandidateCache(CONFIG.depth)
+    model.run(model.prompt(voice, TEXT), cache)
+    cache.branch(1)
+    framed = torch.nn.functional.pad(codes, (1, 0), value=CONFIG.start_code)
+    logits = [
+        model.code_head(model.run(model.embed_codes(framed[:, i : i + n], i), cache))
+        for i, n in [(0, 1), (1, 4), (5, 1), *((i, 1) for i in range(6, 36))]
+    ]
+    assert torch.allclose(torch.cat(logits, 1), whole[:, :36], atol=1e-4)
 
 
 def test_the_prompt_is_kept_once(model, voice):

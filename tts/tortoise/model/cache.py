@@ -16,14 +16,15 @@ class CandidateCache:
     """Keys and values of `depth` layers.
 
     First the prompt is pushed, as one row; `branch` then opens a part of each candidate's own. With sixteen candidates
-    of a long text the prompt would otherwise be kept, and read at every step, sixteen times.
+    of a long text the prompt would otherwise be kept, and read at every step, sixteen times. A single candidate goes on
+    in the prompt's own part, which is fewer products.
     """
 
     def __init__(self, depth: int):
         self.depth = depth
         self.shared: list[tuple[Tensor, Tensor]] = []  # a layer: (1, H, P, D) twice
         self.own: list[tuple[Tensor, Tensor]] = []  # a layer: (B, H, S, D) twice, S at least `length`
-        self.length = 0  # positions of the candidates
+        self.length = 0  # positions in the candidates' part
         self.n_candidates = 0
 
     def branch(self, n_candidates: int) -> None:
@@ -31,6 +32,15 @@ class CandidateCache:
         if len(self.shared) != self.depth:
             raise ValueError("the prompt comes first; run it through the model before branching")
         self.n_candidates, self.own, self.length = n_candidates, [], 0
+        if n_candidates == 1:
+            self.length = self.shared[0][0].shape[2]
+            for k, v in self.shared:
+                room = self._room(k, self.length + 1)
+                room[:, :, : self.length] = k
+                values = self._room(v, self.length + 1)
+                values[:, :, : self.length] = v
+                self.own.append((room, values))
+            self.shared = [(k[:, :, :0], v[:, :, :0]) for k, v in self.shared]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some candidates only: rows (B',) indices."""
@@ -80,6 +90,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, cache: CandidateCache | None, layer:
     own_keys, own_values = cache.write(layer, k, v)
     b, h, t, d = q.shape
     p, s = keys.shape[2], own_keys.shape[2]
+    if not p and t == 1:
+        return F.scaled_dot_product_attention(q, own_keys, own_values)
     q = q * d**-0.5
     # Candidates are rows of one product with the prompt's keys.
     rows = q.transpose(0, 1).reshape(h, b * t, d)
