@@ -9,7 +9,7 @@ import published
 import pytest
 import torch
 from myna.errors import InputError, MissingModelError, UsageError
-from myna.tts.tortoise import adapter
+from myna.tts.tortoise import adapter, registry
 from myna.tts.tortoise.adapter import FILES, convert_folder, find_network, load_network
 
 
@@ -101,6 +101,36 @@ def test_files_in_the_cache_are_what_their_publisher_states(folder, tmp_path, mo
     monkeypatch.setitem(FILES, "random-autoregressive", replace(known, sha256="0" * 64))
     with pytest.raises(InputError, match="another version: its sha256"):
         load_network("random-autoregressive")
+
+
+def test_all_files_are_fetched_and_checked_as_one_model(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MYNA_CACHE", str(tmp_path))
+    for network, file in list(FILES.items()):
+        data = (folder / file.name).read_bytes()
+        local = _LocalFile(
+            network, file.name, len(data), hashlib.sha256(data).hexdigest(), "", folder.as_uri()
+        )
+        monkeypatch.setitem(FILES, network, local)
+    assert not registry.is_installed("tortoise")
+    fetched = registry.download("tortoise")
+    assert fetched == registry.model_path("tortoise")
+    assert registry.is_installed("tortoise")
+    assert sorted(path.name for path in fetched.iterdir()) == sorted(file.name for file in FILES.values())
+    assert load_network("clvp").config == published.CONFIGS["clvp"]
+    # One that is not what was published is not kept, and what was there before stays.
+    monkeypatch.setitem(FILES, "clvp", replace(FILES["clvp"], sha256="0" * 64))
+    before = (fetched / "clvp2.pth").read_bytes()
+    with pytest.raises(MissingModelError, match="nothing was kept"):
+        registry.download("tortoise", force=True)
+    assert (fetched / "clvp2.pth").read_bytes() == before
+
+
+class _LocalFile(adapter.PublishedFile):
+    """Published in a folder of this machine."""
+
+    @property
+    def url(self) -> str:
+        return f"{self.repository}/{self.name}"
 
 
 def test_the_published_checksums_are_whole():
