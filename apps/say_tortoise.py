@@ -148,6 +148,6 @@ def is_tortoise(model: str) -> bool:
     path = Path(model)
     if not path.is_dir():
         return False
-    from ..tts.tortoise.adapter import FILES, find_network
+    from ..tts.tortoise.files import FILES, find_network
 
     return any(find_network(network, path) for network in FILES)

@@ -7,15 +7,8 @@ from pathlib import Path
 from ...data.download import ModelEntry, Progress
 from ...data.files import check_output
 from ...errors import MissingModelError, UsageError
-from .adapter import (
-    FAMILY,
-    FILES,
-    convert_file,
-    convert_folder,
-    download_files,
-    find_network,
-    tortoise_dir,
-)
+from .adapter import convert_file, convert_folder
+from .files import FAMILY, FILES, download_files, find_network, tortoise_dir
 
 ENTRY = ModelEntry(
     FAMILY,

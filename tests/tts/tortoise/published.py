@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from myna.tts.tortoise.adapter import FILES
+from myna.tts.tortoise.files import FILES
 from myna.tts.tortoise.model.autoregressive import Autoregressive, AutoregressiveConfig
 from myna.tts.tortoise.model.classifier import Classifier, ClassifierConfig
 from myna.tts.tortoise.model.clvp import CLVP, CLVPConfig

@@ -9,8 +9,9 @@ import published
 import pytest
 import torch
 from myna.errors import InputError, MissingModelError, UsageError
-from myna.tts.tortoise import adapter, registry
-from myna.tts.tortoise.adapter import FILES, convert_folder, find_network, load_network
+from myna.tts.tortoise import registry
+from myna.tts.tortoise.adapter import convert_folder, load_network
+from myna.tts.tortoise.files import FILES, PublishedFile, find_network, tortoise_dir
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 
 def test_files_in_the_cache_are_what_their_publisher_states(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MYNA_CACHE", str(tmp_path))
-    cached = adapter.tortoise_dir() / "rlg_auto.pth"
+    cached = tortoise_dir() / "rlg_auto.pth"
     cached.parent.mkdir()
     data = (folder / "rlg_auto.pth").read_bytes()
     cached.write_bytes(data)
@@ -125,7 +126,7 @@ def test_all_files_are_fetched_and_checked_as_one_model(folder, tmp_path, monkey
     assert (fetched / "clvp2.pth").read_bytes() == before
 
 
-class _LocalFile(adapter.PublishedFile):
+class _LocalFile(PublishedFile):
     """Published in a folder of this machine."""
 
     @property
