@@ -26,7 +26,7 @@ from myna.tts.decoders.vocoder_stream import VocoderDecoder
 from myna.tts.finish.watermark import WatermarkStream
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
-from myna.tts.lm.generate import Frame
+from myna.tts.lm.step import Frame
 from myna.tts.presets import PRESETS, SpeechOptions
 from myna.tts.registry import DECODERS
 from myna.tts.speaker import load_models

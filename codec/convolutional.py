@@ -16,7 +16,7 @@ from ..layers import Chain, Stream
 from ..layers.lstm import LSTM
 from ..layers.streaming import State, Streamable, join_all, step_layers
 from .base import Codec, Codes
-from .quantizer import ResidualVQ
+from .trainable import TrainableCodec
 
 # Frames that encode and decode hand through the convolutions at a time when nothing is learned, so that
 # activations stay in the cache; and through the whole network, so that memory does not grow with the length
@@ -25,7 +25,7 @@ BLOCK_FRAMES = 40
 LONG_BLOCK_FRAMES = 600
 
 
-class ConvolutionalCodec(Codec):
+class ConvolutionalCodec(TrainableCodec):
     """A codec whose encoder (rate 1 / frame_size) and decoder (rate frame_size) are Chains around a
     ResidualVQ.
 
@@ -36,7 +36,6 @@ class ConvolutionalCodec(Codec):
 
     encoder: Chain
     decoder: Chain
-    quantizer: ResidualVQ
     decoder_channels: int  # D
     whole_frames: bool = False
 
@@ -75,8 +74,8 @@ class ConvolutionalCodec(Codec):
         whole = -(-wav.shape[-1] // self.frame_size) * self.frame_size
         return whole if self.whole_frames else wav.shape[-1]
 
-    def rows(self) -> Tensor:
-        return self.quantizer.rows()
+    def synthesize(self, latents: Tensor, n_samples: int) -> Tensor:
+        return fit(self.decoder(latents), n_samples)
 
     def encoder_stream(
         self, batch: int = 1, n_codebooks: int | None = None, search: bool = False

@@ -13,16 +13,17 @@ Shapes: B batch, C audio channels, N samples, K codebooks, T frames, D latent ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError
-from .base import Codec, Codes
+from .base import Codes
 from .convolutional import ConvolutionalCodec, check_codes, check_n_codebooks, check_wav, fit
 from .quantizer import EMACodebook, ResidualVQ
 from .seanet import SEANetConfig, seanet_decoder, seanet_encoder
+from .trainable import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -144,13 +145,28 @@ class SegmentedEncodec(Encodec):
         starts = range(0, wav.shape[-1], self.stride)
         return torch.cat([self.segment_latents(wav[..., s : s + self.segment])[0] for s in starts], dim=-1)
 
+    def forward(
+        self, wav: Tensor, n_codebooks: Tensor | None = None, unquantized: Tensor | None = None
+    ) -> TrainingResult:
+        """As in TrainableCodec, on crops that are a segment each."""
+        if wav.shape[-1] > self.stride:
+            raise UsageError(
+                f"{self.name} learns from crops of {self.stride / self.sample_rate:g} s at most, a segment each; set "
+                "data.seconds"
+            )
+        result = super().forward(wav, n_codebooks, unquantized)
+        return replace(result, wav=result.wav * self._loudness(wav))
+
     def segment_latents(self, wav: Tensor) -> tuple[Tensor, Tensor]:
         """One segment (B, C, n) to its latents (B, D, t) and its loudness (B, 1)."""
-        scale = wav.new_ones(wav.shape[0], 1, 1)
-        if self.config.normalize:
-            scale = wav.mean(dim=1, keepdim=True).square().mean(dim=2, keepdim=True).sqrt() + 1e-8
-            wav = wav / scale
-        return self.encoder(wav), scale[:, :, 0]
+        scale = self._loudness(wav)
+        return self.encoder(wav / scale if self.config.normalize else wav), scale[:, :, 0]
+
+    def _loudness(self, wav: Tensor) -> Tensor:
+        """(B, C, n) -> (B, 1, 1), by which the network does not see it scaled; ones where it does."""
+        if not self.config.normalize:
+            return wav.new_ones(wav.shape[0], 1, 1)
+        return wav.mean(dim=1, keepdim=True).square().mean(dim=2, keepdim=True).sqrt() + 1e-8
 
     def encoder_stream(
         self, batch: int = 1, n_codebooks: int | None = None, search: bool = False
@@ -268,6 +284,6 @@ class SegmentedDecoderStream:
         self.tail_weight = self.tail_weight + fit(weight, self.tail.shape[-1])
 
 
-def build_encodec(config: EncodecConfig) -> Codec:
+def build_encodec(config: EncodecConfig) -> Encodec:
     """The model of a config, with weights yet to be loaded."""
     return Encodec(config) if config.segment is None else SegmentedEncodec(config)

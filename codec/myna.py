@@ -26,9 +26,10 @@ from ..layers.conv import Conv1d, ConvTranspose1d
 from ..layers.convnext import ConvNeXtBlock, Pointwise
 from ..layers.spectral import Frames, OverlapAdd
 from ..layers.streaming import Chain, Stream
-from .base import Codec, Codes
+from .base import Codes
 from .convolutional import blocks, check_codes, check_n_codebooks, check_wav, fit
-from .quantizer import EMACodebook, FactorizedCodebook, QuantizedResult, ResidualVQ
+from .quantizer import EMACodebook, FactorizedCodebook, ResidualVQ
+from .trainable import TrainableCodec
 
 
 @dataclass(frozen=True)
@@ -175,15 +176,7 @@ def build_quantizer(config: MynaConfig) -> ResidualVQ:
     raise ValueError(f"quantizer {config.quantizer!r} is neither 'factorized' nor 'ema'")
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """wav (B, 1, N) reconstructed, and what the quantizer reports."""
-
-    wav: Tensor
-    quantizer: QuantizedResult | None
-
-
-class MynaCodec(Codec):
+class MynaCodec(TrainableCodec):
     """`myna-24k`: causal, 24 kHz mono, 50 frames a second, 8 codebooks of 1024."""
 
     channels = 1
@@ -272,9 +265,6 @@ class MynaCodec(Codec):
             wav = torch.cat(list(blocks(self.decoder, codes.codes.shape[-1], 1, latents)), dim=-1)
             return wav[..., self.delay : self.delay + codes.n_samples]
 
-    def rows(self) -> Tensor:
-        return self.quantizer.rows()
-
     def encoder_stream(
         self, batch: int = 1, n_codebooks: int | None = None, search: bool = False
     ) -> MynaEncoderStream:
@@ -283,21 +273,8 @@ class MynaCodec(Codec):
     def decoder_stream(self, batch: int = 1) -> MynaDecoderStream:
         return MynaDecoderStream(self, batch)
 
-    def forward(
-        self, wav: Tensor, n_codebooks: Tensor | None = None, unquantized: Tensor | None = None
-    ) -> TrainingResult:
-        """One training pass. n_codebooks (B,): how many each example uses. unquantized (B,): examples whose
-        latents pass as they are; True for all while the codec warms up."""
-        n = wav.shape[-1]
-        latents = self.latents(wav)
-        result = None
-        z = latents
-        if unquantized is None or not bool(unquantized.all()):
-            result = self.quantizer(latents, n_codebooks)
-            z = result.quantized
-            if unquantized is not None:
-                z = torch.where(unquantized.to(z.device)[:, None, None], latents, z)
-        return TrainingResult(self.decoder(z)[..., self.delay : self.delay + n], result)
+    def synthesize(self, latents: Tensor, n_samples: int) -> Tensor:
+        return self.decoder(latents)[..., self.delay : self.delay + n_samples]
 
 
 class MynaEncoderStream:

@@ -108,6 +108,8 @@ def _load(
         if described.pop("family") != family:
             raise ValueError
         spoken = file.metadata["codec_hash"]
+        if described.pop("alignment", "pointer") != "pointer":  # which older files say
+            raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path} is not {_SAYS[family]}; give one that `myna train myna-{family}` wrote"

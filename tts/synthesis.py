@@ -28,8 +28,8 @@ from .finish.level import Leveller, LevelState
 from .finish.pauses import Trimmer
 from .finish.tempo import Tempo
 from .lm.batch import Prompt
-from .lm.generate import Frame
 from .lm.sampling import SamplingOptions
+from .lm.step import Frame
 from .presets import SpeechOptions
 from .text.long_text import Sentence
 from .text.phones import Phones

@@ -32,8 +32,8 @@ class Hum:
         self.frame_size, self.heard = frame_size, []
 
     def check(self, ar: ARModel) -> None:
-        if ar.config.alignment != "pointer":
-            raise MissingModelError("the decoder hum needs an AR with a pointer")
+        if ar.config.n_coarse != 1:
+            raise MissingModelError("the decoder hum reads one codebook")
 
     def read_voice(self, prompt: Prompt, wav: Tensor) -> float:
         return float(wav.abs().max())

@@ -13,7 +13,8 @@ from myna.codec.myna import MynaCodec, MynaConfig
 from myna.codec.registry import load_codec
 from myna.data.corpus import open_corpus
 from myna.errors import InputError
-from myna.training.models.aligner_trainer import align_utterances, boundary_errors
+from myna.training.models.aligner_recipe import AlignerRecipe
+from myna.training.models.aligner_trainer import AlignerTrainer, align_utterances, boundary_errors
 from myna.training.sets.align_corpus import align_corpus, round_samples, stretch
 from myna.training.sets.align_corpus import main as align_main
 from myna.training.sets.code_set import CodeSet
@@ -181,6 +182,12 @@ def test_only_what_has_a_text_is_read(corpus):
     assert all((u.times is not None) == (u.item.source == "timed") == u.exact for u in utterances)
     with pytest.raises(InputError, match=r"no recording in .* has a text in language 'fr'"):
         read_utterances(corpus, decoded, "fr")
+
+
+def test_two_processes_train_one_aligner(recipe, tmp_path, two_processes):
+    options = [*TINY, f"output={tmp_path / 'run'}", "max_steps=4", "realign_at=[2]"]
+    found = two_processes(AlignerTrainer, AlignerRecipe, str(recipe), options)
+    assert found[-2:] == ["aligner same 4", "batches differ 4"]
 
 
 def test_what_does_not_fit_its_text_is_dropped_and_counted(corpus, aligner):
