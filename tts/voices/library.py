@@ -145,7 +145,7 @@ def known_voice(name: str, codec: Codec, aligner: Aligner | None = None) -> Voic
         return load_voice(path)
     shipped = shipped_voices().get(name)
     if shipped is None:
-        raise _unknown(name)
+        raise unknown_voice(name)
     return prepared_voice(shipped, codec, aligner)
 
 
@@ -166,6 +166,7 @@ def prepared_voice(shipped: ShippedVoice, codec: Codec, aligner: Aligner | None 
     return voice
 
 
-def _unknown(name: str) -> UsageError:
+def unknown_voice(name: str) -> UsageError:
+    """What to raise for a name that nobody has."""
     names = [kept.name for kept in kept_voices()] + list(shipped_voices())
     return UsageError(f"no voice named {name!r}; there are {', '.join(names)}, or give a recording")
