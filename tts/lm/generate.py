@@ -13,9 +13,9 @@ Shapes: R rows, P phones, K codebooks, N coarse ones, V codebook_size, T frames,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -39,6 +39,19 @@ class Frame(NamedTuple):
     codes: Tensor  # (N,) long
     pointer: Tensor  # () long: the phone that is said, -1 with a model that has no pointer
     hidden: Tensor  # (W,) the model's state that the codes were drawn from
+
+
+class Ask(NamedTuple):
+    """What the model has to compute for one utterance.
+
+    part: a part of it that reads every row on its own, None: the next step of the transformer.   inputs: (R, ...) each.
+    """
+
+    part: Callable[..., Tensor] | None
+    inputs: tuple[Tensor, ...]
+
+
+_Run = Generator[Ask | Frame, Any, None]
 
 
 class ARGenerator:
@@ -168,16 +181,27 @@ class ARGenerator:
 
     def __iter__(self) -> Iterator[Frame]:
         """Frame by frame. Once only."""
-        run = self._pointed() if self.model.config.alignment == "pointer" else self._plain()
+        run = self.run()
+        answer: Tensor | None = None
         while True:
             # Entered anew for every frame: a generator that pauses inside would leave the mode on for its caller.
             with torch.inference_mode():
-                frame = next(run, None)
-            if frame is None:
-                return
-            yield frame
+                try:
+                    asked = run.send(answer)
+                    while isinstance(asked, Ask):
+                        x = asked.inputs
+                        asked = run.send(self._step(*x) if asked.part is None else asked.part(*x))
+                except StopIteration:
+                    return
+            answer = None
+            yield asked
 
-    def _pointed(self) -> Iterator[Frame]:
+    def run(self) -> _Run:
+        """The loop as a coroutine, so that several can share the steps of the model: it asks for what the model has to
+        compute, is sent the answer, and gives frames in between. To be run in inference mode, once."""
+        return self._pointed() if self.model.config.alignment == "pointer" else self._plain()
+
+    def _pointed(self) -> _Run:
         model, options = self.model, self.options
         tables = _tables(model)
         ages = model.age.weight
@@ -190,16 +214,16 @@ class ARGenerator:
         before, age = self._before, 0
         while pointer < self.n_phones:
             x = before + self._phone_rows[:, pointer] + ages[min(age, model.config.max_age)]
-            hidden = self._step(x)
-            code = sample(self._guided(model.logits(hidden)))
+            hidden = yield Ask(None, (x,))
+            code = sample(self._guided((yield Ask(model.logits, (hidden,)))))
             chosen = torch.tensor([code], device=hidden.device)
-            moves = durations(pointer, age, model.advance_head(hidden[:1], chosen)[0])
-            codes = self._deeper(hidden, code, numbers)
+            moves = durations(pointer, age, (yield Ask(model.advance_head, (hidden[:1], chosen)))[0])
+            codes = yield from self._deeper(hidden, code, numbers)
             yield Frame(torch.tensor(codes), torch.tensor(pointer), hidden[0])
             before = self._embed(tables, codes)
             pointer, age = (pointer + moves, 0) if moves else (pointer, age + 1)
 
-    def _plain(self) -> Iterator[Frame]:
+    def _plain(self) -> _Run:
         """Without a pointer: until the end-of-speech token, or the longest that so many phones can take."""
         model, end = self.model, self.model.config.codebook_size
         tables = _tables(model)
@@ -207,20 +231,22 @@ class ARGenerator:
         sample = CodeSampler(self.options, numbers, end)
         before = self._before
         for _ in range(PLAIN_FRAMES[0] * self.n_phones + PLAIN_FRAMES[1]):
-            hidden = self._step(before + model.segment.weight[1])
-            code = sample(self._guided(model.logits(hidden)))
+            hidden = yield Ask(None, (before + model.segment.weight[1],))
+            code = sample(self._guided((yield Ask(model.logits, (hidden,)))))
             if code == end:
                 return
-            codes = self._deeper(hidden, code, numbers)
+            codes = yield from self._deeper(hidden, code, numbers)
             yield Frame(torch.tensor(codes), torch.tensor(-1), hidden[0])
             before = self._embed(tables, codes)
 
-    def _deeper(self, hidden: Tensor, first: int, numbers: Iterator[float]) -> tuple[int, ...]:
+    def _deeper(
+        self, hidden: Tensor, first: int, numbers: Iterator[float]
+    ) -> Generator[Ask, Tensor, tuple[int, ...]]:
         """All coarse codes of the frame whose first one is drawn."""
         codes, o = [first], self.options
         for head in self.model.depth_heads:
             known = torch.tensor([codes], device=hidden.device).expand(self._n_rows, -1)
-            logits = self._guided(head(hidden, known))
+            logits = self._guided((yield Ask(head, (hidden, known))))
             codes.append(draw(logits, next(numbers), o.temperature, o.top_k, o.top_p))
         return tuple(codes)
 
@@ -233,6 +259,18 @@ class ARGenerator:
         self._reach += 1
         hidden, self._state = self.model.step(x, self._state, self._reach)
         return hidden
+
+    @staticmethod
+    def step_many(generators: Sequence[ARGenerator], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The next step (R, W) of several utterances of one model, in one pass over its weights."""
+        for one in generators:
+            one._reach += 1
+        hidden, states = generators[0].model.transformer.step_many(
+            torch.cat(list(inputs)), [one._state for one in generators], [one._reach for one in generators]
+        )
+        for one, state in zip(generators, states, strict=True):
+            one._state = state
+        return list(hidden.split([len(x) for x in inputs]))
 
     def _guided(self, logits: Tensor) -> Tensor:
         weights = [self.options.text_guidance - 1] * self._guides_text
