@@ -55,12 +55,16 @@ class SharedAR:
         options: SamplingOptions,
         opens: bool = True,
     ) -> Generator[Frame, None, None]:
-        """As iterating over `ARGenerator`. Closing it takes the utterance out before the next step.
+        """As iterating over `ARGenerator`: phones and prompt are read at once, by whoever calls. Closing it takes the
+        utterance out before the next step.
 
         opens: somebody waits for the first sound of it.
         """
         with torch.inference_mode():
-            utterance = _Utterance(ARGenerator(self.ar, phones, prompt, options), self.opening if opens else 0)
+            generator = ARGenerator(self.ar, phones, prompt, options)
+        return self._frames(_Utterance(generator, self.opening if opens else 0))
+
+    def _frames(self, utterance: _Utterance) -> Generator[Frame, None, None]:
         self._join(utterance)
         try:
             yield from self._taken(utterance)
