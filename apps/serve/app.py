@@ -18,7 +18,7 @@ from ...version import __version__
 from .body import BodyLimit
 from .house import House
 from .options import ServeOptions
-from .problems import Problem, envelope, problem_of
+from .problems import NotFound, Problem, envelope, problem_of
 from .routes import health, models, realtime, speech, speech_socket, transcriptions, voices
 from .routes.transcriptions import invalid
 from .security import Guard
@@ -61,12 +61,18 @@ def build_app(options: ServeOptions | None = None, house: House | None = None) -
     app.state.ready, app.state.beside = False, []
     for area in (speech, speech_socket, transcriptions, realtime, voices, models, health):
         app.include_router(area.router)
+    app.add_api_route("/v1/{rest:path}", _nowhere, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
     app.add_exception_handler(MynaError, _answer)
     app.add_exception_handler(OSError, _answer)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer)
     return app
+
+
+async def _nowhere(request: Request) -> Any:
+    """Before the page gets to see it, which answers otherwise."""
+    raise NotFound(f"there is nothing at {request.method} {request.url.path}; /openapi.json says what there is")
 
 
 async def _answer(request: Request, error: Exception) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+import contextlib
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
@@ -47,8 +48,17 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
-async def read_form(request: Request, limits: Limits) -> FormData:
-    """A multipart form, its files on the disk where they are long. Close it. Raises Invalid, TooLarge."""
+@contextlib.asynccontextmanager
+async def opened_form(request: Request) -> AsyncIterator[FormData]:
+    """A multipart form, its files on the disk where they are long, until the block ends. Raises Invalid, TooLarge."""
+    form = await _read_form(request)
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+async def _read_form(request: Request) -> FormData:
     if not request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form")):
         raise Invalid("expected a form (multipart/form-data) with a file")
     try:

@@ -25,7 +25,7 @@ from ....tts.lm.generate import Frame
 from ....tts.lm.sampling import SamplingOptions
 from ....tts.lm.shared import SharedAR
 from ....tts.presets import SpeechOptions
-from ....tts.speaker import Speaker
+from ....tts.speaker import Speaker, shared_speaker
 from ....tts.synthesis import SpokenChunk
 from ....tts.text.long_text import Sentence
 from ....tts.text.phones import Phones
@@ -143,7 +143,7 @@ class SpeechEngine:
     """The models of a speaker for any number of requests; safe to use from several threads."""
 
     def __init__(self, speaker: Speaker | None = None, device: str = "cpu", exact: bool = True):
-        self.speaker = Speaker(device=device) if speaker is None else speaker
+        self.speaker = shared_speaker(device) if speaker is None else speaker
         self.sample_rate = self.speaker.sample_rate
         models = self.speaker.models
         self.shared = SharedAR(models.ar, exact)

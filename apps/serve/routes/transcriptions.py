@@ -16,7 +16,7 @@ from ....asr.model.languages import LANGUAGES
 from ....asr.transcribe import TranscribeOptions
 from ....asr.transcript import Segment, Transcript
 from ....asr.writers import render
-from ..body import fields_of, read_form, read_upload
+from ..body import fields_of, opened_form, read_upload
 from ..engines.recognition import Recogniser
 from ..house import House
 from ..live import STREAM_HEADERS, Answer, Head, Live
@@ -44,7 +44,7 @@ async def _live(request: Request, task: str) -> Live:
     house: House = request.app.state.house
     client = request.scope["client_name"]
     house.admissions["transcription"].check(client)  # before the body is read
-    async with await read_form(request, house.options.limits) as form:
+    async with opened_form(request) as form:
         try:
             body = TranscriptionRequest(**fields_of(form))
         except ValidationError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from ..body import fields_of, read_form, read_upload
+from ..body import fields_of, opened_form, read_upload
 from ..house import House
 from ..problems import Invalid
 from ..schemas import VOICE_FORM
@@ -32,7 +32,7 @@ async def add_voice(request: Request) -> Any:
     house: House = request.app.state.house
     client = request.scope["client_name"]
     house.admissions["speech"].check(client)
-    async with await read_form(request, house.options.limits) as form:
+    async with opened_form(request) as form:
         fields = fields_of(form)
         for name in ("name", "consent"):
             if not str(fields.get(name, "")).strip():
