@@ -118,7 +118,13 @@ async def _events(recogniser: Recogniser, samples: np.ndarray, options: Transcri
 
 
 def rendered(transcript: Transcript, body: TranscriptionRequest, task: str) -> tuple[str, str]:
-    """Media type and text of a format."""
+    """Media type and text of a format. Whisper's last timestamp may lie behind the end of the recording: it is the end."""
+    end = round(transcript.duration, 3)
+    segments = tuple(
+        replace(segment, start=min(segment.start, end), end=min(segment.end, end))
+        for segment in transcript.segments
+    )
+    transcript = replace(transcript, segments=segments)
     text = transcript.text.strip()
     kind = body.response_format
     if kind == "text":
