@@ -9,9 +9,10 @@ from typing import Any
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from .options import Limits
-from .problems import Invalid, TooLarge
+from .problems import Invalid, TooLarge, envelope
 from .security import App, Receive, Scope, Send
 
 _ROOM = 1 << 20  # bytes of a form beside its file
@@ -33,19 +34,30 @@ class BodyLimit:
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         too_large = TooLarge(f"the request is longer than {most // (1 << 20)} MB; send less")
         n = int(stated) if stated.isdigit() else 0
+        message: MutableMapping[str, Any] = {}
 
         async def counted() -> MutableMapping[str, Any]:
-            nonlocal n_read
-            if n > most:
-                raise too_large
-            message = await receive()
-            n_read += len(message.get("body", b""))
-            if n_read > most:
+            nonlocal n_read, message
+            if n <= most:
+                message = await receive()
+                n_read += len(message.get("body", b""))
+            if max(n, n_read) > most:
+                n_read = most + 1
                 raise too_large
             return message
 
-        n_read = 0
-        await self.app(scope, counted, send)
+        async def answered(message: MutableMapping[str, Any]) -> None:
+            """Whoever read the body may have taken the exception for a damaged one."""
+            nonlocal refused
+            if n_read <= most:
+                await send(message)
+            elif not refused:
+                refused = True
+                response = JSONResponse(envelope(too_large), too_large.status, dict(too_large.headers))
+                await response(scope, receive, send)
+
+        n_read, refused = 0, False
+        await self.app(scope, counted, answered)
 
 
 @contextlib.asynccontextmanager

@@ -68,8 +68,9 @@ class Live(Response):
         except Exception as error:
             problem = problem_of(error)
             if self.status:
+                # Returning without the end of the body closes the connection.
                 log.warning("%s: cut off: %s", self.route, problem)
-                raise _CutOffError from None
+                return
             self.status = problem.status
             response = JSONResponse(envelope(problem), problem.status, dict(problem.headers))
             await response(scope, receive, send)
@@ -97,10 +98,6 @@ class Live(Response):
             await asyncio.wait_for(send(message), self.house.options.limits.stall)
         except (TimeoutError, asyncio.TimeoutError):
             raise TooLate("the client does not read what it has asked for") from None
-
-
-class _CutOffError(Exception):
-    """Ends the connection without the end of the body."""
 
 
 async def _gone(receive: Receive) -> None:

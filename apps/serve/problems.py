@@ -54,6 +54,10 @@ class Conflict(Problem):
 class TooLarge(Problem):
     status, kind, code = 413, "invalid_request_error", "request_too_large"
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Connection": "close"}  # the rest of the body is not waited for
+
 
 class Busy(Problem):
     """retry_after: seconds."""

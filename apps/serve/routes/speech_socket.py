@@ -91,7 +91,7 @@ def complete(text: str) -> tuple[str, str]:
 class _Session:
     def __init__(self, socket: WebSocket, house: House):
         self.socket, self.house = socket, house
-        self.config = SpeechRequest(input="-", response_format="pcm")
+        self.config = SpeechRequest(input="One.", response_format="pcm")
         self.text = ""  # of a sentence that is not complete
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None: all that was sent is to be said
         self.n_waiting = 0  # characters in it
@@ -161,7 +161,7 @@ class _Session:
             raise Invalid("session.config comes before the text, or after input.done")
         fields = {name: value for name, value in event.items() if name not in ("type", "input")}
         try:
-            config = SpeechRequest(**{"response_format": "pcm", **fields, "input": "-"})
+            config = SpeechRequest(**{"response_format": "pcm", **fields, "input": "One."})
         except ValidationError as error:
             raise invalid(error.errors()[0]) from None
         find_format(config.response_format)

@@ -21,6 +21,25 @@ def say(server: Running, text: str = "One two three.", **more) -> httpx.Response
     return httpx.post(server.url + "/v1/audio/speech", json=body, timeout=120)
 
 
+@pytest.fixture
+def slowly(engine, monkeypatch):
+    """Every chunk of sound takes its time."""
+    made = engine.speaker.models.sound
+
+    def sound(*args):
+        stream = made(*args)
+        push = stream.push
+
+        def slow(latents):
+            time.sleep(0.1)
+            return push(latents)
+
+        stream.push = slow
+        return stream
+
+    monkeypatch.setattr(engine.speaker.models, "sound", sound)
+
+
 def sentence(answer: httpx.Response) -> str:
     message = answer.json()["error"]["message"]
     assert message
@@ -29,7 +48,7 @@ def sentence(answer: httpx.Response) -> str:
     return message
 
 
-def test_beyond_its_capacity_it_says_when_to_come_again(serve):
+def test_beyond_its_capacity_it_says_when_to_come_again(serve, slowly):
     server = serve(max_concurrency=1, queue=1)
     with ThreadPoolExecutor(6) as threads:
         answers = list(threads.map(lambda n: say(server, LONG[:500], seed=n), range(6)))
@@ -44,7 +63,7 @@ def test_beyond_its_capacity_it_says_when_to_come_again(serve):
     assert say(server).status_code == 200
 
 
-def test_who_goes_in_the_middle_ends_the_work_at_once(server):
+def test_who_goes_in_the_middle_ends_the_work_at_once(server, slowly):
     shared = server.house._speech.shared
     with httpx.stream(
         "POST",
@@ -57,12 +76,12 @@ def test_who_goes_in_the_middle_ends_the_work_at_once(server):
     assert server.settled()
     made = shared.frames_made
     time.sleep(0.3)
-    assert shared.frames_made == made
+    assert shared.frames_made <= made + 1  # the step that was under way
     text = httpx.get(server.url + "/metrics").text
     assert 'myna_cancelled_total{route="speech"}' in text
 
 
-def test_who_goes_while_waiting_gives_its_place_away(serve):
+def test_who_goes_while_waiting_gives_its_place_away(serve, slowly):
     server = serve(max_concurrency=1, queue=1)
     body = {"input": LONG, "voice": "ada", "response_format": "pcm"}
     with httpx.stream("POST", server.url + "/v1/audio/speech", json=body, timeout=60) as first:
@@ -105,21 +124,21 @@ def _received(connection: socket.socket) -> bytes:
         return b""
 
 
-def test_a_request_has_a_deadline(serve):
-    server = serve(limits={"deadline": 0.4}, max_concurrency=1)
+def test_a_request_has_a_deadline(serve, slowly):
+    server = serve(limits={"deadline": 4.0}, max_concurrency=1)
     body = {"input": LONG, "voice": "ada", "response_format": "pcm"}
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(
             lambda: httpx.post(server.url + "/v1/audio/speech", json=body, timeout=60)
         )
-        time.sleep(0.1)
+        time.sleep(0.5)
         second = threads.submit(say, server)
         with pytest.raises(httpx.RemoteProtocolError):  # it had begun
             first.result()
         answer = second.result()
     assert answer.status_code in (200, 504)
     if answer.status_code == 504:
-        assert "longer than 0.4 s" in sentence(answer)
+        assert "longer than 4 s" in sentence(answer)
     assert server.settled()
 
 
@@ -130,9 +149,11 @@ def test_two_gigabytes_are_refused_before_they_are_sent(server):
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
         )
         connection.settimeout(20)
-        answer = connection.recv(4096)
+        answer = b""
+        while part := _received(connection):
+            answer += part
     assert answer.startswith(b"HTTP/1.1 413")
-    assert b"send less" in answer or b"send less" in connection.recv(4096)
+    assert b"send less" in answer
 
 
 def test_an_upload_without_end_is_refused_when_it_is_too_long(serve):

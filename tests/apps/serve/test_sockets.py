@@ -36,6 +36,7 @@ def receive(socket, until: str) -> tuple[list[dict], bytes]:
             data += message
         else:
             events.append(json.loads(message))
+            assert until == "error" or events[-1]["type"] != "error", events[-1]
     return events, data
 
 
