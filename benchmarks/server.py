@@ -128,7 +128,19 @@ def start() -> tuple[subprocess.Popen[bytes], str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-W", "ignore", "-m", "myna", "serve", "--port", str(port), "--no-page", "--model", "tiny.en"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "myna",
+        "serve",
+        "--port",
+        str(port),
+        "--no-page",
+        "--model",
+        "tiny.en",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     for _ in range(600):
@@ -255,7 +267,9 @@ async def soak(url: str, pid: int, seconds: float) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16, 64])
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--soak", type=float)
@@ -274,7 +288,9 @@ def main() -> None:
         rows = [asyncio.run(load(url, process.pid, n, asked.seconds)) for n in asked.clients]
         if asked.json:
             print(json.dumps([asdict(row) for row in rows], indent=2))
-        print("| clients | requests/s | first sound p50 (s) | p99 (s) | speech made (s/s) | memory (MB) | turned away |")
+        print(
+            "| clients | requests/s | first sound p50 (s) | p99 (s) | speech made (s/s) | memory (MB) | turned away |"
+        )
         print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for row in rows:
             print(
@@ -285,7 +301,10 @@ def main() -> None:
             through, python = overhead(url)
             print(f"real-time factor of a sentence: {through:.3f} through the server, {python:.3f} in Python")
         if asked.transcribe:
-            for name, where, model in (("myna", url, "tiny.en"), ("beside", asked.beside, asked.beside_model)):
+            for name, where, model in (
+                ("myna", url, "tiny.en"),
+                ("beside", asked.beside, asked.beside_model),
+            ):
                 for n in (1, 4) if where else ():
                     speed, count = asyncio.run(transcription(where, n, asked.seconds, model))
                     print(f"transcription, {name}, {n} clients: {speed:.1f} s a second ({count} recordings)")

@@ -203,7 +203,9 @@ class Transformer(Streamable):
             x = block.step(x, turn, cache, slot, mask, with_past, condition)
         return self.norm(x, condition).transpose(1, 2), (following, caches)
 
-    def step_many(self, x: Tensor, states: Sequence[State], reaches: Sequence[int]) -> tuple[Tensor, list[State]]:
+    def step_many(
+        self, x: Tensor, states: Sequence[State], reaches: Sequence[int]
+    ) -> tuple[Tensor, list[State]]:
         """One frame of several streams, each with a state of its own: x (B, W), the rows of the first stream first ->
         (B, W) and the next states, as `step` has them. The products with the weights are those of all rows together,
         attention is each stream's own: its numbers do not depend on the other streams where those of the linear
@@ -216,9 +218,7 @@ class Transformer(Streamable):
         turn = self.rotary(at, x.dtype)
         slot = at % self.config.context
         bounds = [min(reach, self.config.context) for reach in reaches]
-        masks = [
-            self._seen(own, bound, x.dtype) for own, bound in zip(at.split(counts), bounds, strict=True)
-        ]
+        masks = [self._seen(own, bound, x.dtype) for own, bound in zip(at.split(counts), bounds, strict=True)]
         slots = slot.split(counts)
         x = x[:, None]
         for i, block in enumerate(self._blocks):

@@ -58,9 +58,7 @@ def spoken_words(
 def _word_phones(phones: Phones) -> list[tuple[int, int]]:
     """First and last phone of every run without a pause."""
     symbols = list(enumerate(phones.tokens[0].tolist()))
-    runs = [
-        list(run) for pause, run in groupby(symbols, lambda item: item[1] in _PAUSES) if not pause
-    ]
+    runs = [list(run) for pause, run in groupby(symbols, lambda item: item[1] in _PAUSES) if not pause]
     return [(run[0][0], run[-1][0]) for run in runs]
 
 

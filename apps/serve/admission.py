@@ -82,7 +82,9 @@ class Admission:
 
     def _let_in(self) -> None:
         while self._waiting and self.n_active < self.slots:
-            client = min(self._waiting, key=lambda name: self._active[name])  # of equals, whose turn was longest ago
+            client = min(
+                self._waiting, key=lambda name: self._active[name]
+            )  # of equals, whose turn was longest ago
             place = self._waiting[client].popleft()
             if self._waiting[client]:
                 self._waiting.move_to_end(client)

@@ -61,7 +61,9 @@ def build_app(options: ServeOptions | None = None, house: House | None = None) -
     app.state.ready, app.state.beside = False, []
     for area in (speech, speech_socket, transcriptions, realtime, voices, models, health):
         app.include_router(area.router)
-    app.add_api_route("/v1/{rest:path}", _nowhere, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
+    app.add_api_route(
+        "/v1/{rest:path}", _nowhere, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False
+    )
     app.add_exception_handler(MynaError, _answer)
     app.add_exception_handler(OSError, _answer)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -72,7 +74,9 @@ def build_app(options: ServeOptions | None = None, house: House | None = None) -
 
 async def _nowhere(request: Request) -> Any:
     """Before the page gets to see it, which answers otherwise."""
-    raise NotFound(f"there is nothing at {request.method} {request.url.path}; /openapi.json says what there is")
+    raise NotFound(
+        f"there is nothing at {request.method} {request.url.path}; /openapi.json says what there is"
+    )
 
 
 async def _answer(request: Request, error: Exception) -> Any:
@@ -88,6 +92,8 @@ async def _answer_invalid(request: Request, error: Exception) -> Any:
 async def _answer_http(request: Request, error: Exception) -> Any:
     """Of Starlette: an address or a method that there is not."""
     assert isinstance(error, HTTPException)
-    problem = Problem(str(error.detail).rstrip(".").lower() + f": {request.method} {request.url.path}", code="not_found")
+    problem = Problem(
+        str(error.detail).rstrip(".").lower() + f": {request.method} {request.url.path}", code="not_found"
+    )
     problem.status, problem.kind = error.status_code, "invalid_request_error"
     return JSONResponse(envelope(problem), problem.status)

@@ -89,7 +89,9 @@ async def read_upload(form: FormData, name: str, limits: Limits) -> bytes:
     if not isinstance(file, UploadFile):
         raise Invalid(f"the form has no file named {name}", param=name, code="missing_file")
     if (file.size or 0) > limits.upload_bytes:
-        raise TooLarge(f"the file is longer than {limits.upload_bytes >> 20} MB; send it in parts", param=name)
+        raise TooLarge(
+            f"the file is longer than {limits.upload_bytes >> 20} MB; send it in parts", param=name
+        )
     return await file.read()
 
 

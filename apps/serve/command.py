@@ -74,7 +74,9 @@ def command(
         import fastapi  # noqa: F401
         import uvicorn
     except ImportError as error:
-        raise UsageError(f"the server needs FastAPI and uvicorn ({error}); pip install 'myna[serve]'") from None
+        raise UsageError(
+            f"the server needs FastAPI and uvicorn ({error}); pip install 'myna[serve]'"
+        ) from None
     from ..demo.server import check_address
     from .app import build_app
     from .page import is_installed, mounted
@@ -88,7 +90,9 @@ def command(
         app.state.beside.append(lambda house: serving(f"tcp://{host}:{wyoming}", house))
     console = Console(quiet)
     if not options.is_local and not options.api_keys:
-        console.note(f"everybody who reaches {host} can use, add and remove voices; --api-key asks them for a key")
+        console.note(
+            f"everybody who reaches {host} can use, add and remove voices; --api-key asks them for a key"
+        )
     with contextlib.ExitStack() as stack:
         if page and is_installed():
             app = stack.enter_context(mounted(app))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+
 from ...errors import MynaError
 from .admission import Admission
 from .audio.decoding import Decoders, DecodingLimits

@@ -17,7 +17,11 @@ class Metrics:
         own = {"registry": self.registry}
         self.requests = Counter("myna_requests", "Requests answered.", ("route", "status"), **own)
         self.seconds = Histogram(
-            "myna_request_seconds", "From a request to the end of its answer.", ("route",), buckets=_SECONDS, **own
+            "myna_request_seconds",
+            "From a request to the end of its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            **own,
         )
         self.first_audio = Histogram(
             "myna_first_audio_seconds", "From a request to its first sound.", buckets=_SECONDS, **own

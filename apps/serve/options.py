@@ -54,7 +54,9 @@ class ServeOptions:
             if value < least:
                 raise UsageError(f"--{name} is {value}; give at least {least}")
         if any(len(key) < 8 or not key.isascii() or key != key.strip() for key in self.api_keys):
-            raise UsageError("an API key has at least 8 characters, all of them ASCII, none of them a space at an end")
+            raise UsageError(
+                "an API key has at least 8 characters, all of them ASCII, none of them a space at an end"
+            )
 
     @property
     def is_local(self) -> bool:

@@ -68,9 +68,7 @@ class Guard:
             self._check_origin(headers)
             # A browser asks without the key whether it may ask with it.
             asks_first = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
-            scope["client_name"] = (
-                "preflight" if asks_first else self._client(scope, headers)
-            )
+            scope["client_name"] = "preflight" if asks_first else self._client(scope, headers)
         except Problem as problem:
             await _refuse(problem, scope, receive, send)
             return
@@ -79,7 +77,9 @@ class Guard:
     def _check_host(self, headers: MutableMapping[str, str]) -> None:
         host = _hostname(headers.get("host", ""))
         if self.options.is_local and host not in (*LOOPBACK, "testserver"):
-            raise Forbidden(f"this server answers to {', '.join(LOOPBACK)} only, not to {host!r}; start it with --host")
+            raise Forbidden(
+                f"this server answers to {', '.join(LOOPBACK)} only, not to {host!r}; start it with --host"
+            )
 
     def _check_origin(self, headers: MutableMapping[str, str]) -> None:
         origin = headers.get("origin")

@@ -133,7 +133,9 @@ class Voices:
     def _unknown(self, name: str) -> NotFound:
         names = [kept.name for kept in library.kept_voices()] + list(library.shipped_voices())
         shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        return NotFound(f"no voice named {name[:64]!r}; there are {shown}", param="voice", code="voice_not_found")
+        return NotFound(
+            f"no voice named {name[:64]!r}; there are {shown}", param="voice", code="voice_not_found"
+        )
 
 
 _RELEASED = int(datetime(2026, 11, 1, tzinfo=timezone.utc).timestamp())

@@ -123,7 +123,10 @@ class _Handler(AsyncEventHandler):
         self._audio, self._n_bytes = [], 0
         house = self.house
         name = house.recognition.resolve(self._asked.name or "", language=self._asked.language)
-        async with house.admitted("transcription", self.client), house.recognition.pool.use(name) as recogniser:
+        async with (
+            house.admitted("transcription", self.client),
+            house.recognition.pool.use(name) as recogniser,
+        ):
             language = self._asked.language
             if language and not recogniser.transcriber.model.dims.is_multilingual:
                 language = None  # Home Assistant sends the language of the house, "en" or another
@@ -153,7 +156,9 @@ class _Handler(AsyncEventHandler):
                     await self.write_event(AudioStart(**form).event())
                     started = True
                 if len(chunk.samples):
-                    await self.write_event(AudioChunk(audio=to_int16(chunk.samples).tobytes(), **form).event())
+                    await self.write_event(
+                        AudioChunk(audio=to_int16(chunk.samples).tobytes(), **form).event()
+                    )
         await self.write_event(AudioStop().event())
 
     async def _info(self) -> Info:

@@ -19,12 +19,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..text.phones import Phones
 from .ar import ARModel
 from .batch import Prompt
 from .generate import ARGenerator, Ask, Frame
 from .row_exact import row_exact
 from .sampling import SamplingOptions
-from ..text.phones import Phones
 
 _AHEAD = 100  # frames that an utterance may be ahead of whoever takes them
 _MARGIN = 25

@@ -65,9 +65,7 @@ def decoded(data: bytes, job: dict[str, Any]) -> tuple[np.ndarray, int]:
         for block in reader.blocks(seconds=1.0):
             n += block.shape[1]
             if n > job["seconds"] * rate:
-                raise InputError(
-                    f"the recording is longer than {job['seconds']:g} s; send it in parts"
-                )
+                raise InputError(f"the recording is longer than {job['seconds']:g} s; send it in parts")
             parts.append(resampler.push(block.mean(axis=0, keepdims=True))[0])
         parts.append(resampler.flush()[0])
     return np.concatenate(parts).astype(np.float32, copy=False), wanted

@@ -49,7 +49,11 @@ class Decoders:
         await self._workers[-1].start()
 
     async def decode(
-        self, data: bytes, sample_rate: int | None = None, raw: int | None = None, seconds: float | None = None
+        self,
+        data: bytes,
+        sample_rate: int | None = None,
+        raw: int | None = None,
+        seconds: float | None = None,
     ) -> Audio:
         """A file of any format that libsndfile reads, channels averaged, to (1, N) at `sample_rate` (its own: None).
 

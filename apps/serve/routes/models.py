@@ -32,7 +32,9 @@ async def model(request: Request, name: str) -> Any:
     for entry in await _all(request):
         if entry["id"] == name:
             return entry
-    raise NotFound(f"no model named {name[:64]!r}; /v1/models lists them", param="model", code="model_not_found")
+    raise NotFound(
+        f"no model named {name[:64]!r}; /v1/models lists them", param="model", code="model_not_found"
+    )
 
 
 async def _all(request: Request) -> list[dict[str, Any]]:

@@ -139,7 +139,8 @@ class _Session:
             resolved = self.house.recognition.resolve(str(name))
             if resolved != self.model:
                 raise Invalid(
-                    f"this session listens with {self.model}; connect with ?model={name} for another", param="model"
+                    f"this session listens with {self.model}; connect with ?model={name} for another",
+                    param="model",
                 )
         self.recogniser.transcriber.options(language=options.language)  # refused here where it cannot be
         self.options = options
@@ -155,7 +156,9 @@ class _Session:
             raise Invalid("audio is not base64 of 16-bit samples", param="audio") from None
         samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32768
         if (self.n_waiting + len(samples)) > _MOST_WAITING * self.options.rate:
-            raise TooLarge("more audio waits than this server can listen to in a minute; send it as it is recorded")
+            raise TooLarge(
+                "more audio waits than this server can listen to in a minute; send it as it is recorded"
+            )
         self.n_waiting += len(samples)
         self.heard.put_nowait(samples)
 
@@ -207,7 +210,9 @@ class _Session:
                 await self._say(self.turn, x[begun : (i + 1) * FRAME])
                 begun = (i + 1) * FRAME
                 await self._send(
-                    "input_audio_buffer.speech_stopped", item_id=self.turn.id, audio_end_ms=self._ms(-self.quiet)
+                    "input_audio_buffer.speech_stopped",
+                    item_id=self.turn.id,
+                    audio_end_ms=self._ms(-self.quiet),
                 )
                 await self._end_turn()
         if self.turn is not None:
@@ -232,7 +237,9 @@ class _Session:
             await self._say(turn, np.concatenate([self.past, self.rest]))
             self.past, self.rest = self.past[:0], self.rest[:0]
         if self.turn is None or not self.turn.seconds:
-            raise Invalid("there is no audio to commit; append some first", code="input_audio_buffer_commit_empty")
+            raise Invalid(
+                "there is no audio to commit; append some first", code="input_audio_buffer_commit_empty"
+            )
         await self._end_turn()
 
     async def _say(self, turn: _Turn, samples: np.ndarray) -> None:
@@ -257,7 +264,9 @@ class _Session:
             async with self.house.listening:
                 words = await asyncio.to_thread(turn.flush)
         except Exception as error:
-            await self._send(event + "failed", item_id=turn.id, content_index=0, **envelope(problem_of(error)))
+            await self._send(
+                event + "failed", item_id=turn.id, content_index=0, **envelope(problem_of(error))
+            )
             return
         await self._delta(turn, words)
         usage = {"type": "duration", "seconds": round(turn.seconds, 2)}

@@ -51,7 +51,9 @@ async def _answer(house: House, body: SpeechRequest, client: str) -> Answer:
         async with aclosing(utterance.chunks()) as chunks:
             try:
                 async for chunk in chunks:
-                    if waiting:  # not before there is sound: until then, what goes wrong has a status of its own
+                    if (
+                        waiting
+                    ):  # not before there is sound: until then, what goes wrong has a status of its own
                         house.metrics.first_audio.observe(time.monotonic() - began)
                         waiting = False
                         yield head
@@ -63,7 +65,9 @@ async def _answer(house: House, body: SpeechRequest, client: str) -> Answer:
                     if data:
                         yield _delta(data)
                     if chunk.words and "word" in body.timestamp_granularities:
-                        yield event({"type": "speech.audio.words", "words": [w.to_dict() for w in chunk.words]})
+                        yield event(
+                            {"type": "speech.audio.words", "words": [w.to_dict() for w in chunk.words]}
+                        )
             except Exception as error:
                 if not events or waiting:
                     raise

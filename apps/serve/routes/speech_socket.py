@@ -108,7 +108,9 @@ class _Session:
         speaking = asyncio.create_task(self._speak())
         try:
             while True:
-                listening = asyncio.create_task(next_event(self.socket, 4 * self.house.options.limits.characters))
+                listening = asyncio.create_task(
+                    next_event(self.socket, 4 * self.house.options.limits.characters)
+                )
                 await asyncio.wait((speaking, listening), return_when=asyncio.FIRST_COMPLETED)
                 if speaking.done():
                     listening.cancel()

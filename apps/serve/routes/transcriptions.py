@@ -173,5 +173,6 @@ def invalid(error: Any) -> Invalid:
     where = [str(part) for part in error["loc"] if part not in ("body", "query", "path")]
     message = str(error["msg"])
     return Invalid(
-        f"{'.'.join(where) or 'the request'}: {message[:1].lower()}{message[1:]}", param=where[0] if where else None
+        f"{'.'.join(where) or 'the request'}: {message[:1].lower()}{message[1:]}",
+        param=where[0] if where else None,
     )

@@ -36,7 +36,10 @@ async def add_voice(request: Request) -> Any:
         fields = fields_of(form)
         for name in ("name", "consent"):
             if not str(fields.get(name, "")).strip():
-                raise Invalid(f"{name} is missing; a voice needs a name, a recording and its speaker's consent", param=name)
+                raise Invalid(
+                    f"{name} is missing; a voice needs a name, a recording and its speaker's consent",
+                    param=name,
+                )
         part = "audio_sample" if "audio_sample" in form else "file"
         data = await read_upload(form, part, house.options.limits)
     library = await house.voices()

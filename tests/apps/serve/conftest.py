@@ -15,20 +15,20 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-import torch  # noqa: E402
-import uvicorn  # noqa: E402
-from myna.apps.serve.app import build_app  # noqa: E402
-from myna.apps.serve.engines.recognition import Recognition  # noqa: E402
-from myna.apps.serve.engines.speech import SpeechEngine  # noqa: E402
-from myna.apps.serve.house import House  # noqa: E402
-from myna.apps.serve.options import Limits, ServeOptions  # noqa: E402
-from myna.codec.myna import MynaCodec, MynaConfig  # noqa: E402
-from myna.tts.decoders.nar import NARConfig, NARModel  # noqa: E402
-from myna.tts.decoders.nar_stream import NARDecoder  # noqa: E402
-from myna.tts.lm.ar import ARConfig, ARModel  # noqa: E402
-from myna.tts.speaker import Speaker  # noqa: E402
-from myna.tts.valle import Valle  # noqa: E402
-from myna.tts.voices.voice import Voice, codec_hash  # noqa: E402
+import torch
+import uvicorn
+from myna.apps.serve.app import build_app
+from myna.apps.serve.engines.recognition import Recognition
+from myna.apps.serve.engines.speech import SpeechEngine
+from myna.apps.serve.house import House
+from myna.apps.serve.options import Limits, ServeOptions
+from myna.codec.myna import MynaCodec, MynaConfig
+from myna.tts.decoders.nar import NARConfig, NARModel
+from myna.tts.decoders.nar_stream import NARDecoder
+from myna.tts.lm.ar import ARConfig, ARModel
+from myna.tts.speaker import Speaker
+from myna.tts.valle import Valle
+from myna.tts.voices.voice import Voice, codec_hash
 
 ASSETS = Path(__file__).parents[2] / "assets"
 SPEECH = ASSETS / "speech.wav"
@@ -64,7 +64,9 @@ class Running:
         end = time.monotonic() + patience
         while time.monotonic() < end:
             engine = self.house._speech
-            active = sum(admission.n_active + admission.n_waiting for admission in self.house.admissions.values())
+            active = sum(
+                admission.n_active + admission.n_waiting for admission in self.house.admissions.values()
+            )
             if not active and (engine is None or not engine.shared.n_running):
                 return True
             time.sleep(0.02)

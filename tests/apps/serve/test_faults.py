@@ -71,8 +71,9 @@ def test_who_goes_in_the_middle_ends_the_work_at_once(server, slowly):
         json={"input": LONG, "voice": "ada", "response_format": "pcm"},
         timeout=60,
     ) as response:
-        next(response.iter_bytes())
-        assert shared.n_running
+        parts = response.iter_bytes()
+        next(parts)
+        assert server.house.admissions["speech"].n_active == 1
     assert server.settled()
     made = shared.frames_made
     time.sleep(0.3)
@@ -85,7 +86,8 @@ def test_who_goes_while_waiting_gives_its_place_away(serve, slowly):
     server = serve(max_concurrency=1, queue=1)
     body = {"input": LONG, "voice": "ada", "response_format": "pcm"}
     with httpx.stream("POST", server.url + "/v1/audio/speech", json=body, timeout=60) as first:
-        next(first.iter_bytes())
+        parts = first.iter_bytes()
+        next(parts)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(server.url + "/v1/audio/speech", json=body, timeout=0.5)
         end = time.monotonic() + 10
@@ -101,7 +103,9 @@ def test_who_does_not_read_is_cut_off_and_the_others_are_not(serve):
     slow = socket.socket()
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     slow.connect(("127.0.0.1", server.port))
-    body = b'{"input": "%s", "voice": "ada", "response_format": "wav", "speed": 0.25}' % (LONG[:2000].encode())
+    body = b'{"input": "%s", "voice": "ada", "response_format": "wav", "speed": 0.25}' % (
+        LONG[:2000].encode()
+    )
     slow.sendall(
         b"POST /v1/audio/speech HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
@@ -128,9 +132,7 @@ def test_a_request_has_a_deadline(serve, slowly):
     server = serve(limits={"deadline": 4.0}, max_concurrency=1)
     body = {"input": LONG, "voice": "ada", "response_format": "pcm"}
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(
-            lambda: httpx.post(server.url + "/v1/audio/speech", json=body, timeout=60)
-        )
+        first = threads.submit(lambda: httpx.post(server.url + "/v1/audio/speech", json=body, timeout=60))
         time.sleep(0.5)
         second = threads.submit(say, server)
         with pytest.raises(httpx.RemoteProtocolError):  # it had begun
@@ -186,7 +188,9 @@ def test_a_text_that_is_too_long_is_refused_by_its_body(server):
     sentence(answer)
 
 
-@pytest.mark.parametrize("body", [b"", b"--x", b"--x\r\n\r\n", b"--x\r\nContent-Disposition: x\r\n\r\n\r\n--x--"])
+@pytest.mark.parametrize(
+    "body", [b"", b"--x", b"--x\r\n\r\n", b"--x\r\nContent-Disposition: x\r\n\r\n\r\n--x--"]
+)
 def test_a_damaged_form_is_refused(server, body):
     answer = httpx.post(
         server.url + "/v1/audio/transcriptions",

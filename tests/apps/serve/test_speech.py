@@ -55,9 +55,12 @@ def test_requests_side_by_side_are_not_mixed_up(client, server):
     with ThreadPoolExecutor(8) as threads:
         said = list(threads.map(lambda n: pcm(client, texts[n], extra_body={"seed": n}), range(8)))
     assert all(np.array_equal(a, b) for a, b in zip(said, expected, strict=True))
-    steps, frames = (now - then for now, then in zip(
-        (server.house._speech.shared.steps, server.house._speech.shared.frames_made), before, strict=True
-    ))
+    steps, frames = (
+        now - then
+        for now, then in zip(
+            (server.house._speech.shared.steps, server.house._speech.shared.frames_made), before, strict=True
+        )
+    )
     assert frames > 1.5 * steps  # they shared the steps
 
 
@@ -86,7 +89,11 @@ def test_the_asynchronous_client(server):
     async def main():
         async with openai.AsyncOpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
             said = await client.audio.speech.create(
-                model="gpt-4o-mini-tts", voice="ada", input=TEXT, response_format="pcm", instructions="Softly."
+                model="gpt-4o-mini-tts",
+                voice="ada",
+                input=TEXT,
+                response_format="pcm",
+                instructions="Softly.",
             )
             return await said.aread()
 
@@ -114,7 +121,9 @@ def test_events_carry_the_audio_and_what_it_cost(server):
 def test_words_come_with_the_times_at_which_they_are_said(server):
     found = events(server, response_format="pcm", timestamp_granularities=["word"], speed=1.25)
     words = [word for event in found if event["type"] == "speech.audio.words" for word in event["words"]]
-    assert [word["word"].strip(".,").lower() for word in words] == TEXT.replace(".", "").replace(",", "").lower().split()
+    assert [word["word"].strip(".,").lower() for word in words] == TEXT.replace(".", "").replace(
+        ",", ""
+    ).lower().split()
     times = [time for word in words for time in (word["start"], word["end"])]
     assert times == sorted(times)
     assert 0 <= times[0] < 0.5
@@ -158,7 +167,9 @@ def test_the_client_raises_its_own_errors(client):
         client.audio.speech.create(model="tts-1", voice="ada", input="Hello.", speed=9)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"input": 3}', b'{"voice": {}}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"input": 3}', b'{"voice": {}}']
+)
 def test_a_body_that_is_none_is_refused(server, content):
     answer = httpx.post(
         server.url + "/v1/audio/speech", content=content, headers={"content-type": "application/json"}

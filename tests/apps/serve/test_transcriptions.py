@@ -115,7 +115,12 @@ def test_requests_side_by_side_share_the_model_and_keep_their_texts(client, serv
         ({"file": SPEECH.read_bytes()}, {"language": "klingon"}, 400, "klingon"),
         ({"file": SPEECH.read_bytes()}, {"response_format": "docx"}, 400, "response_format"),
         ({"file": SPEECH.read_bytes()}, {"temperature": "7"}, 400, "temperature"),
-        ({"file": SPEECH.read_bytes()}, {"timestamp_granularities[]": "letter"}, 400, "timestamp_granularities"),
+        (
+            {"file": SPEECH.read_bytes()},
+            {"timestamp_granularities[]": "letter"},
+            400,
+            "timestamp_granularities",
+        ),
     ],
 )
 def test_what_cannot_be_heard_is_one_sentence(server, files, data, status, words):
@@ -129,5 +134,3 @@ def test_what_cannot_be_heard_is_one_sentence(server, files, data, status, words
 def test_an_english_model_does_not_translate(client):
     with pytest.raises(openai.BadRequestError, match="cannot translate"):
         client.audio.translations.create(model="tiny.en", file=SPEECH)
-
-

@@ -15,13 +15,13 @@ from .conftest import SPEECH
 
 pytest.importorskip("wyoming")
 
-from myna.apps.serve.wyoming import check_uri, serving  # noqa: E402
-from wyoming.asr import Transcribe, Transcript  # noqa: E402
-from wyoming.audio import AudioChunk, AudioStart, AudioStop  # noqa: E402
-from wyoming.client import AsyncTcpClient  # noqa: E402
-from wyoming.error import Error  # noqa: E402
-from wyoming.info import Describe, Info  # noqa: E402
-from wyoming.tts import (  # noqa: E402
+from myna.apps.serve.wyoming import check_uri, serving
+from wyoming.asr import Transcribe, Transcript
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.client import AsyncTcpClient
+from wyoming.error import Error
+from wyoming.info import Describe, Info
+from wyoming.tts import (
     Synthesize,
     SynthesizeChunk,
     SynthesizeStart,
@@ -82,7 +82,9 @@ def test_it_speaks(port):
 def test_it_speaks_while_the_text_comes(port):
     voice = SynthesizeVoice(name="ada")
     pieces = [SynthesizeStart(voice=voice), SynthesizeChunk("One two three. Fo"), SynthesizeChunk("ur five.")]
-    events = talk(port, [*pieces, Synthesize("One two three. Four five.", voice), SynthesizeStop()], SynthesizeStopped)
+    events = talk(
+        port, [*pieces, Synthesize("One two three. Four five.", voice), SynthesizeStop()], SynthesizeStopped
+    )
     assert sum(AudioStart.is_type(event.type) for event in events) == 2  # a sentence each; not said once more
     assert len(sound(events)) > 10_000
 

@@ -84,7 +84,9 @@ def test_alone_it_is_the_loop_of_one(ar):
     shared = SharedAR(ar)
     made = say(shared, 0)
     assert [f.codes.tolist() for f in made] == [f.codes.tolist() for f in one]
-    assert torch.allclose(torch.stack([f.hidden for f in made]), torch.stack([f.hidden for f in one]), atol=1e-5)
+    assert torch.allclose(
+        torch.stack([f.hidden for f in made]), torch.stack([f.hidden for f in one]), atol=1e-5
+    )
 
 
 def test_who_leaves_is_gone_before_the_next_step_and_the_others_go_on(ar):
