@@ -14,7 +14,7 @@ import typer
 from ..errors import MynaError
 from ..version import __version__
 from . import compress, decompress, evaluate, info, models, prepare, say, train, transcribe, voices
-from .console import PIPE_CLOSED, complain, silence_stdout
+from .console import PIPE_CLOSED, complain, own_lines_only, shows_warnings, silence_stdout
 from .demo import command as demo
 from .serve import command as serve
 
@@ -67,6 +67,11 @@ class _Terminated(BaseException):
 
 def run(args: list[str]) -> int:
     """Run one command line; every failure is one line on standard error and an exit code."""
+    with own_lines_only():
+        return _run(args)
+
+
+def _run(args: list[str]) -> int:
     try:
         code = app(args, prog_name="myna", standalone_mode=False)
         if code == INTERRUPTED:  # typer catches Ctrl-C itself
@@ -107,10 +112,8 @@ def run(args: list[str]) -> int:
 
 def main() -> None:
     """The `myna` program."""
-    if not os.environ.get("MYNA_DEBUG"):
-        import warnings
-
-        warnings.filterwarnings("ignore")
+    if not shows_warnings():
+        os.environ["PYTHONWARNINGS"] = "ignore"  # of the processes that a command starts
     signal.signal(signal.SIGTERM, _terminate)
     code = run(sys.argv[1:])
     try:

@@ -265,13 +265,15 @@ class ResidualVQ(nn.Module):
 
     def rows(self) -> Tensor:
         """The vectors that the codes stand for, (K, V, d)."""
-        return torch.stack(
-            [b.embed if isinstance(b, EMACodebook) else b.codebook.weight.detach() for b in self._books]
-        )
+        books = [b.embed if isinstance(b, EMACodebook) else b.codebook.weight for b in self._books]
+        return torch.stack(books).detach()
 
-    def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
-        """latents (B, D, T) -> codes (B, K, T) with the first `n_codebooks` (default: all)."""
-        if self.n_paths > 1:
+    def encode(self, latents: Tensor, n_codebooks: int | None = None, search: bool = False) -> Tensor:
+        """latents (B, D, T) -> codes (B, K, T) with the first `n_codebooks` (default: all).
+
+        search: over `n_paths` paths, if there are several; otherwise greedily.
+        """
+        if search and self.n_paths > 1:
             return self._search(latents, self.n_codebooks if n_codebooks is None else n_codebooks)
         residual, codes = latents, []
         for codebook in self._books[:n_codebooks]:

@@ -17,7 +17,7 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
     line for whatever the user can mend.
     """
     kind = read_key(recipe, "kind", "codec")
-    if kind == "codec":
+    if kind in ("codec", "encodec", "dac"):
         from .models.codec_trainer import train as train_codec
 
         return train_codec(recipe, overrides, quiet)
@@ -33,4 +33,6 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
         from .models.vocoder_trainer import train as train_vocoder
 
         return train_vocoder(recipe, overrides, quiet)
-    raise InputError(f"recipe {recipe}: kind must be one of codec, ar, nar, aligner, vocoder, got {kind!r}")
+    raise InputError(
+        f"recipe {recipe}: kind must be one of codec, encodec, dac, ar, nar, aligner, vocoder, got {kind!r}"
+    )

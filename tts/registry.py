@@ -22,7 +22,7 @@ from safetensors.torch import save
 
 from ..codec import Codec
 from ..codec.checkpoint import weights_hash
-from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
+from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors, uninitialized
 from ..data.files import atomic_output
 from ..errors import InputError, MissingModelError, UsageError
 from .decoders.base import SpeechDecoder
@@ -108,6 +108,8 @@ def _load(
         if described.pop("family") != family:
             raise ValueError
         spoken = file.metadata["codec_hash"]
+        if described.pop("alignment", "pointer") != "pointer":  # which older files say
+            raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path} is not {_SAYS[family]}; give one that `myna train myna-{family}` wrote"
@@ -123,7 +125,8 @@ def _load(
             described[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
     dimensions = config_from_dict(config, described, path)
     try:
-        model = kind(dimensions)
+        with uninitialized():
+            model = kind(dimensions)
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(f"{path}: its configuration cannot be built: {error}") from None
     load_strictly(model, file.weights, path)

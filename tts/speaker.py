@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +22,7 @@ from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
 from ..errors import MissingModelError
+from ..pretrained import perth
 from ..version import __version__
 from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
@@ -76,10 +78,14 @@ class Speaker:
         device: str | torch.device = "cpu",
         watermark: type[Watermark] | Any = WatermarkStream,
     ):
-        self.models = load_models(device) if models is None else models
+        with ThreadPoolExecutor(1) as beside:
+            if watermark is WatermarkStream:
+                beside.submit(
+                    perth.comb
+                )  # read while the models are, and kept; a fault is raised again below
+            self.models = load_models(device) if models is None else models
         self.sample_rate = self.models.codec.sample_rate
         self._watermark = partial(watermark, self.sample_rate)
-        self._making = threading.Lock()
         self._watermark(0)  # fails here rather than in the middle of a sentence
 
     def with_models(self, models: Valle) -> Speaker:
@@ -104,8 +110,7 @@ class Speaker:
         than before the first word. Raises UsageError without one, InputError for what cannot be a voice.
         """
         codec, aligner = self.models.codec, self.models.aligner
-        with self._making:  # the search for codes is set for a moment on a codec that all share
-            found = find_voice(source, codec, text, consent, aligner, language)
+        found = find_voice(source, codec, text, consent, aligner, language)
         self.models.hear(found.prompt(), decoder)
         return found
 

@@ -30,8 +30,8 @@ from .finish.level import Leveller, LevelState
 from .finish.pauses import Trimmer
 from .finish.tempo import Tempo
 from .lm.batch import Prompt
-from .lm.generate import Frame
 from .lm.sampling import SamplingOptions
+from .lm.step import Frame
 from .presets import SpeechOptions
 from .spoken_words import SpokenWord, spoken_words
 from .text.long_text import Sentence

@@ -83,6 +83,7 @@ def page_environment(workspace: Workspace) -> dict[str, str]:
     return {
         "GRADIO_ANALYTICS_ENABLED": "0",
         "GRADIO_TEMP_DIR": str(workspace.uploads),
+        "HF_HUB_DISABLE_TELEMETRY": "1",  # Gradio sets it where analytics are off, and leaves it set
         "HF_HUB_OFFLINE": "1",
         "PATH": path if shutil.which("ffmpeg") else f"{_ffmpeg_folder(workspace)}{os.pathsep}{path}",
         # Gradio asks its own address whether it answers, and a proxy would not find it.
@@ -104,6 +105,11 @@ def _ffmpeg_folder(workspace: Workspace) -> Path:
     folder = workspace.folder / "bin"
     folder.mkdir()
     (folder / "ffmpeg").symlink_to(program)
+    if not shutil.which("ffprobe"):
+        # Where Gradio finds ffmpeg it also asks ffprobe, from 6.31 on, and takes its failure for a file that plays.
+        probe = folder / "ffprobe"
+        probe.write_text("#!/bin/sh\nexit 1\n", encoding="ascii")
+        probe.chmod(0o755)
     return folder
 
 

@@ -44,7 +44,7 @@ def reconstruct(
     """(N,) at `sample_rate` through a codec of any rate and number of channels, and back to (N,)."""
     device = next(codec.parameters(), torch.zeros(())).device
     x = torch.from_numpy(at_rate(wav, sample_rate, codec.sample_rate)).to(device)
-    y = codec.reconstruct(x.expand(1, codec.channels, -1), n_codebooks)
+    y = codec.reconstruct(x.expand(1, codec.channels, -1), n_codebooks, search=True)
     return at_rate(y[0].mean(0).float().cpu().numpy(), codec.sample_rate, sample_rate)[: len(wav)]
 
 

@@ -54,7 +54,7 @@ def through_codec(codec: Codec, clip: Clip, n_codebooks: Sequence[int]) -> Itera
     device = device_of(codec)
     wav = torch.from_numpy(at_rate(clip.wav, clip.sample_rate, codec.sample_rate)).to(device)
     start = clock(device)
-    whole = codec.encode(wav.expand(1, codec.channels, -1), max(n_codebooks))
+    whole = codec.encode(wav.expand(1, codec.channels, -1), max(n_codebooks), search=True)
     encoded = clock(device) - start
     for k in n_codebooks:
         codes = whole.keep(k)

@@ -44,7 +44,7 @@ def tiny_models(device: str = "cpu", n_coarse: int = 1) -> Valle:
     codec = MynaCodec(config).eval()
     with torch.no_grad():
         codec.decoder.layers[-2].scale.fill_(0.5)  # pyright: ignore
-    rows = codec.quantizer.rows()
+    rows = codec.rows()
     ar = ARModel(ARConfig(codebook_dim=16, n_coarse=n_coarse, **SMALL), rows)
     groups = tuple((k,) for k in range(n_coarse, 8))
     nar = NARModel(NARConfig(codebook_dim=16, n_given=n_coarse, groups=groups, condition=8, **SMALL), rows)

@@ -16,8 +16,8 @@ from myna.errors import InputError, UsageError
 from myna.tts.decoders.base import Latents
 from myna.tts.finish.level import active_level, start_state
 from myna.tts.lm.batch import Prompt
-from myna.tts.lm.generate import Frame
 from myna.tts.lm.sampling import SamplingOptions
+from myna.tts.lm.step import Frame
 from myna.tts.presets import PRESETS, SpeechOptions
 from myna.tts.synthesis import PARAGRAPH_PAUSE, PAUSE, SpokenChunk, Synthesizer, sentence_seed
 from myna.tts.text.long_text import Sentence

@@ -126,7 +126,7 @@ class NAROptions:
 class NARModel(nn.Module):
     """P(codes of a group of codebooks | lower codebooks, phones, prompt), frame by frame independent.
 
-    rows: the codec's codebook vectors (K, V, d), `codec.quantizer.rows()`; None when a checkpoint follows.
+    rows: the codec's codebook vectors (K, V, d), `codec.rows()`; None when a checkpoint follows.
     """
 
     neighbours: Tensor

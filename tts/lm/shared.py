@@ -17,14 +17,14 @@ from collections.abc import Generator, Iterator
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from ..text.phones import Phones
 from .ar import ARModel
 from .batch import Prompt
-from .generate import ARGenerator, Ask, Frame
+from .generate import ARGenerator
 from .row_exact import row_exact
 from .sampling import SamplingOptions
+from .step import Ask, Frame
 
 _AHEAD = 100  # frames that an utterance may be ahead of whoever takes them
 _MARGIN = 25
@@ -136,7 +136,7 @@ class SharedAR:
             # One kind at a time, so that those who are behind catch up and ask for the rest together.
             part, members = next(iter(kinds.items()))
             try:
-                answers = _answers(part, members)
+                answers = _answers(self.ar, part, members)
             except Exception as error:
                 for utterance in members:
                     utterance.fail(error)
@@ -167,7 +167,7 @@ class _Utterance:
         self.error: BaseException | None = None
         self.made: deque[Frame] = deque()
 
-    def resume(self, answer: Tensor | None) -> None:
+    def resume(self, answer: Any) -> None:
         """On to the next thing it asks for, its next frame or its end."""
         self.asked, self.frame = None, None
         try:
@@ -199,10 +199,12 @@ def _chosen(running: list[_Utterance]) -> list[_Utterance]:
     return ready
 
 
-def _answers(part: Any, members: list[_Utterance]) -> list[Tensor]:
-    inputs = [cast(Ask, one.asked).inputs for one in members]
-    if part is None:
-        return ARGenerator.step_many([one.generator for one in members], [x for (x,) in inputs])
-    rows = [len(one[0]) for one in inputs]
-    together = part(*(torch.cat(column) for column in zip(*inputs, strict=True)))
-    return list(together.split(rows))
+def _answers(model: ARModel, part: Any, members: list[_Utterance]) -> list[Any]:
+    asked = [cast(Ask, one.asked) for one in members]
+    counts = [len(one.inputs[0]) for one in asked]
+    together = [torch.cat(column) for column in zip(*(one.inputs for one in asked), strict=True)]
+    if part is not None:
+        return list(part(*together).split(counts))
+    reaches = [model.config.context if one.reach is None else one.reach for one in asked]
+    hidden, caches = model.transformer.step_many(together[0], [one.cache for one in asked], reaches)
+    return list(zip(hidden.split(counts), caches, strict=True))

@@ -21,9 +21,9 @@ import numpy as np
 
 from ....tts.decoders.base import Latents, SoundStream
 from ....tts.lm.batch import Prompt
-from ....tts.lm.generate import Frame
 from ....tts.lm.sampling import SamplingOptions
 from ....tts.lm.shared import SharedAR
+from ....tts.lm.step import Frame
 from ....tts.presets import SpeechOptions
 from ....tts.speaker import Speaker, shared_speaker
 from ....tts.synthesis import SpokenChunk

@@ -10,11 +10,12 @@ import torch
 from myna.kernels.int8 import Int8Linear, int8_engine
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
-from myna.tts.lm.generate import ARGenerator, Frame
+from myna.tts.lm.generate import ARGenerator
 from myna.tts.lm.quantize import prepare
 from myna.tts.lm.row_exact import RowExactInt8, RowExactLinear, row_exact
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.lm.shared import SharedAR, _chosen
+from myna.tts.lm.step import Frame
 from myna.tts.text.phones import Phones
 
 K, V, D = 4, 64, 16
