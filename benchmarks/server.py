@@ -1,10 +1,10 @@
 """`myna serve` under load: how soon the first sound is heard, how much is said, what it takes.
 
     python benchmarks/server.py                       # speech with 1, 4, 8, 16 and 64 clients, and the overhead
-    python benchmarks/server.py --transcribe          # transcription, too; beside speaches where one runs (--beside URL)
+    python benchmarks/server.py --transcribe          # transcription, too; --beside URL for another server's
     python benchmarks/server.py --soak 600            # four times its capacity, clients that vanish, damaged uploads
 
-The server runs in a process of its own, started here; --url takes one that runs. Every client asks again as soon as it
+The server runs in a process of its own, started here. Every client asks again as soon as it
 has its answer. Latency counts from the request to the first byte of sound after the header.
 """
 

@@ -222,12 +222,11 @@ class Transformer(Streamable):
         slots = slot.split(counts)
         x = x[:, None]
         for i, block in enumerate(self._blocks):
-            parts = zip(
-                *(part.split(counts) for part in block.attention.project(block.norm1(x), turn)), strict=True
-            )
+            projected = block.attention.project(block.norm1(x), turn)
+            q, k, v = (part.split(counts) for part in projected)
             y = [
-                block.attention.look(*own, state[1][i], rows, mask)
-                for own, state, rows, mask in zip(parts, states, slots, masks, strict=True)
+                block.attention.look(*own[:3], own[3][1][i], *own[4:])
+                for own in zip(q, k, v, states, slots, masks, strict=True)
             ]
             x = x + block.attention.merge(torch.cat(y))
             x = x + block.feed_forward(block.norm2(x))

@@ -77,8 +77,8 @@ class SpokenChunk:
     """A stretch of speech.
 
     samples: (n,) float32.   sentence: its index.   ends_sentence: nothing of it follows.   done: share of the text
-    that is said by then, 0 to 1.   level: at the end of a sentence, what the next one begins with.   words: at the end of
-    a sentence, when each of it was said, in seconds of the speech; none where the AR has no pointer.
+    that is said by then, 0 to 1.   level: at the end of a sentence, what the next one begins with.   words: likewise,
+    when each of it was said, in seconds of the speech.
     """
 
     samples: np.ndarray

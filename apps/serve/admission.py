@@ -13,7 +13,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
 
-from .problems import Busy
+from .problems import BusyError
 
 
 class Admission:
@@ -41,7 +41,7 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def slot(self, client: str) -> AsyncIterator[None]:
-        """Raises Busy where there is neither a slot nor a place."""
+        """Raises BusyError where there is neither a slot nor a place."""
         await self._enter(client)
         began = time.monotonic()
         try:
@@ -53,7 +53,7 @@ class Admission:
             self._let_in()
 
     def check(self, client: str) -> None:
-        """Raises Busy if `slot` would: before a body is read that is not to be worked on."""
+        """Raises BusyError if `slot` would: before a body is read that is not to be worked on."""
         if self.n_active >= self.slots and self.n_waiting >= self.places and self._greedy(client) is None:
             raise self._busy()
 
@@ -116,10 +116,10 @@ class Admission:
             if not waiting:
                 del self._waiting[client]
 
-    def _busy(self) -> Busy:
+    def _busy(self) -> BusyError:
         seconds = self._typical * (self.n_waiting + 1) / self.slots
         retry_after = min(60, max(1, round(seconds)))
-        return Busy(
+        return BusyError(
             f"the server is busy with {self.n_active} requests and {self.n_waiting} wait; "
             f"try again in {retry_after} s",
             retry_after,

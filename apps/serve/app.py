@@ -18,7 +18,7 @@ from ...version import __version__
 from .body import BodyLimit
 from .house import House
 from .options import ServeOptions
-from .problems import NotFound, Problem, envelope, problem_of
+from .problems import NotFoundError, ProblemError, envelope, problem_of
 from .routes import health, models, realtime, speech, speech_socket, transcriptions, voices
 from .routes.transcriptions import invalid
 from .security import Guard
@@ -74,7 +74,7 @@ def build_app(options: ServeOptions | None = None, house: House | None = None) -
 
 async def _nowhere(request: Request) -> Any:
     """Before the page gets to see it, which answers otherwise."""
-    raise NotFound(
+    raise NotFoundError(
         f"there is nothing at {request.method} {request.url.path}; /openapi.json says what there is"
     )
 
@@ -92,7 +92,7 @@ async def _answer_invalid(request: Request, error: Exception) -> Any:
 async def _answer_http(request: Request, error: Exception) -> Any:
     """Of Starlette: an address or a method that there is not."""
     assert isinstance(error, HTTPException)
-    problem = Problem(
+    problem = ProblemError(
         str(error.detail).rstrip(".").lower() + f": {request.method} {request.url.path}", code="not_found"
     )
     problem.status, problem.kind = error.status_code, "invalid_request_error"

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from .options import Limits
-from .problems import Invalid, TooLarge, envelope
+from .problems import InvalidError, TooLargeError, envelope
 from .security import App, Receive, Scope, Send
 
 _ROOM = 1 << 20  # bytes of a form beside its file
@@ -32,7 +32,7 @@ class BodyLimit:
         upload = scope["path"] in _UPLOADS
         most = self.limits.upload_bytes + _ROOM if upload else self.limits.json_bytes
         stated = dict(scope["headers"]).get(b"content-length", b"0")
-        too_large = TooLarge(f"the request is longer than {most // (1 << 20)} MB; send less")
+        too_large = TooLargeError(f"the request is longer than {most // (1 << 20)} MB; send less")
         n = int(stated) if stated.isdigit() else 0
         message: MutableMapping[str, Any] = {}
 
@@ -62,7 +62,7 @@ class BodyLimit:
 
 @contextlib.asynccontextmanager
 async def opened_form(request: Request) -> AsyncIterator[FormData]:
-    """A multipart form, its files on the disk where they are long, until the block ends. Raises Invalid, TooLarge."""
+    """A multipart form, its files on the disk where they are long, until the block ends. Raises InvalidError, TooLargeError."""
     form = await _read_form(request)
     try:
         yield form
@@ -72,24 +72,24 @@ async def opened_form(request: Request) -> AsyncIterator[FormData]:
 
 async def _read_form(request: Request) -> FormData:
     if not request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form")):
-        raise Invalid("expected a form (multipart/form-data) with a file")
+        raise InvalidError("expected a form (multipart/form-data) with a file")
     try:
         return await request.form(max_files=2, max_fields=64, max_part_size=_ROOM)
     except MultiPartException as error:
-        raise Invalid(f"the form cannot be read: {error.message.rstrip('.').lower()}") from None
+        raise InvalidError(f"the form cannot be read: {error.message.rstrip('.').lower()}") from None
     except Exception as error:
         if type(error).__name__ != "HTTPException":
             raise
-        raise Invalid(f"the form cannot be read: {getattr(error, 'detail', error)}") from None
+        raise InvalidError(f"the form cannot be read: {getattr(error, 'detail', error)}") from None
 
 
 async def read_upload(form: FormData, name: str, limits: Limits) -> bytes:
-    """The bytes of a file of the form. Raises Invalid where there is none, TooLarge."""
+    """The bytes of a file of the form. Raises InvalidError where there is none, TooLargeError."""
     file = form.get(name)
     if not isinstance(file, UploadFile):
-        raise Invalid(f"the form has no file named {name}", param=name, code="missing_file")
+        raise InvalidError(f"the form has no file named {name}", param=name, code="missing_file")
     if (file.size or 0) > limits.upload_bytes:
-        raise TooLarge(
+        raise TooLargeError(
             f"the file is longer than {limits.upload_bytes >> 20} MB; send it in parts", param=name
         )
     return await file.read()

@@ -14,7 +14,7 @@ from .engines.recognition import Recognition
 from .engines.speech import SpeechEngine
 from .metrics import Metrics
 from .options import ServeOptions
-from .problems import TooLate
+from .problems import TooLateError
 from .voices import Voices
 
 # OpenAI's names and ours for the one speech engine there is.
@@ -24,7 +24,7 @@ SPEECH_MODELS = ("myna", "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 class House:
     """Belongs to one event loop.
 
-    speech: None loads the models that ship when the server starts.   recognition: None for the Whispers of this machine.
+    speech: None loads the models that ship when the server starts.   recognition: None for this machine's Whispers.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class House:
 
     @contextlib.asynccontextmanager
     async def admitted(self, kind: str, client: str) -> AsyncIterator[None]:
-        """A slot, and the deadline of the request. Raises Busy, TooLate."""
+        """A slot, and the deadline of the request. Raises BusyError, TooLateError."""
         admission = self.admissions[kind]
         deadline = self.options.limits.deadline
         try:
             async with _deadline(deadline), admission.slot(client):
                 yield
         except (TimeoutError, asyncio.TimeoutError):
-            raise TooLate(f"the request took longer than {deadline:g} s; send less at a time") from None
+            raise TooLateError(f"the request took longer than {deadline:g} s; send less at a time") from None
 
     def measure(self) -> None:
         """The counters that are read from elsewhere."""

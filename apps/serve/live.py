@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from .house import House
-from .problems import TooLate, envelope, log, problem_of
+from .problems import TooLateError, envelope, log, problem_of
 
 # Proxies that collect a stream before they pass it on would undo it.
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -93,11 +93,11 @@ class Live(Response):
         await self._send(send, {"type": "http.response.body", "body": body, "more_body": False})
 
     async def _send(self, send: Send, message: dict[str, Any]) -> None:
-        """Raises TooLate if the client takes nothing for too long."""
+        """Raises TooLateError if the client takes nothing for too long."""
         try:
             await asyncio.wait_for(send(message), self.house.options.limits.stall)
         except (TimeoutError, asyncio.TimeoutError):
-            raise TooLate("the client does not read what it has asked for") from None
+            raise TooLateError("the client does not read what it has asked for") from None
 
 
 async def _gone(receive: Receive) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong, as a status and OpenAI's envelope: {"error": {message, type, param, code}}; the message is a sentence."""
+"""What goes wrong, as a status and OpenAI's envelope: {"error": {message, type, param, code}}."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...errors import CorruptStreamError, InputError, MissingModelError, MynaErr
 log = logging.getLogger("myna.serve")
 
 
-class Problem(MynaError):
+class ProblemError(MynaError):
     """An answer that is no success.   status: of HTTP.   kind, code, param: of the envelope."""
 
     status, kind, code = 500, "server_error", "internal_error"
@@ -27,11 +27,11 @@ class Problem(MynaError):
         return {}
 
 
-class Invalid(Problem):
+class InvalidError(ProblemError):
     status, kind, code = 400, "invalid_request_error", "invalid_value"
 
 
-class Unauthorized(Problem):
+class UnauthorizedError(ProblemError):
     status, kind, code = 401, "invalid_request_error", "invalid_api_key"
 
     @property
@@ -39,19 +39,19 @@ class Unauthorized(Problem):
         return {"WWW-Authenticate": 'Basic realm="myna"'}
 
 
-class Forbidden(Problem):
+class ForbiddenError(ProblemError):
     status, kind, code = 403, "invalid_request_error", "forbidden"
 
 
-class NotFound(Problem):
+class NotFoundError(ProblemError):
     status, kind, code = 404, "invalid_request_error", "not_found"
 
 
-class Conflict(Problem):
+class ConflictError(ProblemError):
     status, kind, code = 409, "invalid_request_error", "already_exists"
 
 
-class TooLarge(Problem):
+class TooLargeError(ProblemError):
     status, kind, code = 413, "invalid_request_error", "request_too_large"
 
     @property
@@ -59,7 +59,7 @@ class TooLarge(Problem):
         return {"Connection": "close"}  # the rest of the body is not waited for
 
 
-class Busy(Problem):
+class BusyError(ProblemError):
     """retry_after: seconds."""
 
     status, kind, code = 429, "rate_limit_error", "server_busy"
@@ -73,45 +73,45 @@ class Busy(Problem):
         return {"Retry-After": str(self.retry_after)}
 
 
-class TooLate(Problem):
+class TooLateError(ProblemError):
     status, kind, code = 504, "server_error", "deadline_exceeded"
 
 
-_OURS: tuple[tuple[type[MynaError], type[Problem], str], ...] = (
-    (UsageError, Invalid, "invalid_value"),
-    (InputError, Invalid, "invalid_audio"),
-    (CorruptStreamError, Invalid, "invalid_audio"),
-    (MissingModelError, NotFound, "model_not_found"),
+_OURS: tuple[tuple[type[MynaError], type[ProblemError], str], ...] = (
+    (UsageError, InvalidError, "invalid_value"),
+    (InputError, InvalidError, "invalid_audio"),
+    (CorruptStreamError, InvalidError, "invalid_audio"),
+    (MissingModelError, NotFoundError, "model_not_found"),
 )
 
 
-class NoSpace(Problem):
+class NoSpaceError(ProblemError):
     status, kind, code = 507, "server_error", "insufficient_storage"
 
 
-def problem_of(error: BaseException) -> Problem:
+def problem_of(error: BaseException) -> ProblemError:
     """The answer to an error. What was not foreseen is told to the log, not to the client."""
-    if isinstance(error, Problem):
+    if isinstance(error, ProblemError):
         return error
     for kind, problem, code in _OURS:
         if isinstance(error, kind):
             return problem(str(error), code=code)
     if isinstance(error, OutputError) or (isinstance(error, OSError) and error.errno in _FULL):
         log.error("%s", error)
-        return NoSpace("the server cannot write to its disk; make room there, then try again")
+        return NoSpaceError("the server cannot write to its disk; make room there, then try again")
     if isinstance(error, TimeoutError):
-        return TooLate("the request took longer than the server allows; send less at a time")
+        return TooLateError("the request took longer than the server allows; send less at a time")
     if isinstance(error, MemoryError):
         log.error("out of memory")
-        return Problem("the server is out of memory; try again later")
+        return ProblemError("the server is out of memory; try again later")
     log.error("unexpected %s", type(error).__name__, exc_info=error)
-    return Problem("something went wrong in the server; its log says what")
+    return ProblemError("something went wrong in the server; its log says what")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
-def envelope(problem: Problem) -> dict[str, Any]:
+def envelope(problem: ProblemError) -> dict[str, Any]:
     return {
         "error": {
             "message": str(problem),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .options import LOOPBACK, ServeOptions
-from .problems import Forbidden, Problem, Unauthorized, envelope
+from .problems import ForbiddenError, ProblemError, UnauthorizedError, envelope
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -69,7 +70,7 @@ class Guard:
             # A browser asks without the key whether it may ask with it.
             asks_first = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
             scope["client_name"] = "preflight" if asks_first else self._client(scope, headers)
-        except Problem as problem:
+        except ProblemError as problem:
             await _refuse(problem, scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -77,7 +78,7 @@ class Guard:
     def _check_host(self, headers: MutableMapping[str, str]) -> None:
         host = _hostname(headers.get("host", ""))
         if self.options.is_local and host not in (*LOOPBACK, "testserver"):
-            raise Forbidden(
+            raise ForbiddenError(
                 f"this server answers to {', '.join(LOOPBACK)} only, not to {host!r}; start it with --host"
             )
 
@@ -86,7 +87,7 @@ class Guard:
         if origin is None or "*" in self.options.cors or origin in self.options.cors:
             return
         if urlsplit(origin).netloc != headers.get("host"):
-            raise Forbidden(f"pages of {origin} may not use this server; start it with --cors {origin}")
+            raise ForbiddenError(f"pages of {origin} may not use this server; start it with --cors {origin}")
 
     def _client(self, scope: Scope, headers: MutableMapping[str, str]) -> str:
         address = (scope.get("client") or ("local", 0))[0]
@@ -94,7 +95,7 @@ class Guard:
             return f"address-{address}"
         found = self.keys.client(_given(headers))
         if found is None:
-            raise Unauthorized("the API key is missing or wrong; send it as Authorization: Bearer KEY")
+            raise UnauthorizedError("the API key is missing or wrong; send it as Authorization: Bearer KEY")
         return found
 
 
@@ -105,10 +106,8 @@ def _given(headers: MutableMapping[str, str]) -> list[str]:
     if scheme.lower() == "bearer":
         given.append(value.strip())
     elif scheme.lower() == "basic":
-        try:
+        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
             given.append(base64.b64decode(value, validate=True).decode().partition(":")[2])
-        except (binascii.Error, UnicodeDecodeError):
-            pass
     for protocol in headers.get("sec-websocket-protocol", "").split(","):
         if protocol.strip().startswith(_SUBPROTOCOL):
             given.append(protocol.strip()[len(_SUBPROTOCOL) :])
@@ -121,7 +120,7 @@ def _hostname(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
     from starlette.responses import JSONResponse
 
     if scope["type"] == "websocket":

@@ -16,7 +16,7 @@ from ...tts.speaker import Speaker
 from ...tts.voices import library
 from ...tts.voices.recording import PromptOptions
 from ...tts.voices.voice import Voice, check_codec, check_name, make_voice
-from .problems import Conflict, NotFound
+from .problems import ConflictError, NotFoundError
 
 # OpenAI's voices, for clients that know no others; each stands for one of the package's.
 OPENAI = (
@@ -51,7 +51,7 @@ class Voices:
 
     def find(self, name: str) -> Voice:
         """By its name or one of OpenAI's. The object is the same every time, so that the models read it once.
-        Raises NotFound, InputError."""
+        Raises NotFoundError, InputError."""
         models = self.speaker.models
         with self._lock:
             name = self.resolve(name)
@@ -67,7 +67,7 @@ class Voices:
             return known[1]
 
     def resolve(self, name: str) -> str:
-        """The name of a voice that is kept. Raises NotFound: of a name that could be a path, too."""
+        """The name of a voice that is kept. Raises NotFoundError: of a name that could be a path, too."""
         shipped = library.shipped_voices()
         try:
             path = library.voice_path(name)
@@ -105,7 +105,7 @@ class Voices:
         with self._lock:
             exists = library.voice_path(name).exists()
             if name in library.shipped_voices() or (exists and not replace):
-                raise Conflict(f"there is a voice {name!r} already; choose another name", param="name")
+                raise ConflictError(f"there is a voice {name!r} already; choose another name", param="name")
             if not exists and sum(1 for _ in library.library_dir().glob("*.safetensors")) >= self.most:
                 raise UsageError(f"{self.most} voices are kept, no more; delete one first")
             voice = make_voice(audio, models.codec, consent, name, text, aligner=models.aligner)
@@ -113,7 +113,7 @@ class Voices:
         return voice
 
     def remove(self, name: str) -> None:
-        """Raises NotFound, and UsageError for a voice of the package."""
+        """Raises NotFoundError, and UsageError for a voice of the package."""
         with self._lock:
             if name not in library.shipped_voices() and not self._exists(name):
                 raise self._unknown(name)
@@ -130,10 +130,10 @@ class Voices:
         path = library.voice_path(name)
         return path.stat().st_mtime_ns if path.is_file() else 0
 
-    def _unknown(self, name: str) -> NotFound:
+    def _unknown(self, name: str) -> NotFoundError:
         names = [kept.name for kept in library.kept_voices()] + list(library.shipped_voices())
         shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        return NotFound(
+        return NotFoundError(
             f"no voice named {name[:64]!r}; there are {shown}", param="voice", code="voice_not_found"
         )
 

@@ -26,7 +26,7 @@ from ...data.wav import to_int16
 from ...errors import MynaError, UsageError
 from ...version import __version__
 from .house import House
-from .problems import TooLarge, problem_of
+from .problems import TooLargeError, problem_of
 from .routes.speech import Utterance
 from .routes.speech_socket import complete
 from .schemas import SpeechRequest
@@ -115,7 +115,7 @@ class _Handler(AsyncEventHandler):
         self._form = self._form or AudioStart(chunk.rate, chunk.width, chunk.channels)
         self._n_bytes += len(chunk.audio)
         if self._n_bytes > self.house.options.limits.upload_bytes:
-            raise TooLarge("the recording is too long; send it in parts")
+            raise TooLargeError("the recording is too long; send it in parts")
         self._audio.append(chunk.audio)
 
     async def _transcribe(self) -> None:
@@ -146,7 +146,8 @@ class _Handler(AsyncEventHandler):
     # ---- speaking
 
     async def _say(self, text: str, voice: str | None) -> None:
-        body = SpeechRequest(input=text, voice=voice or "alloy", response_format="pcm")
+        given = {"input": text, "voice": voice or "alloy", "response_format": "pcm"}
+        body = SpeechRequest.model_validate(given)
         utterance = await Utterance.of(self.house, body)
         form = {"rate": utterance.engine.sample_rate, "width": 2, "channels": 1}
         started = False

@@ -1,8 +1,8 @@
 """Linear layers whose rows do not know of each other: a row's numbers are the same in a batch of any size.
 
 Two things make a row depend on the others: 8-bit products that quantise their input with one scale a call, and float
-products, whose order of summation follows the shape. Here every row gets a scale of its own and is quantised in the same
-range; sums in 32-bit integers are exact. Small float products are summed row by row.
+products, whose order of summation follows the shape. Here every row gets a scale of its own and is quantised in the
+same range; sums in 32-bit integers are exact. Small float products are summed row by row.
 
 Shapes: B rows, I channels in, O channels out.
 """
@@ -57,8 +57,8 @@ class RowExactLinear(nn.Module):
 
 
 def row_exact(model: nn.Module) -> nn.Module:
-    """A copy of what `quantize.prepare` made, its linear layers as above; it shares the other weights. Large float layers
-    (where there is no 8-bit engine, and on a GPU) stay: their rows agree to rounding."""
+    """A copy of what `quantize.prepare` made, its linear layers as above; it shares the other weights. Large float
+    layers (where there is no 8-bit engine, and on a GPU) stay: their rows agree to rounding."""
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     shared |= {id(part): part for part in model.modules() if isinstance(part, Int8Linear)}
     return _converted(copy.deepcopy(model, shared))

@@ -49,7 +49,9 @@ class Ask(NamedTuple):
     reach: int | None = None
 
     def answer(self, model: ARModel) -> Any:
-        return model.step(*self.inputs, self.cache, self.reach) if self.part is None else self.part(*self.inputs)
+        return (
+            model.step(*self.inputs, self.cache, self.reach) if self.part is None else self.part(*self.inputs)
+        )
 
 
 class ARStep:
@@ -114,9 +116,7 @@ class ARStep:
         following = ARState(cache, cast(Tensor, before).expand(len(x), -1), after, recent)
         return Frame(torch.stack(codes), stay.pointer, hidden[0]), following
 
-    def _deeper(
-        self, hidden: Tensor, first: Tensor, numbers: Tensor
-    ) -> Generator[Ask, Tensor, list[Tensor]]:
+    def _deeper(self, hidden: Tensor, first: Tensor, numbers: Tensor) -> Generator[Ask, Tensor, list[Tensor]]:
         """All coarse codes of the frame whose first one is drawn."""
         codes, o = [first], self.options
         for k, head in enumerate(self.model.depth_heads):

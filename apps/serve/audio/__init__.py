@@ -1,1 +1,1 @@
-"""Audio at the server's doors: what comes in is decoded by a process of its own, what goes out is encoded as it is made."""
+"""Audio at the server's doors: uploads are decoded in processes of their own, speech is encoded as it is made."""

@@ -2,9 +2,9 @@
 
     python -m myna.apps.serve.audio.decode_worker MEGABYTES
 
-Standard input: of each job a line of JSON {"size": bytes, "rate": Hz or null, "raw": Hz or null, "seconds": at most} and then
-the file's bytes; raw: they are samples of 16 bits at this rate. Standard output: a line {"n": samples, "rate": Hz} and
-the samples as float32, or {"error": a sentence}. It ends with its standard input.
+Standard input: of each job a line of JSON {"size": bytes, "rate": Hz or null, "raw": Hz or null, "seconds": at most}
+and then the file's bytes; raw: they are samples of 16 bits at this rate. Standard output: a line {"n": samples, "rate":
+Hz} and the samples as float32, or {"error": a sentence}. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def limit_memory(n_bytes: int) -> None:
 
 
 def decoded(data: bytes, job: dict[str, Any]) -> tuple[np.ndarray, int]:
-    """Samples (N,) float32 and their rate. Raises InputError for what is no audio, and for more seconds than allowed."""
+    """Samples (N,) float32 and their rate. Raises InputError for what is no audio, or longer than allowed."""
     from ....data.audio import AudioReader
     from ....data.resample import Resampler
     from ....errors import InputError

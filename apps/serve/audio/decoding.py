@@ -133,7 +133,8 @@ class _Worker:
 
     async def _ask(self, job: dict[str, Any], data: bytes) -> Audio:
         process = await self.start()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(json.dumps(job).encode() + b"\n")
         process.stdin.write(data)
         await process.stdin.drain()

@@ -1,4 +1,4 @@
-"""A generator that computes, in a thread of its own, for a coroutine that sends: bounded, and ended when nobody listens."""
+"""A generator that computes, in a thread of its own, for a coroutine that sends: bounded, ended when nobody listens."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from ....asr.transcribe import TranscribeOptions
 from ....asr.transcriber import Transcriber, default_model
 from ....asr.transcript import Segment, Transcript
 from ....errors import MissingModelError, MynaError
-from ..problems import NotFound
+from ..problems import NotFoundError
 from .pool import Pool
 
 # What clients of OpenAI's ask for when nobody told them a name.
@@ -42,9 +42,11 @@ class Recogniser:
         """Segments as they are settled, and last of all the transcript."""
         loop = asyncio.get_running_loop()
         made: asyncio.Queue[Any] = asyncio.Queue()
-        running = self.shared.submit(
-            samples, options, lambda segment: loop.call_soon_threadsafe(made.put_nowait, segment)
-        )
+
+        def settled(segment: Segment) -> None:
+            loop.call_soon_threadsafe(made.put_nowait, segment)
+
+        running = self.shared.submit(samples, options, settled)
         running.result.add_done_callback(lambda _: _tell(loop, made, running))
         try:
             while (item := await made.get()) is not running:
@@ -68,16 +70,16 @@ class Recognition:
 
     def resolve(self, name: str, task: str = "transcribe", language: str | None = None) -> str:
         """The name of a model on this machine. Never a path: a request has no say over which files are opened.
-        Raises NotFound."""
+        Raises NotFoundError."""
         if name in OPENAI or not name:
             try:
                 return self.default or default_model(language, task)
             except MissingModelError as error:
-                raise NotFound(str(error), param="model", code="model_not_found") from None
+                raise NotFoundError(str(error), param="model", code="model_not_found") from None
         if name == self.default:
             return name
         if not is_known(name) or find_weights(name) is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"no model named {name!r} is on this server; there are {', '.join(self.installed()) or 'none'}",
                 param="model",
                 code="model_not_found",

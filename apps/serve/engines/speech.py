@@ -34,7 +34,7 @@ from ....tts.voices.voice import Voice
 from .turns import Turns
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """Nobody listens any more."""
 
 
@@ -54,7 +54,7 @@ class Ticket:
 
     def check(self) -> None:
         if self.cancelled.is_set():
-            raise Cancelled
+            raise CancelledError
 
     def heard(self, n_samples: int) -> None:
         if n_samples and self._heard_at is None:
@@ -162,7 +162,7 @@ class SpeechEngine:
         after: SpokenChunk | None = None,
         position: int = 0,
     ) -> Generator[SpokenChunk, None, None]:
-        """As `Speaker.chunks`. Raises Cancelled soon after the ticket is."""
+        """As `Speaker.chunks`. Raises CancelledError soon after the ticket is."""
         view = cast(Valle, _View(self.speaker.models, self.shared, self._turns, ticket))
         speaker = self.speaker.with_models(view)
         for chunk in speaker.chunks(sentences, voice, options, None, after, position):

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 
 from ..engines.recognition import OPENAI
 from ..house import SPEECH_MODELS, House
-from ..problems import NotFound
+from ..problems import NotFoundError
 
 router = APIRouter()
 
@@ -32,7 +32,7 @@ async def model(request: Request, name: str) -> Any:
     for entry in await _all(request):
         if entry["id"] == name:
             return entry
-    raise NotFound(
+    raise NotFoundError(
         f"no model named {name[:64]!r}; /v1/models lists them", param="model", code="model_not_found"
     )
 

@@ -28,7 +28,7 @@ from ....errors import MynaError
 from ....pretrained.silero import FRAME, VoiceActivity
 from ..engines.recognition import Recogniser
 from ..house import House
-from ..problems import Busy, Invalid, TooLarge, envelope, problem_of
+from ..problems import BusyError, InvalidError, TooLargeError, envelope, problem_of
 from .speech_socket import TRY_AGAIN, accepted_protocol, next_event
 
 router = APIRouter()
@@ -51,7 +51,7 @@ async def realtime(socket: WebSocket) -> None:
             await _Session(socket, house, recogniser, name).run()
     except WebSocketDisconnect:
         pass
-    except Busy as busy:
+    except BusyError as busy:
         await socket.send_json(_error(busy))
         await socket.close(TRY_AGAIN, str(busy)[:120])
     except MynaError as error:
@@ -124,21 +124,21 @@ class _Session:
         elif kind == "input_audio_buffer.clear":
             self.heard.put_nowait("clear")
         else:
-            raise Invalid(
+            raise InvalidError(
                 f"no event {kind[:64]!r} here: sessions of this server transcribe; there are session.update and "
                 "input_audio_buffer.append, .commit and .clear"
             )
 
     async def _update(self, session: Any, kind: str) -> None:
         if not isinstance(session, dict):
-            raise Invalid('session.update needs a "session"', param="session")
+            raise InvalidError('session.update needs a "session"', param="session")
         options = _updated(self.options, session)
         rate_changed = options.rate != self.options.rate
         transcription = _transcription(session)
         if name := transcription.get("model"):
             resolved = self.house.recognition.resolve(str(name))
             if resolved != self.model:
-                raise Invalid(
+                raise InvalidError(
                     f"this session listens with {self.model}; connect with ?model={name} for another",
                     param="model",
                 )
@@ -153,10 +153,10 @@ class _Session:
         try:
             data = base64.b64decode(audio, validate=True)
         except (binascii.Error, TypeError, ValueError):
-            raise Invalid("audio is not base64 of 16-bit samples", param="audio") from None
+            raise InvalidError("audio is not base64 of 16-bit samples", param="audio") from None
         samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32768
         if (self.n_waiting + len(samples)) > _MOST_WAITING * self.options.rate:
-            raise TooLarge(
+            raise TooLargeError(
                 "more audio waits than this server can listen to in a minute; send it as it is recorded"
             )
         self.n_waiting += len(samples)
@@ -237,7 +237,7 @@ class _Session:
             await self._say(turn, np.concatenate([self.past, self.rest]))
             self.past, self.rest = self.past[:0], self.rest[:0]
         if self.turn is None or not self.turn.seconds:
-            raise Invalid(
+            raise InvalidError(
                 "there is no audio to commit; append some first", code="input_audio_buffer_commit_empty"
             )
         await self._end_turn()
@@ -326,7 +326,7 @@ class _Turn:
 
 
 def _updated(options: SessionOptions, session: dict[str, Any]) -> SessionOptions:
-    """Raises Invalid for a value that cannot be."""
+    """Raises InvalidError for a value that cannot be."""
     given = _part(_part(session, "audio"), "input") or session
     transcription = _transcription(session)
     form = given.get("format", session.get("input_audio_format"))
@@ -335,7 +335,9 @@ def _updated(options: SessionOptions, session: dict[str, Any]) -> SessionOptions
     else:
         kind, rate = ("audio/pcm" if form in (None, "pcm16") else form), options.rate
     if kind != "audio/pcm" or not isinstance(rate, int) or not 8_000 <= rate <= 48_000:
-        raise Invalid(f"the format {form!r} is not taken; send audio/pcm of 8000 to 48000 Hz", param="format")
+        raise InvalidError(
+            f"the format {form!r} is not taken; send audio/pcm of 8000 to 48000 Hz", param="format"
+        )
     made = replace(options, rate=rate)
     for name in ("language", "prompt"):
         if name in transcription:
@@ -347,15 +349,15 @@ def _updated(options: SessionOptions, session: dict[str, Any]) -> SessionOptions
     if detection is None:
         return replace(made, detects_turns=False)
     if not isinstance(detection, dict):
-        raise Invalid("turn_detection is neither an object nor null", param="turn_detection")
+        raise InvalidError("turn_detection is neither an object nor null", param="turn_detection")
     try:
         threshold = float(detection.get("threshold", made.threshold))
         padding = float(detection.get("prefix_padding_ms", 1000 * made.padding)) / 1000
         silence = float(detection.get("silence_duration_ms", 1000 * made.silence)) / 1000
     except (TypeError, ValueError):
-        raise Invalid("turn_detection holds what is no number", param="turn_detection") from None
+        raise InvalidError("turn_detection holds what is no number", param="turn_detection") from None
     if not (0 < threshold < 1 and 0 <= padding <= 5 and 0.1 <= silence <= 10):
-        raise Invalid(
+        raise InvalidError(
             "turn_detection is out of range; threshold is 0 to 1, prefix_padding_ms 0 to 5000, silence_duration_ms 100 "
             "to 10000",
             param="turn_detection",

@@ -21,7 +21,7 @@ from ..engines.pump import pumped
 from ..engines.speech import SpeechEngine, Ticket
 from ..house import SPEECH_MODELS, House
 from ..live import STREAM_HEADERS, Answer, Head, Live
-from ..problems import Invalid, NotFound, TooLarge, envelope, problem_of
+from ..problems import InvalidError, NotFoundError, TooLargeError, envelope, problem_of
 from ..schemas import SpeechRequest
 
 router = APIRouter()
@@ -95,20 +95,20 @@ class Utterance:
 
     @classmethod
     async def of(cls, house: House, body: SpeechRequest) -> Utterance:
-        """Raises NotFound for a model or a voice that there is not, TooLarge, UsageError."""
+        """Raises NotFoundError for a model or a voice that there is not, TooLargeError, UsageError."""
         if body.model not in SPEECH_MODELS:
-            raise NotFound(
+            raise NotFoundError(
                 f"no model named {body.model[:64]!r} speaks here; there is {', '.join(SPEECH_MODELS)}",
                 param="model",
                 code="model_not_found",
             )
         most = house.options.limits.characters
         if len(body.input) > most:
-            raise TooLarge(
+            raise TooLargeError(
                 f"the text has {len(body.input)} characters; send at most {most} at a time", param="input"
             )
         if not body.input.strip():
-            raise Invalid("there is no text to be said; give at least one word", param="input")
+            raise InvalidError("there is no text to be said; give at least one word", param="input")
         options = body.options()
         engine, voices = await house.speech(), await house.voices()
         sentences = await asyncio.to_thread(split_text, body.input, options.language)

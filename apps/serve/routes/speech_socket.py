@@ -31,7 +31,7 @@ from ....tts.text.long_text import Sentence, split_text
 from ..audio.encoders import Encoder, find_format
 from ..engines.pump import pumped
 from ..house import House
-from ..problems import Busy, Invalid, TooLarge, envelope, problem_of
+from ..problems import BusyError, InvalidError, TooLargeError, envelope, problem_of
 from ..schemas import SpeechRequest
 from .speech import Utterance
 from .transcriptions import invalid
@@ -52,7 +52,7 @@ async def stream(socket: WebSocket) -> None:
             await _Session(socket, house).run()
     except WebSocketDisconnect:
         pass
-    except Busy as busy:
+    except BusyError as busy:
         await socket.send_json({"type": "error", **envelope(busy)})
         await socket.close(TRY_AGAIN, str(busy)[:120])
 
@@ -64,21 +64,21 @@ def accepted_protocol(socket: WebSocket) -> str | None:
 
 
 async def next_event(socket: WebSocket, most: int) -> dict[str, Any]:
-    """The next message. Raises Invalid for what is no event, TooLarge."""
+    """The next message. Raises InvalidError for what is no event, TooLargeError."""
     message = await socket.receive()
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1000))
     text = message.get("text")
     if text is None:
-        raise Invalid("expected an event in JSON, not bytes")
+        raise InvalidError("expected an event in JSON, not bytes")
     if len(text) > most:
-        raise TooLarge(f"the event has {len(text)} characters; send at most {most} at a time")
+        raise TooLargeError(f"the event has {len(text)} characters; send at most {most} at a time")
     try:
         event = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
         event = None
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
-        raise Invalid('expected an event: a JSON object with a "type"')
+        raise InvalidError('expected an event: a JSON object with a "type"')
     return event
 
 
@@ -91,7 +91,7 @@ def complete(text: str) -> tuple[str, str]:
 class _Session:
     def __init__(self, socket: WebSocket, house: House):
         self.socket, self.house = socket, house
-        self.config = SpeechRequest(input="One.", response_format="pcm")
+        self.config = SpeechRequest.model_validate({"input": "One.", "response_format": "pcm"})
         self.text = ""  # of a sentence that is not complete
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None: all that was sent is to be said
         self.n_waiting = 0  # characters in it
@@ -146,7 +146,7 @@ class _Session:
         elif kind == "input.text":
             text = event.get("text")
             if not isinstance(text, str):
-                raise Invalid('input.text needs a "text"', param="text")
+                raise InvalidError('input.text needs a "text"', param="text")
             self._add(text)
         elif kind == "input.done":
             if self.text.strip():
@@ -154,13 +154,13 @@ class _Session:
             self.text = ""
             self.pieces.put_nowait(None)
         else:
-            raise Invalid(
+            raise InvalidError(
                 f"no event {kind[:64]!r}; there are session.config, input.text, input.done and input.cancel"
             )
 
     async def _configure(self, event: dict[str, Any]) -> None:
         if self.n_waiting or self.text.strip():
-            raise Invalid("session.config comes before the text, or after input.done")
+            raise InvalidError("session.config comes before the text, or after input.done")
         fields = {name: value for name, value in event.items() if name not in ("type", "input")}
         try:
             config = SpeechRequest(**{"response_format": "pcm", **fields, "input": "One."})
@@ -183,7 +183,9 @@ class _Session:
     def _add(self, text: str) -> None:
         most = self.house.options.limits.characters
         if self.n_waiting + len(self.text) + len(text) > most:
-            raise TooLarge(f"more than {most} characters wait to be said; send the next when some have been")
+            raise TooLargeError(
+                f"more than {most} characters wait to be said; send the next when some have been"
+            )
         said, self.text = complete(self.text + text)
         if said:
             self._piece(said)

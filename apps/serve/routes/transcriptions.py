@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from dataclasses import replace
@@ -15,12 +16,13 @@ from ....asr.model.features import SAMPLE_RATE
 from ....asr.model.languages import LANGUAGES
 from ....asr.transcribe import TranscribeOptions
 from ....asr.transcript import Segment, Transcript
+from ....asr.vad import VadOptions, speech_spans
 from ....asr.writers import render
 from ..body import fields_of, opened_form, read_upload
 from ..engines.recognition import Recogniser
 from ..house import House
 from ..live import STREAM_HEADERS, Answer, Head, Live
-from ..problems import Invalid, envelope, problem_of
+from ..problems import InvalidError, envelope, problem_of
 from ..schemas import TRANSCRIPTION_FORM, TranscriptionRequest
 from .speech import event
 
@@ -78,7 +80,7 @@ async def _answer(
 def _options(recogniser: Recogniser, body: TranscriptionRequest, task: str) -> TranscribeOptions:
     """Raises UsageError for what the model cannot do."""
     # OpenAI: at 0 "the model will use log probability to automatically increase the temperature".
-    given = {} if body.temperature == 0 else {"temperature": body.temperature}
+    given: dict[str, Any] = {} if body.temperature == 0 else {"temperature": body.temperature}
     return recogniser.transcriber.options(
         task=task,
         language=body.language or None,
@@ -92,10 +94,6 @@ def _options(recogniser: Recogniser, body: TranscriptionRequest, task: str) -> T
 
 async def speech_only(samples: np.ndarray, options: TranscribeOptions) -> TranscribeOptions:
     """The options with the stretches in which somebody speaks."""
-    import asyncio
-
-    from ....asr.vad import VadOptions, speech_spans
-
     spans = await asyncio.to_thread(speech_spans, samples, VadOptions(min_silence=2.0))
     times = [time for span in spans for time in (span.start, span.end)]
     return replace(options, clip_timestamps=tuple(times) or (0.0, 0.0))
@@ -118,7 +116,7 @@ async def _events(recogniser: Recogniser, samples: np.ndarray, options: Transcri
 
 
 def rendered(transcript: Transcript, body: TranscriptionRequest, task: str) -> tuple[str, str]:
-    """Media type and text of a format. Whisper's last timestamp may lie behind the end of the recording: it is the end."""
+    """Media type and text of a format. Whisper's last timestamp may lie after the end of the recording: it is moved."""
     end = round(transcript.duration, 3)
     segments = tuple(
         replace(segment, start=min(segment.start, end), end=min(segment.end, end))
@@ -168,11 +166,11 @@ def _usage(transcript: Transcript) -> dict[str, Any]:
     return {"type": "duration", "seconds": math.ceil(transcript.duration)}
 
 
-def invalid(error: Any) -> Invalid:
+def invalid(error: Any) -> InvalidError:
     """One of pydantic's errors as ours."""
     where = [str(part) for part in error["loc"] if part not in ("body", "query", "path")]
     message = str(error["msg"])
-    return Invalid(
+    return InvalidError(
         f"{'.'.join(where) or 'the request'}: {message[:1].lower()}{message[1:]}",
         param=where[0] if where else None,
     )

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 
 from ..body import fields_of, opened_form, read_upload
 from ..house import House
-from ..problems import Invalid
+from ..problems import InvalidError
 from ..schemas import VOICE_FORM
 from ..voices import MAX_SECONDS, OPENAI, VoiceEntry
 
@@ -36,7 +36,7 @@ async def add_voice(request: Request) -> Any:
         fields = fields_of(form)
         for name in ("name", "consent"):
             if not str(fields.get(name, "")).strip():
-                raise Invalid(
+                raise InvalidError(
                     f"{name} is missing; a voice needs a name, a recording and its speaker's consent",
                     param=name,
                 )

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from myna.apps.serve.admission import Admission
-from myna.apps.serve.problems import Busy
+from myna.apps.serve.problems import BusyError
 
 
 def run(job):
@@ -76,10 +76,10 @@ def test_a_full_queue_says_when_to_come_again():
         crowd = Crowd(Admission(1, 1))
         await crowd.come("a", "a0")
         await crowd.come("b", "b0")
-        with pytest.raises(Busy, match="try again in") as raised:
+        with pytest.raises(BusyError, match="try again in") as raised:
             crowd.admission.check("c")
         refused = await crowd.come("c", "c0")
-        with pytest.raises(Busy):
+        with pytest.raises(BusyError):
             await refused
         assert 1 <= int(raised.value.headers["Retry-After"]) <= 60
         return crowd.admission.n_active, crowd.admission.n_waiting
@@ -94,7 +94,7 @@ def test_who_fills_the_queue_loses_a_place_to_who_has_none():
             await crowd.come("greedy", f"g{i}")
         crowd.admission.check("modest")  # does not raise
         await crowd.come("modest", "m0")
-        with pytest.raises(Busy):
+        with pytest.raises(BusyError):
             await crowd.tasks["g3"]
         assert not crowd.tasks["g2"].done()
         for name in ("g0", "g1", "m0", "g2"):

@@ -32,7 +32,7 @@ def decoded(data: bytes, name: str) -> tuple[np.ndarray, int]:
     if name == "pcm":
         return np.frombuffer(data, "<i2").astype(np.float32) / 32768, RATE
     with av.open(io.BytesIO(data)) as container:
-        frames = [frame for frame in container.decode(audio=0)]
+        frames = list(container.decode(audio=0))
         rate = frames[0].sample_rate
         to_float = av.AudioResampler("flt", "mono", rate)
         parts = [part.to_ndarray()[0] for frame in frames for part in to_float.resample(frame)]

@@ -1,4 +1,4 @@
-"""What clients, disks and strangers do to a server: bounded work, nothing mixed up, every answer a status with a sentence."""
+"""What clients, disks and strangers do to a server: bounded work, nothing mixed up, every answer a sentence."""
 
 from __future__ import annotations
 
