@@ -16,6 +16,7 @@ from ..version import __version__
 from . import compress, decompress, evaluate, info, models, prepare, say, train, transcribe, voices
 from .console import PIPE_CLOSED, complain, own_lines_only, shows_warnings, silence_stdout
 from .demo import command as demo
+from .serve import command as serve
 
 OUT_OF_MEMORY = "out of memory; close other programs, use a smaller model or another --device"
 INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells count
@@ -54,6 +55,7 @@ app.command("transcribe")(transcribe.command)
 app.add_typer(models.app, name="models")
 app.add_typer(voices.app, name="voices")
 app.command("demo")(demo.command)
+app.command("serve")(serve.command)
 app.command("prepare")(prepare.command)
 app.command("train")(train.train)
 app.add_typer(evaluate.app, name="evaluate")

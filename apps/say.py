@@ -113,7 +113,7 @@ def command(
     ),
     seed: int = typer.Option(0, help="The same seed gives the same audio."),
     language: str = typer.Option("en-us", help="As espeak-ng names it; the shipped weights know English."),
-    speed: float = typer.Option(1.0, help="0.5 to 2, at the same pitch."),
+    speed: float = typer.Option(1.0, help="0.25 to 4, at the same pitch."),
     temperature: float | None = typer.Option(None, help="Variety, 0 to 2.  [default: by preset]"),
     top_k: int | None = typer.Option(
         None, help="Choose among this many codes; 0: all.  [default: by preset]"

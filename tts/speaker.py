@@ -90,6 +90,12 @@ class Speaker:
         self._watermark = partial(watermark, self.sample_rate)
         self._watermark(0)  # fails here rather than in the middle of a sentence
 
+    def with_models(self, models: Valle) -> Speaker:
+        """The same speaker with another view of its models: one that shares them with others, say."""
+        other = Speaker.__new__(Speaker)
+        other.__dict__.update(self.__dict__, models=models)
+        return other
+
     def voice(
         self,
         source: VoiceLike,

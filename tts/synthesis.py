@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..codec import Codec
 from ..errors import InputError, UsageError
@@ -31,6 +33,7 @@ from .lm.batch import Prompt
 from .lm.sampling import SamplingOptions
 from .lm.step import Frame
 from .presets import SpeechOptions
+from .spoken_words import SpokenWord, spoken_words
 from .text.long_text import Sentence
 from .text.phones import Phones
 
@@ -74,7 +77,8 @@ class SpokenChunk:
     """A stretch of speech.
 
     samples: (n,) float32.   sentence: its index.   ends_sentence: nothing of it follows.   done: share of the text
-    that is said by then, 0 to 1.   level: at the end of a sentence, what the next one begins with.
+    that is said by then, 0 to 1.   level: at the end of a sentence, what the next one begins with.   words: likewise,
+    when each of it was said, in seconds of the speech.
     """
 
     samples: np.ndarray
@@ -82,6 +86,7 @@ class SpokenChunk:
     ends_sentence: bool
     done: float
     level: LevelState | None = None
+    words: tuple[SpokenWord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,7 @@ class Synthesizer:
         before = sentences[start - 1].end / length if start else 0.0  # share of the text up to this sentence
         decoder, parts, best, nothing = None, [], None, np.zeros(0, np.float32)
         shaper = _Shaper(rate, level, options.speed, self.watermark(position))
+        began, timed = position, None  # the sentence's first sample, and its decoder
         with closing(chunks):
             for chunk in chunks:
                 sentence = sentences[chunk.sentence]
@@ -204,7 +210,7 @@ class Synthesizer:
                     whole = np.concatenate(parts)
                     score = self.models.score(whole, chunk.phones)
                     if chunk.candidate == 0 or best is None or score > best[0]:
-                        best = (score, whole)
+                        best, timed = (score, whole), decoder
                     if chunk.candidate < n_candidates - 1:
                         yield SpokenChunk(nothing, chunk.sentence, False, before)
                         continue
@@ -221,7 +227,13 @@ class Synthesizer:
                 position += len(rest)
                 level, before = shaper.level, after
                 samples = np.concatenate([samples, rest])
-                yield SpokenChunk(samples, chunk.sentence, True, 1.0 if final else after, level)
+                timed = timed or decoder
+                words = ()
+                if timed is not None and chunk.phones is not None:
+                    offset = (began - shaper.trimmer.n_cut / options.speed) / rate
+                    words = timed.words(sentence.text, chunk.phones, rate, offset, options.speed)
+                yield SpokenChunk(samples, chunk.sentence, True, 1.0 if final else after, level, words)
+                began, timed = position, None
                 # The pause has emptied the watermark's memory: a new one goes on as the old one would.
                 shaper = _Shaper(rate, level, options.speed, self.watermark(position))
 
@@ -257,16 +269,29 @@ class _SentenceDecoder:
 
     def __init__(self, sound: SoundStream, n_phones: int):
         self.sound, self.n_phones, self.progress = sound, n_phones, 0.0
+        self._pointers: list[Tensor] = []
+        self._n_samples = 0
 
     def push(self, chunk: _CodeChunk) -> np.ndarray:
         """The samples (n,) that are certain now; at the last chunk, all that were owed."""
         wav = np.zeros(0, np.float32) if chunk.latents is None else self.sound.push(chunk.latents)
+        if chunk.latents is not None:
+            pointer = chunk.latents.pointer.flatten()
+            self._pointers.append(pointer)
+            self.progress = min(1.0, (int(pointer[-1]) + 1) / self.n_phones)
         if chunk.last:
             self.progress = 1.0
-            return np.concatenate([wav, self.sound.flush()])
-        if chunk.latents is not None:
-            self.progress = min(1.0, (int(chunk.latents.pointer.flatten()[-1]) + 1) / self.n_phones)
+            wav = np.concatenate([wav, self.sound.flush()])
+        self._n_samples += len(wav)
         return wav
+
+    def words(
+        self, text: str, phones: Phones, sample_rate: int, offset: float, speed: float
+    ) -> tuple[SpokenWord, ...]:
+        """As `spoken_words`, after the last chunk."""
+        pointer = torch.cat([torch.zeros(0, dtype=torch.long), *self._pointers])
+        frame_seconds = self._n_samples / sample_rate / max(1, len(pointer))
+        return spoken_words(text, phones, pointer, frame_seconds, offset, speed)
 
 
 class _Shaper:

@@ -41,8 +41,8 @@ def serving(
     port: None for a free one from 7860 on. Raises UsageError if Gradio is missing, the port is taken or the
     host is not this machine's.
     """
-    _check_address(host, port)
-    with Workspace() as workspace, environment(_environment(workspace)):
+    check_address(host, port)
+    with Workspace() as workspace, environment(page_environment(workspace)):
         try:
             import gradio
         except ImportError as error:
@@ -77,7 +77,7 @@ def serving(
             page.close(verbose=False)
 
 
-def _environment(workspace: Workspace) -> dict[str, str]:
+def page_environment(workspace: Workspace) -> dict[str, str]:
     """What Gradio reads from the environment while the page runs."""
     path = os.environ.get("PATH", "")
     return {
@@ -113,7 +113,7 @@ def _ffmpeg_folder(workspace: Workspace) -> Path:
     return folder
 
 
-def _check_address(host: str, port: int | None) -> None:
+def check_address(host: str, port: int | None) -> None:
     """Raises UsageError: asked here, since Gradio's server would print a traceback from its thread."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]

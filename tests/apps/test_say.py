@@ -366,7 +366,7 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(voice, models):
         (("\x07Hello\x1b[2J.",), 0, ""),
         (("Hello.", "--language", "klingonese"), 2, "unknown language"),
         (("Hello.", "--preset", "loud"), 2, "fast"),
-        (("Hello.", "--speed", "9"), 2, "0.5 to 2"),
+        (("Hello.", "--speed", "9"), 2, "0.25 to 4"),
         (("Hello.", "--seed", "-1"), 2, "seed"),
         (("Hello.", "--top-p", "nan"), 2, "top-p"),
         (("Hello.", "-o", "out.ogg"), 2, ".mp3"),

@@ -300,7 +300,7 @@ def test_speed_changes_the_length(speed):
         ({"top_p": 0.0}, "top-p 0"),
         ({"top_k": -5}, "top-k -5"),
         ({"cfg_text": 100.0}, "cfg-text 100"),
-        ({"speed": 9.0}, "0.5 to 2"),
+        ({"speed": 9.0}, "0.25 to 4"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, words):

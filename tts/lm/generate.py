@@ -8,8 +8,9 @@ Shapes: R rows, P phones, K codebooks, N coarse ones, V codebook_size, T frames,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from .batch import Prompt, SpeechBatch
 from .durations import Drawn, Durations, Given
 from .pointer import spoken_in
 from .sampling import SamplingOptions, uniforms
-from .step import ARStep, Frame
+from .step import ARStep, Ask, Frame
 
 
 class ARGenerator:
@@ -143,14 +144,29 @@ class ARGenerator:
 
     def __iter__(self) -> Iterator[Frame]:
         """Frame by frame. Once only."""
-        numbers, pointer, begins = uniforms(self.options.seed), int(self.state.stay.pointer), True
-        while pointer < self.n_phones:
+        run, answer = self.run(), None
+        while True:
             # Entered anew for every frame: a generator that pauses inside would leave the mode on for its caller.
             with torch.inference_mode():
-                self._reach += 1
-                frame, self.state = self.step(self.state, self.step.numbers(numbers, begins), self._reach)
-                before, pointer = pointer, int(self.state.stay.pointer)
-                begins = pointer != before
+                try:
+                    while isinstance(asked := run.send(answer), Ask):
+                        answer = asked.answer(self.model)
+                except StopIteration:
+                    return
+            answer = None
+            yield asked
+
+    def run(self) -> Generator[Ask | Frame, Any, None]:
+        """The loop as a coroutine, so that several can share the steps of the model: it asks for what the model has to
+        compute, is sent the answer, and gives frames in between. To be run in inference mode, once."""
+        numbers, pointer, begins = uniforms(self.options.seed), int(self.state.stay.pointer), True
+        while pointer < self.n_phones:
+            self._reach += 1
+            frame, self.state = yield from self.step.asks(
+                self.state, self.step.numbers(numbers, begins), self._reach
+            )
+            before, pointer = pointer, int(self.state.stay.pointer)
+            begins = pointer != before
             yield frame
 
 

@@ -7,8 +7,8 @@ Shapes: R rows that guidance compares, P phones, N coarse codebooks, V codebook_
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, cast
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -34,6 +34,24 @@ class ARState(NamedTuple):
     before: Tensor  # (R, W) the frame before
     stay: Stay
     recent: Tensor  # the codes that repetition-aware sampling looks at
+
+
+class Ask(NamedTuple):
+    """What the model has to compute for a frame.
+
+    part: a part of it that reads every row on its own; None: the transformer's next step, answered by the hidden states
+    and the next cache.   inputs: (R, ...) each.   cache, reach: of the transformer.
+    """
+
+    part: Callable[..., Tensor] | None
+    inputs: tuple[Tensor, ...]
+    cache: State = None
+    reach: int | None = None
+
+    def answer(self, model: ARModel) -> Any:
+        return (
+            model.step(*self.inputs, self.cache, self.reach) if self.part is None else self.part(*self.inputs)
+        )
 
 
 class ARStep:
@@ -72,23 +90,39 @@ class ARStep:
 
     def __call__(self, state: ARState, numbers: Tensor, reach: int | None = None) -> tuple[Frame, ARState]:
         """reach: an upper bound of the frames since the beginning, this one included, which spares work."""
+        asking = self.asks(state, numbers, reach)
+        answer: Any = None
+        while True:
+            try:
+                answer = asking.send(answer).answer(self.model)
+            except StopIteration as stop:
+                return stop.value
+
+    def asks(
+        self, state: ARState, numbers: Tensor, reach: int | None = None
+    ) -> Generator[Ask, Any, tuple[Frame, ARState]]:
+        """The same as a coroutine that asks for what the model has to compute, so that several can share it
+        (`tts.lm.shared`)."""
         model, stay = self.model, state.stay
         age = stay.age.clamp(max=model.config.max_age).reshape(1)
         x = state.before + self.phones[:, stay.pointer.reshape(1)][:, 0] + self.ages[age]
-        hidden, cache = model.step(x, state.cache, reach)
-        code, recent = draw_apart(self._guided(model.code_head(hidden)), state.recent, numbers, self.options)
-        after = self.durations(stay, model.advance_head(hidden[:1], code.reshape(1))[0], numbers[2:4])
-        codes = self._deeper(hidden, code, numbers[4:])
+        hidden, cache = yield Ask(None, (x,), state.cache, reach)
+        logits = self._guided((yield Ask(model.code_head, (hidden,))))
+        code, recent = draw_apart(logits, state.recent, numbers, self.options)
+        advance = yield Ask(model.advance_head, (hidden[:1], code.reshape(1)))
+        after = self.durations(stay, advance[0], numbers[2:4])
+        codes = yield from self._deeper(hidden, code, numbers[4:])
         before = sum(table[c.reshape(1)] for table, c in zip(self.tables, codes, strict=True))
         following = ARState(cache, cast(Tensor, before).expand(len(x), -1), after, recent)
         return Frame(torch.stack(codes), stay.pointer, hidden[0]), following
 
-    def _deeper(self, hidden: Tensor, first: Tensor, numbers: Tensor) -> list[Tensor]:
+    def _deeper(self, hidden: Tensor, first: Tensor, numbers: Tensor) -> Generator[Ask, Tensor, list[Tensor]]:
         """All coarse codes of the frame whose first one is drawn."""
         codes, o = [first], self.options
         for k, head in enumerate(self.model.depth_heads):
             known = torch.stack(codes).expand(len(hidden), -1)
-            codes.append(draw(self._guided(head(hidden, known)), numbers[k], o.temperature, o.top_k, o.top_p))
+            logits = self._guided((yield Ask(head, (hidden, known))))
+            codes.append(draw(logits, numbers[k], o.temperature, o.top_k, o.top_p))
         return codes
 
     def _guided(self, logits: Tensor) -> Tensor:

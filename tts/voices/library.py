@@ -1,7 +1,7 @@
 """The voices that are kept: the user's in a folder, and those that ship with the package.
 
-The user's are in $MYNA_HOME/voices, or ~/.local/share/myna/voices. Those of the package are recordings of three to
-four seconds; codes of the codec that is installed are made of them the first time, and kept in the cache.
+The user's are in $MYNA_VOICES, in $MYNA_HOME/voices, or in ~/.local/share/myna/voices. Those of the package are
+recordings of three to four seconds; codes of the codec that is installed are made of them the first time, and kept in the cache.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Kept:
 
 def library_dir() -> Path:
     """Where the user's voices are."""
+    if folder := os.environ.get("MYNA_VOICES"):
+        return Path(folder)
     home = os.environ.get("MYNA_HOME")
     return (Path(home) if home else Path.home() / ".local" / "share" / "myna") / "voices"
 
