@@ -19,7 +19,7 @@ BELOW = {
     "kernels": set(),
     "data": set(),
     "layers": {"kernels", "data"},
-    "pretrained": {"kernels", "data"},
+    "pretrained": {"layers", "kernels", "data"},
     "codec": {"layers", "kernels", "data"},
     "discriminators": {"layers", "kernels", "data"},
     "asr": {"pretrained", "layers", "kernels", "data"},

@@ -79,8 +79,8 @@ def load_flow_speech(
         trained_on = read_safetensors(paths[role]).metadata.get("tokens_hash", "")
         if not trained_on or here[: len(trained_on)] != trained_on:
             raise MissingModelError(
-                f"{paths[role]} was trained on the tokens of {trained_on or 'an unknown tokenizer'}, the tokenizer here is "
-                f"{here[:16]}; use models that were trained together"
+                f"{paths[role]} was trained on the tokens of {trained_on or 'an unknown tokenizer'}, the tokenizer "
+                f"here is {here[:16]}; use models that were trained together"
             )
     decoder = FlowSpeechDecoder(
         load_checkpoint(FlowDecoder, FlowConfig, paths["flow"], "flow", device),

@@ -148,8 +148,8 @@ class DecoderRow:
     """A decoder that can be chosen.
 
     load: from its weights (None where it has none) for a codec, an AR and a device.   weights: those that ship.
-    reads_hidden: they belong to one AR, that which ships.   aliases: other names for it.   engine: "valle" for what reads
-    the codes of the codec, "flow" for what reads speech tokens and is loaded by `tts.flow_speech`.
+    reads_hidden: they belong to one AR, that which ships.   aliases: other names for it.   engine: "valle" for
+    what reads the codes of the codec, "flow" for what reads speech tokens and is loaded by `tts.flow_speech`.
     """
 
     name: str

@@ -1,4 +1,5 @@
-"""The flow path put together, on tiny random models: text to samples, voices kept and read again, and what does not fit."""
+"""The flow path put together, on tiny random models: text to samples, voices kept and read again, and what does
+not fit."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def save_all(folder: Path, seed: int = 0, tokens_hash: str | None = None) -> Non
     torch.manual_seed(seed)
     tokenizer = SpeechTokenizer(SpeechTokensConfig(width=16, depth_before=1, depth=1))
     flow = FlowDecoder(FlowConfig(text_width=24, text_depth=1, condition=16, trunk=DIT, head=DIT))
-    ar = TokenAR(TokenARConfig(width=32, depth=1, n_heads=2, n_kv_heads=1, hidden=24, text_depth=1, context=256))
+    ar = TokenAR(
+        TokenARConfig(width=32, depth=1, n_heads=2, n_kv_heads=1, hidden=24, text_depth=1, context=256)
+    )
     vocoder = MelVocoder(MelVocoderConfig(width=16, depth=1))
     for model in (tokenizer, flow, ar, vocoder):  # what starts at zero would hide mistakes
         for parameter in model.parameters():
@@ -99,8 +102,11 @@ def test_the_voice_and_the_seed_count(speech, prompt):
 def test_a_kept_voice_speaks_as_the_new_one(speech, codec, prompt, tmp_path, monkeypatch):
     monkeypatch.setenv("MYNA_HOME", str(tmp_path))
     voice = make_voice(SPEECH, codec, CONSENT, name="reader")
-    assert voice.mel is not None and voice.mel.shape[0] == 80 and voice.mel.shape[1] >= 100
-    assert voice.speaker is not None and abs(float(voice.speaker.float().norm()) - 1) < 1e-2
+    assert voice.mel is not None
+    assert voice.mel.shape[0] == 80
+    assert voice.mel.shape[1] >= 100
+    assert voice.speaker is not None
+    assert abs(float(voice.speaker.float().norm()) - 1) < 1e-2
     voice.save(tmp_path / "reader.safetensors")
     again = load_voice(tmp_path / "reader.safetensors")
     assert np.array_equal(said(speech, again.prompt(), 1000), said(speech, voice.prompt(), 1000))
@@ -129,4 +135,5 @@ def test_recordings_of_16_khz_are_noticed():
     wide = torch.randn(80, 200, generator=generator) - 4
     narrow = wide.clone()
     narrow[68:] = -11.5
-    assert is_narrow(narrow) and not is_narrow(wide)
+    assert is_narrow(narrow)
+    assert not is_narrow(wide)

@@ -4,8 +4,8 @@
     phones at the pointer, prompt, speaker vector (each hidden in a share of the examples)
         -> trunk -> mel: L1 + L2 -> head: noisy mel -> clean mel: weighted L2 (flow matching with the data as target)
 
-The loss of flow matching on the velocity is |x1 - y|^2 / (1 - t)^2, which weighs times near 1 a hundred times as much as
-those where words are decided; the weight is capped. Losses leave out the bands above a recording's own.
+The loss of flow matching on the velocity is |x1 - y|^2 / (1 - t)^2, which weighs times near 1 a hundred times as
+much as those where words are decided; the weight is capped. Losses leave out the bands above a recording's own.
 
 Shapes: B batch, T frames of 50 Hz, F numbers of a frame, M mel bands, S = T / 2 tokens.
 """

@@ -1,7 +1,7 @@
 """Training the mel vocoder: recordings to themselves, by way of their mel spectrograms.
 
-Only magnitudes are compared: phases are the vocoder's own. Pitch and voicing learn from a tracker, whose pitch the pulses
-follow in training.
+Only magnitudes are compared: phases are the vocoder's own. Pitch and voicing learn from a tracker, whose pitch the
+pulses follow in training.
 
 Shapes: B batch, N samples, T hops.
 """

@@ -36,8 +36,8 @@ class SoundBatch:
 class Sounds:
     """The recordings of one split of several corpora.
 
-    weights: share of the crops that each source gives, None: by seconds.   Raises UsageError for a source with a weight but
-    without recordings.
+    weights: share of the crops that each source gives, None: by seconds.   Raises UsageError for a source with a
+    weight but without recordings.
     """
 
     def __init__(

@@ -32,7 +32,8 @@ class Latents:
 
     codes: Tensor  # (N, T) long
     hidden: Tensor  # (T, W) the states that the codes were drawn from
-    # (T,) long: the phone that is said, counted from the first; or (T, 2), of both halves of a frame (`tts.lm.token_ar`)
+    # (T,) long: the phone that is said, counted from the first; or (T, 2), of both halves of a frame
+    # (`tts.lm.token_ar`)
     pointer: Tensor
 
     @classmethod

@@ -55,8 +55,8 @@ class SpeechBatch:
 class Prompt:
     """A recorded voice. codes (K, T); with its transcript: phones, and pointer (T,) into them, else None.
 
-    mel (M, T'), speaker (E,): of the recording itself, natural log-mel (`layers.mel.MelFrames`) and speaker vector; None in
-    a voice of an earlier version, which has its codes only.
+    mel (M, T'), speaker (E,): of the recording itself, natural log-mel (`layers.mel.MelFrames`) and speaker
+    vector; None in a voice of an earlier version, which has its codes only.
     """
 
     codes: Tensor

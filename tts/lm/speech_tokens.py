@@ -2,10 +2,10 @@
 
     log-mel (100 Hz) -> stride 2 -> ConvNeXt (50 Hz) -> stride 2 -> ConvNeXt (25 Hz) -> 4 numbers -> rounded -> a token
 
-Finite scalar quantisation (Mentzer et al. 2023): each number is bounded and rounded to one of a few levels; the token is
-the place in the grid. The encoder learns with the decoder that reads its tokens beside a speaker vector, so that they
-keep what the vector does not say, and from phones, pitch and loudness where these are known (as the supervised tokens
-of CosyVoice, Du et al. 2024, section 2.1, do from a recogniser).
+Finite scalar quantisation (Mentzer et al. 2023): each number is bounded and rounded to one of a few levels; the
+token is the place in the grid. The encoder learns with the decoder that reads its tokens beside a speaker vector,
+so that they keep what the vector does not say, and from phones, pitch and loudness where these are known (as the
+supervised tokens of CosyVoice, Du et al. 2024, section 2.1, do from a recogniser).
 
 Shapes: B batch, M mel bands, T frames of 100 Hz, S = T / 4 tokens, D numbers of a token.
 """
@@ -109,8 +109,8 @@ class SpeechTokenizer(nn.Module):
 
 
 class TokenProbe(nn.Module):
-    """What training asks of tokens: the phone, the pitch and the loudness of both halves of each, read by a small network.
-    Not part of what ships."""
+    """What training asks of tokens: the phone, the pitch and the loudness of both halves of each, read by a small
+    network. Not part of what ships."""
 
     def __init__(self, dims: int, n_symbols: int, width: int = 256):
         super().__init__()

@@ -37,7 +37,8 @@ class TokenState(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TokenPrompt:
-    """What the token AR reads of a voice: tokens (S,) of a recording, which may be none, and its speaker vector (E,)."""
+    """What the token AR reads of a voice: tokens (S,) of a recording, which may be none, and its speaker vector
+    (E,)."""
 
     tokens: Tensor
     speaker: Tensor
@@ -67,8 +68,8 @@ class TokenGenerator:
             raise InputError("there are no phones to be said; give a text with letters or digits")
         if n_prompt > model.config.context // 2:
             raise InputError(
-                f"the voice has a prompt of {n_prompt} tokens, at most {model.config.context // 2} can be used; make it "
-                "anew from a shorter recording"
+                f"the voice has a prompt of {n_prompt} tokens, at most {model.config.context // 2} can be used; "
+                "make it anew from a shorter recording"
             )
         self.n_phones = len(phones)
         self._durations = Drawn(phones.tokens[0].tolist(), self.options, model.begin.device)
@@ -141,8 +142,8 @@ class TokenGenerator:
         return TokenState(self._cache, self._before, (first, second), no_codes(self.options, device))
 
     def step(self, state: TokenState, numbers: Tensor, reach: int | None = None) -> tuple[Frame, TokenState]:
-        """One token: tensors in, tensors out, of fixed shapes. numbers (6,) in [0, 1).   reach: an upper bound of the tokens
-        since the beginning, this one included, which spares work."""
+        """One token: tensors in, tensors out, of fixed shapes. numbers (6,) in [0, 1).   reach: an upper bound of
+        the tokens since the beginning, this one included, which spares work."""
         model, (first, second) = self.model, state.halves
         states = torch.cat([self._phone(self._text, first), self._phone(self._text, second)], dim=-1)
         x = state.before + model.halves(states) + self._voice + model.segment.weight[1]

@@ -157,7 +157,8 @@ def make_voice(
 
 @torch.inference_mode()
 def heard(samples: np.ndarray, sample_rate: int) -> tuple[Tensor, Tensor]:
-    """A recording (N,) as the flow decoder reads it: natural log-mel (M, T) at 100 Hz, float16, and speaker vector (E,)."""
+    """A recording (N,) as the flow decoder reads it: natural log-mel (M, T) at 100 Hz, float16, and speaker vector
+    (E,)."""
     at_24k = resample(samples[None], sample_rate, MEL_RATE)[0]
     at_16k = resample(samples[None], sample_rate, SPEAKER_RATE)[0]
     mel = MelFrames(MEL_RATE)(torch.from_numpy(at_24k)[None])[0]

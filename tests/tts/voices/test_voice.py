@@ -82,8 +82,10 @@ def same(one: Voice, other: Voice) -> bool:
     assert other.phones is not None
     assert one.pointer is not None
     assert other.pointer is not None
-    assert one.mel is not None and one.speaker is not None
-    assert other.mel is not None and other.speaker is not None
+    assert one.mel is not None
+    assert one.speaker is not None
+    assert other.mel is not None
+    assert other.speaker is not None
     tensors = ("codes", "phones", "pointer", "mel", "speaker")
     facts = [field.name for field in dataclasses.fields(Voice) if field.name not in tensors]
     return (

@@ -32,7 +32,8 @@ from .decoder import PATCH, FlowDecoder
 from .stream import FlowOptions, FlowStream, FlowVoice, read_voice
 
 LONGEST_PROMPT = 200  # frames: what was trained
-_NARROW = 3.0  # nats from the bands of 3 to 6 kHz down to those above 9 kHz: 3 to 7 in recordings of 16 kHz, else 0 to 3
+# Nats from the bands of 3 to 6 kHz down to those above 9 kHz: 3 to 7 in recordings of 16 kHz, 0 to 3 in others.
+_NARROW = 3.0
 
 
 @dataclass(frozen=True, eq=False)
