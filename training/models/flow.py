@@ -29,7 +29,7 @@ from ...layers.dit import block_mask
 from ...layers.mel import mel_centres
 from ...tts.decoders.flow.decoder import FlowConfig, FlowDecoder, FlowInputs
 from ...tts.decoders.flow.timing import timing
-from ...tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig, TokenProbe
+from ...tts.lm.speech_tokens import SILENCE, SpeechTokenizer, SpeechTokensConfig, TokenProbe
 from ...tts.text.phones import N_SYMBOLS
 from ..engine import distributed
 from ..engine.distributed import World
@@ -196,7 +196,7 @@ class Reader:
         bands = s.mel.shape[1]
         mel = s.mel.view(-1, 2 * bands)[frame].float()
         mel = (
-            torch.where(inside[..., None], mel, -11.5).unflatten(-1, (2, bands)).flatten(1, 2).transpose(1, 2)
+            torch.where(inside[..., None], mel, SILENCE).unflatten(-1, (2, bands)).flatten(1, 2).transpose(1, 2)
         )
         pointer = torch.where(inside & ~own, s.pointer[frame], -1)
         phones, n_phones = self._phones(plans, p)

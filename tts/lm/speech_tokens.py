@@ -24,6 +24,7 @@ from ...layers.convnext import ConvNeXtBlock, Pointwise
 from ...layers.streaming import Chain
 
 STRIDE = 4  # mel frames in a token
+SILENCE = -11.5  # natural log-mel of nothing: what follows the end of a recording
 _MEAN, _SCALE = -5.0, 2.5  # of natural log-mels of speech, about
 
 
@@ -100,7 +101,7 @@ class SpeechTokenizer(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """Natural log-mel (B, M, T), T a multiple of 4 -> bounded numbers (B, S, D), not yet rounded."""
         ahead = self.config.look_ahead
-        z = self.net(F.pad((mel - _MEAN) / _SCALE, (0, ahead * STRIDE)))
+        z = self.net((F.pad(mel, (0, ahead * STRIDE), value=SILENCE) - _MEAN) / _SCALE)
         return self.quantizer.bounded(z[..., ahead:].transpose(1, 2))
 
     def tokens(self, mel: Tensor) -> Tensor:
