@@ -27,7 +27,7 @@ from .lm.sampling import SamplingOptions
 from .lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from .lm.token_ar import TokenAR, TokenARConfig
 from .lm.token_generate import TokenGenerator
-from .registry import FLOW_FILES, NEXT, WEIGHTS
+from .registry import FLOW_FILES, flow_folder
 from .text.phones import Phones
 from .valle import Valle
 
@@ -90,8 +90,3 @@ def load_flow_speech(
     )
     ar = load_checkpoint(TokenAR, TokenARConfig, paths["ar"], "token-ar", device)
     return FlowSpeech(codec, ar, decoder, aligner)
-
-
-def flow_folder() -> Path:
-    """Where the weights of the flow path lie: with the others, or among those that are still in training."""
-    return WEIGHTS if (WEIGHTS / FLOW_FILES["flow"]).is_file() else NEXT

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..errors import UsageError
 from .finish.tempo import FASTEST, SLOWEST
 from .lm.sampling import SamplingOptions
-from .registry import find_decoder
+from .registry import find_decoder, has_token_ar
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ PRESETS: dict[str, Preset] = {
 
 # The same for the token AR of the flow path, whose voice is the decoder's affair.
 _TOKENS = SamplingOptions(temperature=0.8, top_p=0.9, text_guidance=1.5, speed=0.95)
-FLOW_PRESETS: dict[str, Preset] = {
+TOKEN_PRESETS: dict[str, Preset] = {
     "standard": replace(PRESETS["standard"], sampling=_TOKENS),
     "fast": replace(PRESETS["fast"], sampling=replace(_TOKENS, text_guidance=1.0)),
     "best": replace(PRESETS["best"], sampling=_TOKENS),
@@ -77,8 +77,8 @@ class SpeechOptions:
 
     def resolved(self) -> Preset:
         """The preset with everything that these options set themselves."""
-        flow = self.decoder is not None and find_decoder(self.decoder).engine == "flow"
-        preset = (FLOW_PRESETS if flow else PRESETS)[self.preset]
+        tokens = self.decoder == "flow" and has_token_ar()
+        preset = (TOKEN_PRESETS if tokens else PRESETS)[self.preset]
         own = {
             "temperature": self.temperature,
             "top_k": self.top_k,

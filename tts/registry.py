@@ -15,17 +15,26 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save
 
 from ..codec import Codec
 from ..codec.checkpoint import weights_hash
-from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors, uninitialized
+from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
+from ..data.checkpoint import (
+    config_from_dict,
+    load_strictly,
+    read_safetensors,
+    uninitialized,
+)
 from ..data.files import atomic_output
 from ..errors import InputError, MissingModelError, UsageError
+from ..pretrained.ge2e import load_ge2e
 from .decoders.base import SpeechDecoder
+from .decoders.flow.decoder import FlowConfig, FlowDecoder
+from .decoders.flow.sound import FlowSpeechDecoder
 from .decoders.nar import NARConfig, NARModel
 from .decoders.nar_stream import NARDecoder
 from .decoders.vocoder import Vocoder, VocoderConfig
@@ -148,8 +157,7 @@ class DecoderRow:
     """A decoder that can be chosen.
 
     load: from its weights (None where it has none) for a codec, an AR and a device.   weights: those that ship.
-    reads_hidden: they belong to one AR, that which ships.   aliases: other names for it.   engine: "valle" for
-    what reads the codes of the codec, "flow" for what reads speech tokens and is loaded by `tts.flow_speech`.
+    reads_hidden: they belong to one AR, that which ships.   aliases: other names for it.
     """
 
     name: str
@@ -158,7 +166,6 @@ class DecoderRow:
     weights: Path | None = None
     reads_hidden: bool = False
     aliases: tuple[str, ...] = ()
-    engine: Literal["valle", "flow"] = "valle"
 
     @property
     def is_installed(self) -> bool:
@@ -174,10 +181,18 @@ def _load_nar(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.
     return NARDecoder(load_nar(SHIPPED_NAR if path is None else path, device, weights_hash(codec)), codec)
 
 
-def _not_here(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device) -> SpeechDecoder:
-    raise MissingModelError(
-        "the decoder flow has an AR of its own; load both with tts.flow_speech.load_flow_speech"
+def _load_flow(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device) -> SpeechDecoder:
+    """After an AR over the codec's codes, whose pointer alone is read."""
+    file = flow_folder() / FLOW_FILES["flow"] if path is None else path
+    if codec.frame_rate != 50:
+        raise MissingModelError(
+            f"the decoder flow reads 50 frames a second, the codec {codec.name} has {float(codec.frame_rate):g}"
+        )
+    flow = load_checkpoint(FlowDecoder, FlowConfig, file, "flow", device)
+    vocoder = load_checkpoint(
+        MelVocoder, MelVocoderConfig, file.with_name(FLOW_FILES["vocoder"]), "mel-vocoder", device
     )
+    return FlowSpeechDecoder(flow, vocoder, None, load_ge2e(device=str(device)))
 
 
 # The first that is installed is the default.
@@ -187,10 +202,20 @@ DECODERS: dict[str, DecoderRow] = {
         DecoderRow("vocoder", "a source and a filter", _load_vocoder, SHIPPED_VOCODER, reads_hidden=True),
         DecoderRow("nar", "hoarser; VALL-E as published", _load_nar, SHIPPED_NAR, aliases=("codec",)),
         DecoderRow(
-            "flow", "nearer to the voice; in training", _not_here, NEXT / FLOW_FILES["flow"], engine="flow"
+            "flow", "a mel spectrogram by flow matching; in training", _load_flow, NEXT / FLOW_FILES["flow"]
         ),
     )
 }
+
+
+def flow_folder() -> Path:
+    """Where the weights of the flow path lie: with the others, or among those that are still in training."""
+    return WEIGHTS if (WEIGHTS / FLOW_FILES["flow"]).is_file() else NEXT
+
+
+def has_token_ar() -> bool:
+    """Whether an AR over speech tokens is installed; without, the decoder flow reads the pointer of the other AR."""
+    return (flow_folder() / FLOW_FILES["ar"]).is_file()
 
 
 def find_decoder(name: str) -> DecoderRow:
@@ -241,7 +266,6 @@ def load_decoders(
         {
             name: partial(row.load, codec, ar, given.get(name, row.weights), device)
             for name, row in DECODERS.items()
-            if row.engine == "valle"
-            and (name in given or (row.is_installed and (ships or not row.reads_hidden)))
+            if name in given or (row.is_installed and (ships or not row.reads_hidden))
         }
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -26,11 +26,12 @@ from ..pretrained import perth
 from ..version import __version__
 from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
+from .finish.chain import Stage
 from .finish.tags import synthetic_tags
 from .finish.watermark import WatermarkStream
 from .presets import SpeechOptions
-from .registry import SHIPPED_AR, find_decoder, load_ar, load_decoders
-from .synthesis import SpokenChunk, Synthesizer, Watermark
+from .registry import SHIPPED_AR, has_token_ar, load_ar, load_decoders
+from .synthesis import SpokenChunk, Synthesizer
 from .text.lexicon import Lexicon
 from .text.long_text import Sentence, split_text
 from .text.phonemes import phonemize
@@ -77,7 +78,7 @@ class Speaker:
         self,
         models: Valle | None = None,
         device: str | torch.device = "cpu",
-        watermark: type[Watermark] | Any = WatermarkStream,
+        watermark: Callable[[int, int], Stage] = WatermarkStream,
         decoder: str | None = None,
     ):
         with ThreadPoolExecutor(1) as beside:
@@ -192,7 +193,7 @@ class Speaker:
 def load_models(device: str | torch.device = "cpu", decoder: str | None = None) -> Valle:
     """The models that ship, those that the decoder needs. Raises MissingModelError, one line, if one of them is not
     installed."""
-    if decoder is not None and find_decoder(decoder).engine == "flow":
+    if decoder == "flow" and has_token_ar():
         from .flow_speech import load_flow_speech
 
         aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
@@ -213,8 +214,8 @@ _lock = threading.Lock()
 
 
 def shared_speaker(device: str = "cpu", decoder: str | None = None) -> Speaker:
-    """One speaker with the models that ship, for all who ask for a decoder of the same engine."""
-    engine = "valle" if decoder is None else find_decoder(decoder).engine
+    """One speaker with the models that ship, for all who ask for a decoder of the same AR."""
+    engine = "tokens" if decoder == "flow" and has_token_ar() else "codes"
     with _lock:
         if (device, engine) not in _shared:
             _shared[device, engine] = Speaker(device=device, decoder=decoder)

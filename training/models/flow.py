@@ -196,7 +196,10 @@ class Reader:
         bands = s.mel.shape[1]
         mel = s.mel.view(-1, 2 * bands)[frame].float()
         mel = (
-            torch.where(inside[..., None], mel, SILENCE).unflatten(-1, (2, bands)).flatten(1, 2).transpose(1, 2)
+            torch.where(inside[..., None], mel, SILENCE)
+            .unflatten(-1, (2, bands))
+            .flatten(1, 2)
+            .transpose(1, 2)
         )
         pointer = torch.where(inside & ~own, s.pointer[frame], -1)
         phones, n_phones = self._phones(plans, p)

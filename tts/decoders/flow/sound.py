@@ -3,6 +3,9 @@
     recording of the voice -> mel, speaker vector, tokens -> FlowVoice (kept)
     pointer, tokens -> FlowStream -> mel -> MelVocoderStream -> samples
 
+It speaks after two kinds of AR: one that says speech tokens (`tts.flow_speech`), or one over a codec's codes, of which it
+reads the pointer alone.
+
 Shapes: S samples of a prompt at 24 kHz, T frames of 50 Hz, M mel bands, E speaker vector.
 """
 
@@ -38,14 +41,14 @@ _NARROW = 3.0
 
 @dataclass(frozen=True, eq=False)
 class ReadVoice:
-    """What the flow path keeps of a prompt: for the decoder, and for its AR."""
+    """What the flow path keeps of a prompt: for the decoder, and for an AR over tokens."""
 
     flow: FlowVoice
-    tokens: TokenPrompt
+    tokens: TokenPrompt | None
 
 
 class FlowSpeechDecoder:
-    """Flow decoder and mel vocoder."""
+    """Flow decoder and mel vocoder. tokenizer: of the AR's tokens; None where only its pointer is read."""
 
     name = "flow"
 
@@ -53,19 +56,19 @@ class FlowSpeechDecoder:
         self,
         flow: FlowDecoder,
         vocoder: MelVocoder,
-        tokenizer: SpeechTokenizer,
+        tokenizer: SpeechTokenizer | None,
         speakers: GE2E,
         options: FlowOptions | None = None,
         contrast: float = 1.0,
     ):
         self.options = options or FlowOptions()
-        self._originals = (flow, vocoder, tokenizer)
+        self._originals = [model for model in (flow, vocoder, tokenizer) if model is not None]
         self.flow = cast(FlowDecoder, prepare(flow, int8=False))
         self.vocoder, self.tokenizer, self.speakers, self.contrast = vocoder, tokenizer, speakers, contrast
-        # Tokens a push: the first block and its look-ahead, then a block each.
-        ahead = flow.config.look_ahead
+        # Frames of the AR a push: the first block and its look-ahead, then a block each.
+        ahead, places = flow.config.look_ahead, 1 if tokenizer is None else PATCH
         first, *others = self.options.blocks
-        self.chunks = ((first + ahead) // PATCH, *(block // PATCH for block in others or [first]))
+        self.chunks = ((first + ahead) // places, *(block // places for block in others or [first]))
 
     @torch.inference_mode()
     def read_voice(self, prompt: Prompt, wav: Tensor) -> ReadVoice:
@@ -74,10 +77,12 @@ class FlowSpeechDecoder:
         longest = LONGEST_PROMPT * PATCH
         mel = mel[:, : min(longest, mel.shape[1]) // STRIDE * STRIDE]
         speaker = self._speaker(wav) if prompt.speaker is None else prompt.speaker.to(wav)
-        tokens = self.tokenizer.tokens(mel[None])[0]
-        levels = self.tokenizer.quantizer.vectors(tokens)
+        tokens, levels = None, None
+        if self.tokenizer is not None:
+            tokens = self.tokenizer.tokens(mel[None])[0]
+            levels = self.tokenizer.quantizer.vectors(tokens)
         voice = read_voice(self.flow, mel, speaker, levels, self.options, is_narrow(mel))
-        return ReadVoice(voice, TokenPrompt(tokens, speaker))
+        return ReadVoice(voice, None if tokens is None else TokenPrompt(tokens, speaker))
 
     def _speaker(self, wav: Tensor) -> Tensor:
         """The speaker vector (E,) of a recording (S,)."""
@@ -85,7 +90,8 @@ class FlowSpeechDecoder:
         return self.speakers.vector(torch.from_numpy(at_16k).to(wav.device))
 
     def check(self, ar: ARModel) -> None:
-        """Whether the AR says this tokenizer's tokens, its file says (`tts.flow_speech.load_flow_speech`)."""
+        """Raises MissingModelError for an AR whose pointer moves at another rate than once a frame. Whether one says this
+        tokenizer's tokens, its file says (`tts.flow_speech.load_flow_speech`)."""
 
     def stream(self, phones: Phones, voice: ReadVoice | None, seed: int) -> FlowSound:
         flow = None if voice is None else voice.flow
@@ -97,21 +103,28 @@ class FlowSpeechDecoder:
 
 
 class FlowSound:
-    """The samples of one utterance."""
+    """The samples of one utterance. tokenizer: None where latents come at the decoder's own rate and only their pointer is
+    read."""
 
-    def __init__(self, stream: FlowStream, vocoder: MelVocoderStream, tokenizer: SpeechTokenizer):
+    def __init__(self, stream: FlowStream, vocoder: MelVocoderStream, tokenizer: SpeechTokenizer | None):
         self.stream, self.vocoder, self.tokenizer = stream, vocoder, tokenizer
+        self._odd = torch.zeros(0, dtype=torch.long)  # a frame that waits for its other half
 
     def push(self, latents: Latents) -> np.ndarray:
-        pointer = latents.pointer.flatten()  # two halves a token
-        if pointer.numel() == 0:
+        pointer = torch.cat([self._odd, latents.pointer.flatten()])
+        n = len(pointer) // PATCH * PATCH
+        pointer, self._odd = pointer[:n], pointer[n:]
+        if n == 0:
             return np.zeros(0, np.float32)
-        levels = self.tokenizer.quantizer.vectors(latents.codes[0])
+        levels = None if self.tokenizer is None else self.tokenizer.quantizer.vectors(latents.codes[0])
         return to_samples(self.vocoder.push(self.stream.push(pointer, levels)))
 
     def flush(self) -> np.ndarray:
-        mel = self.stream.flush()
-        return to_samples(torch.cat([self.vocoder.push(mel), self.vocoder.flush()]))
+        parts = []
+        if len(self._odd):  # the last phone takes its other half, too
+            parts.append(self.vocoder.push(self.stream.push(self._odd.repeat(PATCH))))
+        parts += [self.vocoder.push(self.stream.flush()), self.vocoder.flush()]
+        return to_samples(torch.cat(parts))
 
 
 def is_narrow(mel: Tensor) -> bool:
