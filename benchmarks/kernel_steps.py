@@ -18,9 +18,9 @@ from myna.codec.dac_fused import FusedDACDecoder
 from myna.codec.encodec import Encodec
 from myna.codec.myna import MynaCodec, expand
 from myna.codec.myna_fused import FusedMynaDecoder
-from myna.kernels import rvq, sampling
-from myna.kernels.launch import overlapping
-from myna.kernels.linear_rows import linear_rows
+from myna.kernels.gpu import rvq, sampling
+from myna.kernels.gpu.launch import overlapping
+from myna.kernels.gpu.linear_rows import linear_rows
 from myna.layers.graph import CapturedStep, StreamGraph
 from myna.layers.streaming import Stream
 from myna.layers.transformer import Transformer, TransformerConfig

@@ -46,7 +46,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from kernel_cases import BF16, F32, Case, Make, cases, cut, cuts, upcast  # noqa: E402
 from kernel_steps import Step, steps  # noqa: E402
-from myna.kernels import aot  # noqa: E402
+from myna.kernels.gpu import aot  # noqa: E402
 
 DTYPES = {"fp32": F32, "bf16": BF16}
 

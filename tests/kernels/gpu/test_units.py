@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from myna.kernels import convnext, residual_unit
-from myna.kernels.causal_conv import slots
+from myna.kernels.gpu import convnext, residual_unit
+from myna.kernels.gpu.causal_conv import slots
 
 from .conftest import doubled
 

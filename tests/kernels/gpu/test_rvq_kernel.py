@@ -1,7 +1,7 @@
 import pytest
 import torch
-from myna.kernels import rvq
-from myna.kernels.sampling import sample, sample_reference
+from myna.kernels.gpu import rvq
+from myna.kernels.gpu.sampling import sample, sample_reference
 
 from .conftest import doubled
 

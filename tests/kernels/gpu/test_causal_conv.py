@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from myna.kernels import causal_conv, conv_transpose
+from myna.kernels.gpu import causal_conv, conv_transpose
 
 from .conftest import doubled
 
