@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from myna.kernels import (
+from myna.kernels.gpu import (
     causal_conv,
     conv_transpose,
     convnext,
@@ -408,7 +408,7 @@ def _sample(b: int = 4, r: int = 2, v: int = 1024) -> Case:
 def sample_with_sort(
     logits: Tensor, weights: Tensor, options: Tensor, numbers: Tensor, recent: Tensor, drawn: Tensor
 ) -> Tensor:
-    """`kernels.sampling.sample` in PyTorch without synchronising: a sort, two sums, two searches."""
+    """`kernels.gpu.sampling.sample` in PyTorch without synchronising: a sort, two sums, two searches."""
     row = logits[:, 0] + torch.einsum("br,brv->bv", weights.to(logits.dtype), logits[:, :1] - logits[:, 1:])
     values, order = row.sort(dim=-1, descending=True, stable=True)
     p = torch.softmax(values / options[:, :1].to(values.dtype), -1)

@@ -1,5 +1,6 @@
 """The kernels beside PyTorch: right, how fast, and what Triton's compiler makes of them.
 
+    python benchmarks/kernels.py --predict                       no GPU: what the counts of bytes and operations say
     python benchmarks/kernels.py --compile-only [--json OUT]     no GPU: registers, shared memory, spills, tensor cores
     python benchmarks/kernels.py [--json OUT] [--limit-s 95]     on a GPU: that, errors, microseconds
 
@@ -46,7 +47,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from kernel_cases import BF16, F32, Case, Make, cases, cut, cuts, upcast  # noqa: E402
 from kernel_steps import Step, steps  # noqa: E402
-from myna.kernels import aot  # noqa: E402
+from myna.kernels.gpu import aot  # noqa: E402
 
 DTYPES = {"fp32": F32, "bf16": BF16}
 
@@ -121,6 +122,30 @@ def usable() -> bool:
 
 
 # ---- compiled without a GPU
+
+
+H200 = 4.3e12, 780e12  # bytes and bf16 operations a second, as others have measured them
+LAUNCH_US = 2.0  # a small kernel in a CUDA graph, from its start to the next one's
+
+
+def predict(record: Record, only: str) -> None:
+    """What the counts say: the least time that bytes and operations take on an H200, and whole steps' launches."""
+    print(
+        "predicted for an H200, not measured: microseconds that bytes and operations take, and launches",
+        flush=True,
+    )
+    for case in cases():
+        if only in case.name:
+            print(f"{case.name:44} {case.precision}  {roofline(case, H200):8.2f} us")
+    for step in steps():
+        if only not in step.name:
+            continue
+        with record.guarded(f"launches of {step.name}"), torch.no_grad(), aot.recorded() as made:
+            step.launch()
+        n = sum(not launch.overlapping for launch in made)
+        floor = roofline(step, H200)
+        text = f"{step.name:44} {step.precision}  {floor:8.2f} us"
+        print(text + (f", {n} launches: about {max(floor, LAUNCH_US * n):.0f} us" if n else ""), flush=True)
 
 
 def launches(record: Record, only: str) -> list[aot.Launch]:
@@ -456,6 +481,9 @@ def main() -> None:
     parser.add_argument(
         "--compile-only", action="store_true", help="no GPU: compile, and print what comes out"
     )
+    parser.add_argument(
+        "--predict", action="store_true", help="no GPU: what the counts say, and nothing else"
+    )
     parser.add_argument("--json", type=Path, help="write everything to this file too")
     parser.add_argument("--targets", nargs="+", default=None, choices=sorted(aot.TARGETS))
     parser.add_argument("--only", default="", help="cases and steps whose name has this in it")
@@ -468,6 +496,10 @@ def main() -> None:
             "kernels are compiled by triton, which is not installed (or TRITON_INTERPRET is set): unset it"
         )
     record = Record(args.json, args.limit_s, args.resume)
+    if args.predict or args.compile_only:
+        predict(record, args.only)
+    if args.predict:
+        return
     if args.compile_only:
         compile_all(record, args.targets or ["sm_90", "sm_80"], args.only, None, args.workers)
         if args.json:

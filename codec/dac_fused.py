@@ -15,10 +15,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..kernels.causal_conv import conv_rows, runs_on
-from ..kernels.conv_transpose import conv_transpose_rows, pack
+from ..kernels.gpu.causal_conv import conv_rows, runs_on
+from ..kernels.gpu.conv_transpose import conv_transpose_rows, pack
+from ..kernels.gpu.residual_unit import UnitWeights, residual_unit_rows
 from ..kernels.packed import packed
-from ..kernels.residual_unit import UnitWeights, residual_unit_rows
 from ..layers import ConvTranspose1d, Residual
 from .convolutional import ConvolutionalCodec
 

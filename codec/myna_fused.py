@@ -17,11 +17,11 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from ..kernels import causal_conv, conv_transpose, convnext, rvq
+from ..kernels.gpu import causal_conv, conv_transpose, convnext, rvq
 from ..layers.conv import Conv1d, ConvTranspose1d
 from ..layers.convnext import ConvNeXtBlock
-from ..layers.graph import CapturedStep, Pool, identity
-from ..layers.streaming import Chain
+from ..layers.graph import CapturedStep, Pool, agree, identity
+from ..layers.streaming import Chain, Stream
 from .quantizer import EMACodebook, ResidualVQ
 
 
@@ -199,7 +199,12 @@ def fused_stream(codec: HouseCodec, batch: int) -> FusedStream | None:
     def make() -> tuple[FusedMynaDecoder, CapturedStep]:
         decoder = FusedMynaDecoder(codec, batch, 1, like.dtype)
         row = torch.zeros(batch, 1, codec.config.latent_dim, dtype=like.dtype, device=like.device)
-        return decoder, CapturedStep(decoder.step_latents, (row,), decoder.state)
+        step = CapturedStep(decoder.step_latents, (row,), decoder.state)
+        with torch.inference_mode():
+            frames = torch.randn(3, *row.shape, dtype=row.dtype, device=row.device)
+            own = Stream(codec.decoder, batch)
+            agree([step(x).clone() for x in frames], [own.push(x.transpose(1, 2)) for x in frames])
+        return decoder, step
 
     user = _User()
     made = _POOL.borrow(user, codec.decoder, (batch, identity(like)), make)

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.launch import runs_on
+from ..kernels.gpu.launch import runs_on
+from ..kernels.gpu.rvq import rvq_decode
 from ..kernels.packed import packed
-from ..kernels.rvq import rvq_decode
 
 
 @dataclass(frozen=True)

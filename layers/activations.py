@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..kernels import snake as kernel
+from ..kernels.gpu import snake as kernel
 
 
 def snake(x: Tensor, alpha: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import decode_attention, linear_rows, qkv
-from .graph import CapturedStep, Pool, identity
+from ..kernels.gpu import decode_attention, linear_rows, qkv
+from .graph import CapturedStep, Pool, agree, identity
 from .streaming import State
 from .transformer import Transformer
 
@@ -88,7 +88,15 @@ def captured(user: object, model: Transformer, state: State) -> CapturedStep | N
     def make() -> tuple[FusedTransformer, CapturedStep]:
         fused = FusedTransformer(model, len(position), dtype)
         x = torch.zeros(len(position), model.config.width, dtype=dtype, device=position.device)
-        return fused, CapturedStep(fused.step, (x,), fused.state)
+        step = CapturedStep(fused.step, (x,), fused.state)
+        with torch.inference_mode():
+            xs, own = torch.randn(3, *x.shape, dtype=dtype, device=x.device), model.init_state(len(x), x)
+            theirs = []
+            for frame in xs:
+                y, own = model.step(frame[:, :, None], own)
+                theirs.append(y[:, :, 0])
+            agree([step(frame).clone() for frame in xs], theirs)
+        return fused, step
 
     made = _POOL.borrow(user, model, (len(position), identity(model.norm.weight)), make)
     if made is None:

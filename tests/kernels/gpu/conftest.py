@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("triton", reason="triton, which interprets the kernels, is not installed")
 
 import torch
-from myna.kernels.launch import INTERPRETED
+from myna.kernels.gpu.launch import INTERPRETED
 from torch import Tensor
 
 BAND = 64  # numbers before and after; a multiple of 16 bytes, as CUDA's memory is
@@ -79,7 +79,9 @@ def close(dtype: torch.dtype) -> Callable[[Tensor, Tensor], None]:
 
     def check(result: Tensor, exact: Tensor) -> None:
         assert (result.dtype, exact.dtype) == (dtype, torch.float64)
-        error = float((result.double().cpu() - exact.cpu()).norm() / exact.cpu().norm())
+        error = float(
+            (result.detach().double().cpu() - exact.detach().cpu()).norm() / exact.detach().cpu().norm()
+        )
         assert error < (2e-6 if dtype == torch.float32 else 1.2e-2), f"relative error {error:.1e}"
 
     return check

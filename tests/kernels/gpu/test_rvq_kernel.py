@@ -1,7 +1,7 @@
 import pytest
 import torch
-from myna.kernels import rvq
-from myna.kernels.sampling import sample, sample_reference
+from myna.kernels.gpu import rvq
+from myna.kernels.gpu.sampling import sample, sample_reference
 
 from .conftest import doubled
 
@@ -26,12 +26,12 @@ def test_factorized_codes(guard):
 
 
 def test_draws_are_those_of_the_reference(guard):
-    """Four streams with options of their own, 30 times: guided, from the top 5, drawn anew, the likeliest."""
+    """Four streams with options of their own, 12 times: guided, from the top 5, drawn anew, the likeliest."""
     torch.manual_seed(2)
     options = torch.tensor([[0.9, 0, 0.9, 0.5], [1, 5, 1, 0.2], [0.7, 10, 0.8, 0.0], [0, 0, 1, 0.5]])
     options, drawn = guard(options), torch.arange(4, device=guard.device)
     anew = 0
-    for _ in range(30):
+    for _ in range(12):
         logits, weights = guard(torch.randn(4, 2, 65) * 3), guard(torch.rand(4, 1))
         numbers = guard(torch.rand(4, 2))
         top = (logits[:, 0] + weights * (logits[:, 0] - logits[:, 1])).argmax(-1)

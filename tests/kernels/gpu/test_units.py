@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from myna.kernels import convnext, residual_unit
-from myna.kernels.causal_conv import slots
+from myna.kernels.gpu import convnext, residual_unit
+from myna.kernels.gpu.causal_conv import slots
 
 from .conftest import doubled
 
@@ -27,7 +27,7 @@ def test_residual_unit_steps(c, t, d, guard, dtype, close):
     torch.manual_seed(0)
     w = unit_weights(c, dtype, guard.device)
     ring = guard.empty((2, slots(7, d, t), c), dtype)
-    n = 2 * ring.shape[1] // t + 1
+    n = ring.shape[1] // t + 2
     xs, position, ys = torch.randn(2, n * t, c).to(dtype), torch.zeros(2, dtype=torch.int64), []
     position = position.to(ring.device)
     for x in xs.split(t, dim=1):
@@ -65,7 +65,7 @@ def test_convnext_steps(b, t, c, guard, dtype, close):
         guard((torch.randn(c, e) * e**-0.5).to(dtype)), vector(c), guard(torch.rand(c)),
     )  # fmt: skip
     ring = guard.empty((b, slots(7, 1, t), c), dtype)
-    n = 2 * ring.shape[1] // t + 1
+    n = ring.shape[1] // t + 2
     xs, position, ys = torch.randn(b, n * t, c).to(dtype), torch.zeros(b, dtype=torch.int64), []
     position = position.to(ring.device)
     for x in xs.split(t, dim=1):

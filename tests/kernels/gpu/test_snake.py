@@ -1,6 +1,6 @@
 import pytest
 import torch
-from myna.kernels.snake import snake, snake_reference, supports
+from myna.kernels.gpu.snake import snake, snake_reference, supports
 
 from .conftest import doubled
 

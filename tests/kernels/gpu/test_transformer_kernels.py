@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from myna.kernels import decode_attention, flash_attention, linear_rows, qkv
+from myna.kernels.gpu import decode_attention, flash_attention, linear_rows, qkv
 
 from .conftest import doubled
 
