@@ -236,7 +236,9 @@ def measure(folder: Path, chosen: argparse.Namespace) -> dict:
         runs: dict[str, list[dict[str, float]]] = {system: [] for system in systems}
         for _ in range(chosen.repeats):
             for system in systems:
-                runs[system].append(worker(folder, chosen.threads, system, batch, str(chosen.codes)))
+                found = worker(folder, chosen.threads, system, batch, str(chosen.codes))
+                print(f"{system}, batch {batch}: {found['ms']:.1f} ms a step", file=sys.stderr)
+                runs[system].append(found)
         table[batch] = {
             # The quickest: what the machine does besides only ever adds.
             system: min(found, key=lambda run: run["ms"])
