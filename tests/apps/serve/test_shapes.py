@@ -1,4 +1,4 @@
-"""Requests as other programs send them, recorded from their sources: what they send is taken, what they read is there."""
+"""Requests as other programs send them, by their sources: what they send is taken, what they read is there."""
 
 from __future__ import annotations
 
