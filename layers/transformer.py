@@ -224,10 +224,10 @@ class Transformer(Streamable):
         for i, block in enumerate(self._blocks):
             projected = block.attention.project(block.norm1(x), turn)
             q, k, v = (part.split(counts) for part in projected)
-            y = [
-                block.attention.look(*own[:3], own[3][1][i], *own[4:])
-                for own in zip(q, k, v, states, slots, masks, strict=True)
-            ]
+            y = []
+            for n in range(len(states)):
+                own = q[n], k[n], v[n], states[n][1][i], slots[n], masks[n]
+                y.append(block.attention.look(*own))
             x = x + block.attention.merge(torch.cat(y))
             x = x + block.feed_forward(block.norm2(x))
         return self.norm(x)[:, 0], [(position + 1, caches) for position, caches in states]

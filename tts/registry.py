@@ -25,6 +25,7 @@ from ..codec.checkpoint import weights_hash
 from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ..data.checkpoint import (
     config_from_dict,
+    load_checkpoint,
     load_strictly,
     read_safetensors,
     uninitialized,

@@ -62,8 +62,7 @@ class BodyLimit:
 
 @contextlib.asynccontextmanager
 async def opened_form(request: Request) -> AsyncIterator[FormData]:
-    """A multipart form, its files on the disk where they are long, until the block ends. Raises InvalidError,
-    TooLargeError."""
+    """A multipart form, its files on the disk where they are long, until the block ends. Raises InvalidError."""
     form = await _read_form(request)
     try:
         yield form

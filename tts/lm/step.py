@@ -49,9 +49,9 @@ class Ask(NamedTuple):
     reach: int | None = None
 
     def answer(self, model: ARModel) -> Any:
-        return (
-            model.step(*self.inputs, self.cache, self.reach) if self.part is None else self.part(*self.inputs)
-        )
+        if self.part is not None:
+            return self.part(*self.inputs)
+        return model.step(self.inputs[0], self.cache, self.reach)
 
 
 class ARStep:

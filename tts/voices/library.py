@@ -1,8 +1,8 @@
 """The voices that are kept: the user's in a folder, and those that ship with the package.
 
 The user's are in $MYNA_VOICES, in $MYNA_HOME/voices, or in ~/.local/share/myna/voices. Those of the package are
-recordings of three to four seconds; codes of the codec that is installed are made of them the first time, and kept
-in the cache.
+recordings of three to four seconds; codes of the codec that is installed are made of them the first time, and kept in
+the cache.
 """
 
 from __future__ import annotations

@@ -45,10 +45,11 @@ def test_a_pumped_generator_gives_its_items_and_its_error():
         raise ValueError("after them")
 
     async def main():
-        found = []
+        found, items = [], pumped(source, depth=3)
+        while len(found) < 20:
+            found.append(await anext(items))
         with pytest.raises(ValueError, match="after them"):
-            async for item in pumped(source, depth=3):
-                found.append(item)
+            await anext(items)
         return found
 
     assert asyncio.run(main()) == list(range(20))

@@ -3,8 +3,8 @@
     recording of the voice -> mel, speaker vector, tokens -> FlowVoice (kept)
     pointer, tokens -> FlowStream -> mel -> MelVocoderStream -> samples
 
-It speaks after two kinds of AR: one that says speech tokens (`tts.flow_speech`), or one over a codec's codes, of which it
-reads the pointer alone.
+It speaks after two kinds of AR: one that says speech tokens (`tts.flow_speech`), or one over a codec's codes, of
+which it reads the pointer alone.
 
 Shapes: S samples of a prompt at 24 kHz, T frames of 50 Hz, M mel bands, E speaker vector.
 """
@@ -90,8 +90,7 @@ class FlowSpeechDecoder:
         return self.speakers.vector(torch.from_numpy(at_16k).to(wav.device))
 
     def check(self, ar: ARModel) -> None:
-        """Raises MissingModelError for an AR whose pointer moves at another rate than once a frame. Whether one says this
-        tokenizer's tokens, its file says (`tts.flow_speech.load_flow_speech`)."""
+        """Any AR has the pointer. Whether one says this tokenizer's tokens, its file says (`tts.flow_speech`)."""
 
     def stream(self, phones: Phones, voice: ReadVoice | None, seed: int) -> FlowSound:
         flow = None if voice is None else voice.flow
@@ -103,8 +102,8 @@ class FlowSpeechDecoder:
 
 
 class FlowSound:
-    """The samples of one utterance. tokenizer: None where latents come at the decoder's own rate and only their pointer is
-    read."""
+    """The samples of one utterance. tokenizer: None where latents come at the decoder's own rate and only their
+    pointer is read."""
 
     def __init__(self, stream: FlowStream, vocoder: MelVocoderStream, tokenizer: SpeechTokenizer | None):
         self.stream, self.vocoder, self.tokenizer = stream, vocoder, tokenizer
