@@ -10,10 +10,10 @@ from starlette.testclient import TestClient
 
 pytest.importorskip("gradio")
 
-from myna.apps.serve.app import build_app  # noqa: E402
-from myna.apps.serve.house import House  # noqa: E402
-from myna.apps.serve.options import ServeOptions  # noqa: E402
-from myna.apps.serve.page import is_installed, mounted  # noqa: E402
+from myna.apps.serve.app import build_app
+from myna.apps.serve.house import House
+from myna.apps.serve.options import ServeOptions
+from myna.apps.serve.page import is_installed, mounted
 
 KEY = "a-key-of-the-house"
 
