@@ -10,10 +10,10 @@ from starlette.testclient import TestClient
 
 pytest.importorskip("gradio")
 
-from myna.apps.serve.app import build_app  # noqa: E402
-from myna.apps.serve.house import House  # noqa: E402
-from myna.apps.serve.options import ServeOptions  # noqa: E402
-from myna.apps.serve.page import is_installed, mounted  # noqa: E402
+from myna.apps.serve.app import build_app
+from myna.apps.serve.house import House
+from myna.apps.serve.options import ServeOptions
+from myna.apps.serve.page import is_installed, mounted
 
 KEY = "a-key-of-the-house"
 
@@ -22,7 +22,10 @@ KEY = "a-key-of-the-house"
 def client(library, engine, recognition):
     options = ServeOptions(api_keys=(KEY,))
     house = House(options, engine, recognition)
-    with mounted(build_app(options, house)) as app, TestClient(app, base_url="http://127.0.0.1:8000") as client:
+    with (
+        mounted(build_app(options, house)) as app,
+        TestClient(app, base_url="http://127.0.0.1:8000") as client,
+    ):
         client.headers["Authorization"] = "Basic " + base64.b64encode(f"me:{KEY}".encode()).decode()
         yield client
 
