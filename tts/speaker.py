@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -26,11 +26,12 @@ from ..pretrained import perth
 from ..version import __version__
 from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
+from .finish.chain import Stage
 from .finish.tags import synthetic_tags
 from .finish.watermark import WatermarkStream
 from .presets import SpeechOptions
 from .registry import SHIPPED_AR, load_ar, load_decoders
-from .synthesis import SpokenChunk, Synthesizer, Watermark
+from .synthesis import SpokenChunk, Synthesizer
 from .text.lexicon import Lexicon
 from .text.long_text import Sentence, split_text
 from .text.phonemes import phonemize
@@ -76,7 +77,7 @@ class Speaker:
         self,
         models: Valle | None = None,
         device: str | torch.device = "cpu",
-        watermark: type[Watermark] | Any = WatermarkStream,
+        watermark: Callable[[int, int], Stage] = WatermarkStream,
     ):
         with ThreadPoolExecutor(1) as beside:
             if watermark is WatermarkStream:
