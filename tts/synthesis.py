@@ -178,8 +178,8 @@ class Synthesizer:
         """Everything after the AR. A chunk without samples says only that the work goes on (and finds out whether it
         still should)."""
         n_candidates, text = options.resolved().n_candidates, _Text(sentences)
-        finish = self._finish(level, options, position)
-        began, rate = position, self.models.codec.sample_rate
+        finish, began, rate = self._finish(level, options, position), position, self.models.codec.sample_rate
+        tries: list[_Utterance] = []
         with closing(chunks):
             for chunk in chunks:
                 if chunk.first:
@@ -201,9 +201,8 @@ class Synthesizer:
                 rest = finish.flush(0.0 if chunk.phones is None else text.pause(chunk.sentence))
                 position += len(rest)
                 samples, done = np.concatenate([samples, rest]), text.done(chunk.sentence, 1.0)
-                offset = (began - finish.n_cut / options.speed) / rate
-                words = tries[candidates.kept].words(
-                    sentences[chunk.sentence].text, rate, offset, options.speed
+                words = tries[candidates.chosen].words(
+                    sentences[chunk.sentence].text, rate, began / rate - finish.cut_seconds, options.speed
                 )
                 yield SpokenChunk(samples, chunk.sentence, True, done, finish.level, words)
                 began = position
@@ -262,25 +261,24 @@ class _Utterance:
             return _NOTHING
         wav = _NOTHING if chunk.latents is None else self.sound.push(chunk.latents)
         if chunk.latents is not None:
-            pointer = chunk.latents.pointer.flatten()
-            self._pointers.append(pointer)
-            self.progress = min(1.0, (int(pointer[-1]) + 1) / len(self.phones))
+            self._pointers.append(chunk.latents.pointer)
+            self.progress = min(1.0, (int(chunk.latents.pointer.flatten()[-1]) + 1) / len(self.phones))
         if chunk.last:
             self.progress = 1.0
             wav = np.concatenate([wav, self.sound.flush()])
         self._n_samples += len(wav)
         return wav
 
-    def score(self, samples: np.ndarray) -> float:
-        return 0.0 if self.phones is None else self.models.score(samples, self.phones)
-
     def words(self, text: str, sample_rate: int, offset: float, speed: float) -> tuple[SpokenWord, ...]:
-        """As `spoken_words`, after the last chunk; none for a sentence without a sound."""
+        """As `spoken_words`, after the last chunk."""
         if self.phones is None or not self._pointers:
             return ()
         pointer = torch.cat(self._pointers)
         frame_seconds = self._n_samples / sample_rate / len(pointer)
         return spoken_words(text, self.phones, pointer, frame_seconds, offset, speed)
+
+    def score(self, samples: np.ndarray) -> float:
+        return 0.0 if self.phones is None else self.models.score(samples, self.phones)
 
 
 class _Text:

@@ -47,9 +47,9 @@ class Finish:
         return self._leveller.state
 
     @property
-    def n_cut(self) -> int:
-        """Samples of the decoder's silence before the speech that did not come out."""
-        return self._trimmer.n_cut
+    def cut_seconds(self) -> float:
+        """Silence before the speech that was left out, as long as it would have been heard."""
+        return self._trimmer.n_cut / self.speed / self.sample_rate
 
     def push(self, x: np.ndarray) -> np.ndarray:
         """The samples that are certain after these, too."""

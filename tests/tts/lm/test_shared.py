@@ -104,17 +104,14 @@ def test_an_error_is_that_of_its_own_utterance(ar):
     shared = SharedAR(ar)
     broken = shared.frames(Phones.from_ipa(TEXTS[1]), prompt(1), options(1))
     next(broken)
-    with shared._changed:
-        shared._running[0].run.close()  # the next step finds it over
-        shared._running[0].run = _failing()  # pyright: ignore
+    shared._running[0].generator.step.numbers = _failing  # pyright: ignore
     with pytest.raises(RuntimeError, match="broken"):
         list(broken)
     assert equal(say(shared, 0), say(SharedAR(ar), 0))
 
 
-def _failing():
+def _failing(*_):
     raise RuntimeError("broken")
-    yield
 
 
 def test_those_who_have_not_been_heard_go_first(ar):
