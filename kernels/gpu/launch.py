@@ -41,8 +41,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def runs_on(*tensors: Tensor) -> bool:
-    """Whether Triton kernels may be used for these tensors: one device, a floating type that they know, no user who
-    has turned them off."""
+    """Whether Triton kernels may be used for these tensors: all on the current GPU, of a floating type that they
+    know, and no user who has turned them off."""
     if not HAS_TRITON or os.environ.get("MYNA_KERNELS", "on").lower() in ("off", "0", "false"):
         return False
     first = tensors[0].device
@@ -50,7 +50,10 @@ def runs_on(*tensors: Tensor) -> bool:
         t.is_floating_point() and t.dtype not in DTYPES for t in tensors
     ):
         return False
-    return not INTERPRETED and first.type == "cuda" and torch.cuda.get_device_capability(first) >= (8, 0)
+    if INTERPRETED or first.type != "cuda":
+        return False
+    # Triton launches on the current device, wherever the tensors are.
+    return first.index == torch.cuda.current_device() and torch.cuda.get_device_capability(first) >= (8, 0)
 
 
 _overlapping = False
