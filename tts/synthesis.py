@@ -261,7 +261,7 @@ class _Utterance:
             return _NOTHING
         wav = _NOTHING if chunk.latents is None else self.sound.push(chunk.latents)
         if chunk.latents is not None:
-            self._pointers.append(chunk.latents.pointer)
+            self._pointers.append(chunk.latents.pointer.flatten())
             self.progress = min(1.0, (int(chunk.latents.pointer.flatten()[-1]) + 1) / len(self.phones))
         if chunk.last:
             self.progress = 1.0
