@@ -14,15 +14,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from ...errors import UsageError
+from ..finish.chain import Stage
 from ..finish.tempo import Tempo
 from ..finish.watermark import WatermarkStream
-from ..synthesis import PARAGRAPH_PAUSE, PAUSE, SpokenChunk, Watermark, sentence_seed
+from ..synthesis import PARAGRAPH_PAUSE, PAUSE, SpokenChunk, sentence_seed
 from ..text.long_text import Sentence
 from .conditioning import RATE
 from .model.hifigan_stream import HiFiGANStream
@@ -79,10 +79,10 @@ class TortoiseSpeaker:
         device: str | torch.device = "cpu",
         precision: Precision = "half",
         folder: Path | None = None,
-        watermark: type[Watermark] | Any = WatermarkStream,
+        watermark: Callable[[int, int], Stage] = WatermarkStream,
     ):
         self.networks = networks or Networks(folder, device, precision)
-        self._watermark: Callable[[int], Watermark] = partial(watermark, self.sample_rate)
+        self._watermark: Callable[[int], Stage] = partial(watermark, self.sample_rate)
         self._watermark(0)  # fails here rather than in the middle of a sentence
 
     def voice(
