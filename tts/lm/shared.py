@@ -81,7 +81,7 @@ class SharedAR:
         with self._changed:
             self._running.append(utterance)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="myna-shared-ar", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="shared-ar", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
