@@ -67,7 +67,7 @@ class SharedTranscription:
         with self._changed:
             self._waiting.append(made)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="myna-shared-asr", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="shared-asr", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
         return made

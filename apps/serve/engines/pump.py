@@ -45,7 +45,7 @@ class _Pump(Generic[T]):
         self._made: asyncio.Queue[tuple[Any, bool, BaseException | None]] = asyncio.Queue()
         self._room = threading.Semaphore(depth)
         self._done = asyncio.Event()
-        threading.Thread(target=self._run, name=f"myna-{name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"pump-{name}", daemon=True).start()
 
     async def next(self) -> tuple[T, bool]:
         item, over, error = await self._made.get()
