@@ -71,7 +71,7 @@ def hum(monkeypatch, tmp_path) -> Hum:
     ar = ARModel(ARConfig(codebook_dim=16, **SMALL), codec.rows()).eval()
     decoder = Hum(codec.frame_size)
     monkeypatch.setitem(registry.DECODERS, "hum", DecoderRow("hum", "it hums", lambda *_: decoder))
-    monkeypatch.setattr(speaker, "load_models", lambda device: Valle(codec, ar, load_decoders(codec, ar)))
+    monkeypatch.setattr(speaker, "load_models", lambda device, decoder=None: Valle(codec, ar, load_decoders(codec, ar)))
     codes = torch.randint(0, 1024, (8, 60), generator=torch.Generator().manual_seed(1))
     monkeypatch.chdir(tmp_path)
     Voice("ada", codes, None, None, codec_hash(codec), "ada.wav", "2026-01-01", "Ada agreed in May").save(
@@ -100,5 +100,5 @@ def test_a_new_decoder_speaks(hum, myna):
 
 def test_one_that_nobody_registered_is_one_line(hum, myna):
     myna("say", "Hi.", "-v", "ada.safetensors", "--decoder", "whistle").failed_with(
-        2, "no decoder named 'whistle': choose one of vocoder, nar, hum"
+        2, "no decoder named 'whistle': choose one of vocoder, nar, flow, hum"
     )

@@ -32,7 +32,7 @@ class FlowOptions:
     sway: float = (
         0.0  # below 0: steps lie nearer to the noise (Chen et al. 2024, F5-TTS, section 3.3), at least -1
     )
-    temperature: float = 1.0  # of the noise
+    temperature: float = 0.4  # of the noise; by words and likeness of vox-dev (docs/log.md)
     blocks: tuple[int, ...] = (12, 16, 24, 32)  # frames, even; the last repeats
 
     def __post_init__(self) -> None:
