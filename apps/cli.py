@@ -14,8 +14,9 @@ import typer
 from ..errors import MynaError
 from ..version import __version__
 from . import compress, decompress, evaluate, info, models, prepare, say, train, transcribe, voices
-from .console import PIPE_CLOSED, complain, silence_stdout
+from .console import PIPE_CLOSED, complain, own_lines_only, shows_warnings, silence_stdout
 from .demo import command as demo
+from .serve import command as serve
 
 OUT_OF_MEMORY = "out of memory; close other programs, use a smaller model or another --device"
 INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells count
@@ -54,6 +55,7 @@ app.command("transcribe")(transcribe.command)
 app.add_typer(models.app, name="models")
 app.add_typer(voices.app, name="voices")
 app.command("demo")(demo.command)
+app.command("serve")(serve.command)
 app.command("prepare")(prepare.command)
 app.command("train")(train.train)
 app.add_typer(evaluate.app, name="evaluate")
@@ -65,6 +67,11 @@ class _Terminated(BaseException):
 
 def run(args: list[str]) -> int:
     """Run one command line; every failure is one line on standard error and an exit code."""
+    with own_lines_only():
+        return _run(args)
+
+
+def _run(args: list[str]) -> int:
     try:
         code = app(args, prog_name="myna", standalone_mode=False)
         if code == INTERRUPTED:  # typer catches Ctrl-C itself
@@ -105,10 +112,8 @@ def run(args: list[str]) -> int:
 
 def main() -> None:
     """The `myna` program."""
-    if not os.environ.get("MYNA_DEBUG"):
-        import warnings
-
-        warnings.filterwarnings("ignore")
+    if not shows_warnings():
+        os.environ["PYTHONWARNINGS"] = "ignore"  # of the processes that a command starts
     signal.signal(signal.SIGTERM, _terminate)
     code = run(sys.argv[1:])
     try:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
@@ -75,6 +76,26 @@ class Console:
                 bar.update(task, completed=done, total=total, amount=amount)
 
             yield update
+
+
+def shows_warnings() -> bool:
+    """Whether the user asks for what libraries warn of, by Python's -W, by PYTHONWARNINGS or by MYNA_DEBUG."""
+    return bool(sys.warnoptions or os.environ.get("MYNA_DEBUG"))
+
+
+@contextlib.contextmanager
+def own_lines_only() -> Iterator[None]:
+    """Keeps warnings of libraries off the terminal, unless the user asks for them.
+
+    A filter is not enough: libraries set filters of their own when they are imported, so nothing is shown either.
+    """
+    if shows_warnings():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.showwarning = lambda *args, **kwargs: None
+        yield
 
 
 def clock(seconds: float) -> str:

@@ -18,16 +18,18 @@ app = typer.Typer(help="List, fetch and convert models.", no_args_is_help=True)
 
 
 def registry_of(name: str) -> ModuleType:
-    """The registry that knows a name: of the codecs, or of the Whispers. Raises UsageError naming what both know."""
+    """The registry that knows a name: of the codecs, the Whispers, TorToise. Raises UsageError naming what all know."""
     from ..asr.model import registry as whispers
     from ..codec import registry as codecs
     from ..errors import UsageError, did_you_mean
+    from ..tts.tortoise import registry as tortoise
 
-    if whispers.is_known(name):
-        return whispers
+    for registry in (whispers, tortoise):
+        if registry.is_known(name):
+            return registry
     if any(entry.name == name for entry in codecs.list_models()):
         return codecs
-    entries = (*codecs.list_models(), *whispers.list_models())
+    entries = (*codecs.list_models(), *whispers.list_models(), *tortoise.list_models())
     names = [*(entry.name for entry in entries), *whispers.ALIASES]
     raise UsageError(f"no model named {name!r}: {did_you_mean(name, names)}choose one of {', '.join(names)}")
 
@@ -37,14 +39,16 @@ def list_command(json: bool = typer.Option(False, "--json", help="Print the list
     """All models known by name, and which of them are on this machine."""
     from ..asr.model import registry as whispers
     from ..codec import registry as codecs
+    from ..tts.tortoise import registry as tortoise
 
     paths = [(entry, codecs.model_path(entry.name)) for entry in codecs.list_models()]
     paths += [(entry, whispers.model_path(entry.name)) for entry in whispers.list_models()]
+    paths += [(entry, tortoise.model_path(entry.name)) for entry in tortoise.list_models()]
     rows = [
         {
             "name": entry.name,
             "kind": entry.kind,
-            "installed": path.exists(),
+            "installed": tortoise.is_installed(entry.name) if entry.kind == "tts" else path.exists(),
             "description": entry.description,
             "license": entry.license,
             "url": entry.url,
@@ -74,8 +78,8 @@ def download_command(
     console = Console(quiet, json)
     with console.transfer(f"downloading {name}") as progress:
         path = registry.download(name, progress, force)
-    n_bytes = path.stat().st_size
-    checked = entry.url is None or entry.sha256 is not None
+    n_bytes = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    checked = entry.url is None or entry.sha256 is not None or entry.kind == "tts"  # each of its files is
     facts = {"name": name, "path": str(path), "bytes": n_bytes, "sha256": entry.sha256}
     unchecked = "" if checked else "; not checked, its publisher states no checksum"
     console.result(facts, f"{path} ({size(n_bytes)}{unchecked})")
@@ -98,9 +102,14 @@ def convert_command(
     source: str = typer.Argument(
         ...,
         metavar="IN",
-        help="A name, or a checkpoint: EnCodec .th, DAC .pth, Whisper .pt, a folder of faster-whisper, safetensors.",
+        help="A name, or a checkpoint: EnCodec .th, DAC .pth, Whisper .pt, a folder of faster-whisper, safetensors; "
+        "a folder of TorToise's files.",
     ),
-    output: str = typer.Argument(..., metavar="OUT", help="A .safetensors file, its configuration inside."),
+    output: str = typer.Argument(
+        ...,
+        metavar="OUT",
+        help="A .safetensors file, its configuration inside; for TorToise a folder of them.",
+    ),
     force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No result line."),
@@ -110,9 +119,13 @@ def convert_command(
     from ..codec import registry as codecs
     from ..data.files import check_output
     from ..errors import MissingModelError
+    from ..tts.tortoise import registry as tortoise
 
-    check_output(output, force)
-    if Path(source).exists():
+    if not tortoise.is_known(source) and not tortoise.is_tortoise(source):  # which may be written to a folder
+        check_output(output, force)
+    if tortoise.is_tortoise(source):
+        registry = tortoise
+    elif Path(source).exists():
         registry = whispers if whispers.is_whisper(source) else codecs
     elif whispers.is_repository(source):
         registry = whispers

@@ -4,199 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import typer
 
-from ..data.files import atomic_output, check_output, input_errors
-from ..errors import InputError, MissingModelError, UsageError
-from .console import Console, Progress, data_to_stdout
+from ..data.files import check_output, input_errors
+from ..errors import InputError, MissingModelError, UsageError, did_you_mean
+from .console import Console
 from .options import PIPE
+from .speaking import SayReport, Speaking
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..data.audio import AudioWriter
-    from ..tts.draft import Draft
     from ..tts.presets import SpeechOptions
-    from ..tts.speaker import Speaker
-    from ..tts.synthesis import SpokenChunk
-    from ..tts.text.lexicon import Lexicon
-    from ..tts.text.long_text import Sentence
-    from ..tts.voices.voice import Voice
 
 _MAX_TEXT = 20_000_000  # bytes: ten long novels
-
-
-@dataclass(frozen=True)
-class SayReport:
-    """What was said. seconds: of audio.   first_audio: seconds until the first of it was there, models loaded.
-    real_time_factor: seconds of work for a second of audio.   resumed_at: sentences that an earlier run had said."""
-
-    output: str | None
-    voice: str
-    sentences: int
-    seconds: float
-    sample_rate: int
-    n_samples: int
-    preset: str
-    seed: int
-    language: str
-    first_audio: float | None
-    elapsed: float
-    real_time_factor: float | None
-    resumed_at: int
-
-
-@dataclass
-class Speaking:
-    """One text on its way from the models to wherever it goes."""
-
-    speaker: Speaker
-    voice: Voice
-    sentences: list[Sentence]
-    options: SpeechOptions
-    lexicon: Lexicon | None
-    console: Console
-    first_audio: float | None = None
-    n_samples: int = 0  # said by this run
-
-    def __post_init__(self) -> None:
-        self._began = time.perf_counter()
-
-    def chunks(self, progress: Progress | None, draft: Draft | None = None) -> Iterator[SpokenChunk]:
-        """The chunks of speech, progress shown; behind what a draft holds."""
-        from ..tts.synthesis import SpokenChunk
-
-        said, after = 0, None
-        if draft is not None and draft.state.n_sentences:
-            import numpy as np
-
-            last = draft.state.n_sentences - 1
-            said = draft.state.n_samples
-            after = SpokenChunk(np.zeros(0, np.float32), last, True, 0.0, draft.state.level)
-        rate = self.speaker.sample_rate
-        stream = self.speaker.chunks(self.sentences, self.voice, self.options, self.lexicon, after, said)
-        with contextlib.closing(stream):
-            for chunk in stream:
-                if self.first_audio is None and len(chunk.samples):
-                    self.first_audio = time.perf_counter() - self._began
-                self.n_samples += len(chunk.samples)
-                if progress and chunk.done:
-                    seconds = (said + self.n_samples) / rate
-                    progress(seconds, seconds / chunk.done)
-                yield chunk
-
-    def report(self, output: str | None, n_samples: int, resumed_at: int = 0) -> SayReport:
-        """After everything is said. n_samples: in the output, an earlier run's included."""
-        elapsed = time.perf_counter() - self._began
-        rate = self.speaker.sample_rate
-        return SayReport(
-            output=output,
-            voice=self.voice.name,
-            sentences=len(self.sentences),
-            seconds=n_samples / rate,
-            sample_rate=rate,
-            n_samples=n_samples,
-            preset=self.options.preset,
-            seed=self.options.seed,
-            language=self.options.language,
-            first_audio=self.first_audio,
-            elapsed=elapsed,
-            real_time_factor=elapsed * rate / self.n_samples if self.n_samples else None,
-            resumed_at=resumed_at,
-        )
-
-    # ---- where it goes
-
-    def to_file(self, target: Path, force: bool, play: Callable[[np.ndarray], None] | None) -> SayReport:
-        """A text that is said in one go: the file appears when all of it is there."""
-        with atomic_output(target, force) as file:
-            self._write(file, target.suffix, f"saying {target.name}", play)
-        return self.report(str(target), self.n_samples)
-
-    def to_pipe(self, play: Callable[[np.ndarray], None] | None) -> SayReport:
-        """WAV to standard output, each chunk as soon as it is there."""
-        with data_to_stdout():
-            self._write(sys.stdout.buffer, ".wav", "saying", play, live=True)
-        return self.report(PIPE, self.n_samples)
-
-    def to_loudspeaker(self, play: Callable[[np.ndarray], None]) -> SayReport:
-        with self.console.progress("saying") as progress:
-            for chunk in self.chunks(progress):
-                play(chunk.samples)
-        return self.report(None, self.n_samples)
-
-    def to_file_in_parts(self, target: Path, force: bool, restart: bool) -> SayReport:
-        """A long text: a draft beside the target grows sentence by sentence, and survives the end of the program."""
-        from ..tts.draft import Draft
-
-        key = self.speaker.fingerprint(self.sentences, self.voice, self.options, repr(self.lexicon))
-        with Draft(target, key, restart) as draft:
-            resumed_at = draft.state.n_sentences
-            if draft.aside:
-                self.console.note(
-                    f"the draft of {target} cannot be read; it is kept aside ({draft.aside.name}), "
-                    "and the text begins anew"
-                )
-            if resumed_at:
-                self.console.note(
-                    f"going on with {target} after {resumed_at} of {len(self.sentences)} sentences "
-                    "(--restart begins anew)"
-                )
-            try:
-                with self.console.progress(f"saying {target.name}") as progress:
-                    for chunk in self.chunks(progress, draft):
-                        draft.append(chunk.samples)
-                        if chunk.ends_sentence:
-                            draft.commit(chunk.sentence + 1, chunk.level)
-                with atomic_output(target, force) as file:
-                    writer = self._writer(file, target.suffix, draft.state.n_samples)
-                    for block in draft.blocks():
-                        writer.write(block)
-                    writer.close()
-            except BaseException:
-                if draft.state.n_sentences:
-                    self.console.note(
-                        f"{draft.state.n_sentences} of {len(self.sentences)} sentences are kept; "
-                        "the same command goes on from there"
-                    )
-                raise
-            n_samples = draft.state.n_samples
-            draft.remove()
-        return self.report(str(target), n_samples, resumed_at)
-
-    def _write(
-        self,
-        file: BinaryIO,
-        suffix: str,
-        what: str,
-        play: Callable[[np.ndarray], None] | None,
-        live: bool = False,
-    ) -> None:
-        with self.console.progress(what) as progress:
-            writer = None
-            for chunk in self.chunks(progress):
-                # Not before there is sound: a text that cannot be said leaves no header in a pipe.
-                writer = writer or self._writer(file, suffix)
-                writer.write(chunk.samples[None])
-                if live:
-                    file.flush()
-                if play:
-                    play(chunk.samples)
-            if writer:
-                writer.close()
-
-    def _writer(self, file: BinaryIO, suffix: str, n_samples: int | None = None) -> AudioWriter:
-        from ..data.audio import open_writer
-        from ..tts.finish.tags import synthetic_tags
-
-        tags = synthetic_tags(self.voice.name)
-        return open_writer(file, self.speaker.sample_rate, 1, suffix=suffix, n_frames=n_samples, tags=tags)
 
 
 def read_text(path: str) -> str:
@@ -274,10 +99,21 @@ def command(
     consent: str | None = typer.Option(
         None, help="For a recording: a statement that its speaker agrees to being cloned."
     ),
-    preset: str = typer.Option("standard", help="fast, standard, or best (four tries a sentence)."),
+    model: str = typer.Option("myna", help="myna, tortoise, or a folder of TorToise's files."),
+    preset: str | None = typer.Option(
+        None,
+        help="fast, standard, or best (four tries a sentence); tortoise: ultra_fast, fast, standard, high_quality, "
+        "streaming.  [default: standard; tortoise: fast]",
+    ),
+    candidates: int | None = typer.Option(
+        None, help="Times every sentence is said, the clearest kept.  [default: by preset]"
+    ),
+    keep_candidates: str | None = typer.Option(
+        None, metavar="DIR", help="tortoise: the best three of every sentence, their scores in their names."
+    ),
     seed: int = typer.Option(0, help="The same seed gives the same audio."),
     language: str = typer.Option("en-us", help="As espeak-ng names it; the shipped weights know English."),
-    speed: float = typer.Option(1.0, help="0.5 to 2, at the same pitch."),
+    speed: float = typer.Option(1.0, help="0.25 to 4, at the same pitch."),
     temperature: float | None = typer.Option(None, help="Variety, 0 to 2.  [default: by preset]"),
     top_k: int | None = typer.Option(
         None, help="Choose among this many codes; 0: all.  [default: by preset]"
@@ -293,8 +129,11 @@ def command(
     ),
     decoder: str | None = typer.Option(
         None,
-        help="What makes the sound: vocoder, or nar (hoarser; VALL-E as published).  [default: vocoder]",
+        help="What makes the sound: vocoder, nar (VALL-E as published), or flow (in training).  [default: vocoder]",
     ),
+    steps: int | None = typer.Option(None, help="tortoise: of the diffusion.  [default: by preset]"),
+    sampler: str = typer.Option("ddpm", help="tortoise: ddpm as published; ddim, dpm++2m for few steps."),
+    precision: str = typer.Option("half", help="tortoise: float32, half, int8 (fastest on a CPU), bfloat16."),
     lexicon: str | None = typer.Option(None, help="A file of words and how to say them."),
     stream: bool = typer.Option(False, "--stream", help="WAV to standard output while it is made, as -o -."),
     play: bool = typer.Option(False, "--play", help="Play it while it is made."),
@@ -313,24 +152,69 @@ def command(
     """
     from ..data.audio import WRITABLE, check_writable_format
     from ..tts.presets import SpeechOptions
+    from ..tts.tortoise.presets import TortoiseOptions
+    from . import say_tortoise
 
     if stream and output not in (None, PIPE):
         raise UsageError(f"--stream writes to standard output; leave -o {output} out, or --stream")
     target = PIPE if stream else output
     if target is None and not play:
         target = str(Path(text_file).with_suffix(".wav")) if text_file and text_file != PIPE else "speech.wav"
-    options = SpeechOptions(  # refused before anything is loaded
-        preset=preset,
-        seed=seed,
-        language=language,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        cfg_text=cfg_text,
-        cfg_voice=cfg_voice,
-        speed=speed,
-        decoder=decoder,
+    tortoise = say_tortoise.is_tortoise(model)
+    if model != "myna" and not tortoise:
+        near = did_you_mean(model, ("myna", say_tortoise.NAME))
+        raise UsageError(
+            f"no model named {model!r}: {near}choose myna, tortoise, or a folder of TorToise's files"
+        )
+    given = (
+        {
+            "voice-text": voice_text,
+            "cfg-text": cfg_text,
+            "cfg-voice": cfg_voice,
+            "lexicon": lexicon,
+            "language": language != "en-us" and language,
+            "decoder": decoder != "vocoder" and decoder,
+        }
+        if tortoise
+        else {
+            "keep-candidates": keep_candidates,
+            "steps": steps,
+            "sampler": sampler != "ddpm" and sampler,
+            "precision": precision != "half" and precision,
+        }
     )
+    for name, value in given.items():
+        if value:
+            raise UsageError(
+                f"--{name} belongs to the model {'myna' if tortoise else 'tortoise'}; leave it out"
+            )
+    if tortoise:  # options are refused before anything is loaded
+        usual = TortoiseOptions()
+        options = TortoiseOptions(
+            preset=preset or "fast",
+            seed=seed,
+            candidates=candidates,
+            steps=steps,
+            sampler=sampler,  # pyright: ignore[reportArgumentType]
+            speed=speed,
+            temperature=usual.temperature if temperature is None else temperature,
+            top_k=usual.top_k if top_k is None else top_k,
+            top_p=usual.top_p if top_p is None else top_p,
+        )
+    else:
+        options = SpeechOptions(
+            preset=preset or "standard",
+            seed=seed,
+            language=language,
+            candidates=candidates,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            cfg_text=cfg_text,
+            cfg_voice=cfg_voice,
+            speed=speed,
+            decoder=decoder,
+        )
     if target is not None and target != PIPE:
         check_writable_format(Path(target).suffix, allowed=WRITABLE)
         check_output(target, force)
@@ -340,7 +224,12 @@ def command(
     console = Console(quiet, json, audio_out=target == PIPE)
     if restart and not text_file:
         raise UsageError("--restart belongs to --text-file: other texts always begin at their beginning")
-    speaking = _speaking(said, voice, voice_text, consent, options, lexicon, device, console)
+    if isinstance(options, TortoiseOptions):
+        speaking = say_tortoise.speaking(
+            said, model, voice, consent, options, keep_candidates, force, precision, device, console
+        )
+    else:
+        speaking = _speaking(said, voice, voice_text, consent, options, lexicon, device, console)
     with contextlib.ExitStack() as stack:
         player = stack.enter_context(loudspeaker(speaking.speaker.sample_rate)) if play else None
         if target == PIPE:
@@ -385,7 +274,7 @@ def _speaking(
     sentences = split_text(text, options.language)
     if voice and Path(voice).is_file() and Path(voice).suffix != SUFFIX:
         consent = ask_consent(voice, consent)
-    speaker = Speaker(device=device)
+    speaker = Speaker(device=device, decoder=options.decoder)
     voice = next(iter(shipped_voices())) if voice is None else voice
     known = speaker.voice(voice, voice_text, consent, options.language, options.decoder)
     if voice_text and known.text != " ".join(voice_text.split()):

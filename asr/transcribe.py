@@ -152,7 +152,7 @@ def transcribe(
     """
     options = options or TranscribeOptions()
     options.check()
-    job = _sequential(model, audio, options, on_segment, on_progress)
+    job = sequential(model, audio, options, on_segment, on_progress)
     del audio  # so that the generator can let it go
     return next(_run(model, iter([job]), options.fallback, 1))
 
@@ -171,7 +171,7 @@ def transcribe_many(
     options.check()
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; give at least 1")
-    jobs = (_sequential(model, audio, options) for audio in audios)
+    jobs = (sequential(model, audio, options) for audio in audios)
     return _run(model, jobs, options.fallback, batch_size)
 
 
@@ -227,7 +227,7 @@ _Request = _Detect | _Decode | _Align
 _Job = Generator[_Request, Any, Transcript]
 
 
-def _sequential(
+def sequential(
     model: Whisper,
     audio: Tensor | np.ndarray,
     options: TranscribeOptions,
@@ -382,12 +382,12 @@ def _run(
                 return
             continue
         indices = list(waiting)
-        answers = _answer(model, [waiting[i][1] for i in indices], fallback)
+        answers = answered(model, [waiting[i][1] for i in indices], fallback)
         for i, answer in zip(indices, answers, strict=True):
             advance(i, waiting[i][0], answer)
 
 
-def _answer(model: Whisper, requests: list[_Request], fallback: FallbackOptions) -> list[Any]:
+def answered(model: Whisper, requests: list[_Request], fallback: FallbackOptions) -> list[Any]:
     """The answers to requests, those of a kind together."""
     answers: dict[int, Any] = {}
     detect = {i: request for i, request in enumerate(requests) if isinstance(request, _Detect)}

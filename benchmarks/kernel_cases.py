@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from myna.kernels import (
+from myna.kernels.gpu import (
     causal_conv,
     conv_transpose,
     convnext,
@@ -124,7 +124,9 @@ def cases() -> Iterator[Case]:
         yield _snake(dtype, size, precision)
         yield _snake_training(dtype, size, precision)
         yield _unit_step(dtype, precision, c=64, t=320)
-        yield from (_unit_step(dtype, precision, c=c, t=t) for c, t in ((96, 320), (192, 160)) if dtype == BF16)
+        yield from (
+            _unit_step(dtype, precision, c=c, t=t) for c, t in ((96, 320), (192, 160)) if dtype == BF16
+        )
         yield _conv_step(dtype, precision, c=512, t=8, k=7, d=9)
         yield _transpose(dtype, precision, c=384, o=256, t=1, stride=2)
         yield _transpose(dtype, precision, c=768, o=384, t=8, stride=5)
@@ -213,7 +215,9 @@ def _unit_step(dtype: torch.dtype, precision: str, c: int, t: int, d: int = 9) -
         bent, w = past_of(ring, at, 6 * d), cast(w, x.dtype)
         new = x + (w.alpha1 + 1e-9).reciprocal() * torch.sin(w.alpha1 * x).square()
         window = torch.cat([bent, new], 1).transpose(1, 2)
-        h = torch.nn.functional.conv1d(window, w.weight1.permute(1, 2, 0), w.bias1, dilation=d).transpose(1, 2)
+        h = torch.nn.functional.conv1d(window, w.weight1.permute(1, 2, 0), w.bias1, dilation=d).transpose(
+            1, 2
+        )
         h = h + (w.alpha2 + 1e-9).reciprocal() * torch.sin(w.alpha2 * h).square()
         return x + torch.nn.functional.linear(h, w.weight2, w.bias2)
 
@@ -290,7 +294,9 @@ def _transpose(dtype: torch.dtype, precision: str, c: int, o: int, t: int, strid
         return conv_transpose.conv_transpose(x, ring, at, packs[key])
 
     def eager(x: Tensor, ring: Tensor, at: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return conv_transpose.conv_transpose_reference(past_of(ring, at, 1), x, weight, bias.to(x.dtype), stride)
+        return conv_transpose.conv_transpose_reference(
+            past_of(ring, at, 1), x, weight, bias.to(x.dtype), stride
+        )
 
     return Case(
         f"transposed conv, step {c}>{o} x{stride} T{t}", precision, make, fused, eager,
@@ -402,7 +408,7 @@ def _sample(b: int = 4, r: int = 2, v: int = 1024) -> Case:
 def sample_with_sort(
     logits: Tensor, weights: Tensor, options: Tensor, numbers: Tensor, recent: Tensor, drawn: Tensor
 ) -> Tensor:
-    """`kernels.sampling.sample` in PyTorch without synchronising: a sort, two sums, two searches."""
+    """`kernels.gpu.sampling.sample` in PyTorch without synchronising: a sort, two sums, two searches."""
     row = logits[:, 0] + torch.einsum("br,brv->bv", weights.to(logits.dtype), logits[:, :1] - logits[:, 1:])
     values, order = row.sort(dim=-1, descending=True, stable=True)
     p = torch.softmax(values / options[:, :1].to(values.dtype), -1)

@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 from kernel_cases import sample_with_sort
-from myna.codec.dac import DAC, DAC_24K, DAC_44K
+from myna.codec.dac import DAC, DAC_24K, DAC_44K, dac_decoder
 from myna.codec.dac_fused import FusedDACDecoder
 from myna.codec.encodec import Encodec
 from myna.codec.myna import MynaCodec, expand
 from myna.codec.myna_fused import FusedMynaDecoder
-from myna.kernels import rvq, sampling
-from myna.kernels.launch import overlapping
-from myna.kernels.linear_rows import linear_rows
+from myna.codec.seanet import SEANetConfig, seanet_decoder
+from myna.kernels.gpu import rvq, sampling
+from myna.kernels.gpu.launch import overlapping
+from myna.kernels.gpu.linear_rows import linear_rows
 from myna.layers.graph import CapturedStep, StreamGraph
 from myna.layers.streaming import Stream
 from myna.layers.transformer import Transformer, TransformerConfig
@@ -33,13 +34,14 @@ F32, BF16 = torch.float32, torch.bfloat16
 @dataclass(frozen=True)
 class Step:
     """build: on a device, to variants by name ("eager", "graph", "fused", "fused graph", ...), each a function to time.
-    errors: on a device, to relative errors against float64, of PyTorch and fused in the same precision.
+    errors: on a device, to relative errors against float64, of PyTorch and fused in the same precision; None: nothing
+    is fused.
     launch: on the CPU, calls the fused step once, to have its launches recorded.   target_us: the bar, if any."""
 
     name: str
     precision: str
     build: Callable[[str], Iterator[tuple[str, Callable[[], Any]]]]
-    errors: Callable[[str], tuple[float, float]]
+    errors: Callable[[str], tuple[float, float]] | None
     launch: Callable[[], Any]
     bytes: float
     flops: float
@@ -66,8 +68,10 @@ def error(y: Tensor, reference: Tensor) -> float:
     return float((y.double().cpu() - reference.cpu()).norm() / reference.cpu().norm())
 
 
-def size(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def size(make: Callable[[], torch.nn.Module]) -> int:
+    """Parameters of what `make` makes, without making it."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in make().parameters())
 
 
 def shaken(module: torch.nn.Module) -> torch.nn.Module:
@@ -168,7 +172,7 @@ def _myna(dtype: torch.dtype, batch: int, target: float | None = None) -> Step:
         with overlapping():
             fused.step(codes)
 
-    n = size(model().decoder)
+    n = size(lambda: MynaCodec().decoder)
     name = f"decoder step, myna-24k B{batch}"
     precision = "fp32" if dtype == F32 else "bf16"
     return Step(name, precision, build, errors, launch, n * dtype.itemsize, 3 * n * batch, target)
@@ -189,9 +193,9 @@ def _encodec() -> Step:
         graph = StreamGraph(Stream(decoder), chunk)
         yield "graph", lambda: graph.push(chunk, active)
 
-    n = size(model().decoder)
+    n = size(lambda: seanet_decoder(SEANetConfig()))
     return Step(
-        "decoder step, EnCodec 24k", "fp32", build, lambda device: (0.0, 0.0), lambda: None, 4 * n, 40e6
+        "decoder step, EnCodec 24k", "fp32", build, None, lambda: None, 4 * n, 40e6
     )  # fmt: skip
 
 
@@ -239,7 +243,7 @@ def _dac(config: Any, target: float, frames: int = 64) -> Step:
         flops += 4 * length * width * width // 2 * stride
         length, width = length * stride, width // 2
         flops += 3 * 16 * length * width**2
-    n = size(model().decoder)
+    n = size(lambda: dac_decoder(config))
     name = f"DAC decode, {frames} frames, {config.name}"
     return Step(name, "bf16", build, errors, launch, 2 * n, flops, target)
 
@@ -347,7 +351,7 @@ def _ar(
         with overlapping():
             ar.step(phone, numbers)
 
-    n = size(model()) + 1024 * width
+    n = size(lambda: Transformer(config)) + 1024 * width
     past = 2 * depth * g * (width // h) * 1000 * batch
     precision = "fp32" if dtype == F32 else "bf16"
     return Step(

@@ -1,15 +1,16 @@
 """The kernels beside PyTorch: right, how fast, and what Triton's compiler makes of them.
 
+    python benchmarks/kernels.py --predict                       no GPU: what the counts of bytes and operations say
     python benchmarks/kernels.py --compile-only [--json OUT]     no GPU: registers, shared memory, spills, tensor cores
     python benchmarks/kernels.py [--json OUT] [--limit-s 95]     on a GPU: that, errors, microseconds
 
 Needs torch, triton and numpy; weights are random. On a GPU, each kernel's result on fresh random numbers, in memory
 that was filled with NaN before, is held against float64: its error is to be at most twice that of PyTorch in the same
 precision. Then eager, CUDA graph, fused, and fused in a CUDA graph (of 10 calls, so one call's share) are timed, whole
-steps first, and torch.compile while there is time. A kernel that fails is reported and the rest goes on. Times are
-medians of runs back to back: what fits the 60 MB of an H200's second-level cache stays there, as it does when speech is
-made. Roofline: the greater of bytes over the measured copy rate and operations over the measured matrix rate (60 TFLOP/s
-for float32), over the time. Results are written as they come.
+steps first, then ways to cut convolutions, and torch.compile while there is time. A kernel that fails is reported and
+the rest goes on. Times are medians of runs back to back: what fits the 60 MB of an H200's second-level cache stays
+there, as it does when speech is made. Roofline: the greater of bytes over the measured copy rate and operations over
+the measured matrix rate (60 TFLOP/s for float32), over the time. Results are written as they come.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ if importlib.util.find_spec("myna") is None:  # a checkout that is not installed
     spec = importlib.util.spec_from_file_location(
         "myna", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     package = importlib.util.module_from_spec(spec)
     sys.modules["myna"] = package
     spec.loader.exec_module(package)
@@ -45,7 +47,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from kernel_cases import BF16, F32, Case, Make, cases, cut, cuts, upcast  # noqa: E402
 from kernel_steps import Step, steps  # noqa: E402
-from myna.kernels import aot  # noqa: E402
+from myna.kernels.gpu import aot  # noqa: E402
 
 DTYPES = {"fp32": F32, "bf16": BF16}
 
@@ -122,6 +124,30 @@ def usable() -> bool:
 # ---- compiled without a GPU
 
 
+H200 = 4.3e12, 780e12  # bytes and bf16 operations a second, as others have measured them
+LAUNCH_US = 2.0  # a small kernel in a CUDA graph, from its start to the next one's
+
+
+def predict(record: Record, only: str) -> None:
+    """What the counts say: the least time that bytes and operations take on an H200, and whole steps' launches."""
+    print(
+        "predicted for an H200, not measured: microseconds that bytes and operations take, and launches",
+        flush=True,
+    )
+    for case in cases():
+        if only in case.name:
+            print(f"{case.name:44} {case.precision}  {roofline(case, H200):8.2f} us")
+    for step in steps():
+        if only not in step.name:
+            continue
+        with record.guarded(f"launches of {step.name}"), torch.no_grad(), aot.recorded() as made:
+            step.launch()
+        n = sum(not launch.overlapping for launch in made)
+        floor = roofline(step, H200)
+        text = f"{step.name:44} {step.precision}  {floor:8.2f} us"
+        print(text + (f", {n} launches: about {max(floor, LAUNCH_US * n):.0f} us" if n else ""), flush=True)
+
+
 def launches(record: Record, only: str) -> list[aot.Launch]:
     """Every different launch of the cases and the steps."""
     found: dict[tuple[object, ...], aot.Launch] = {}
@@ -158,7 +184,9 @@ def compile_all(record: Record, targets: list[str], only: str, seconds: float | 
     """All launches for all targets, in processes of their own (which also fills Triton's cache for this machine)."""
     _TO_COMPILE[:] = [(launch, target) for target in targets for launch in launches(record, only)]
     print(f"compiling {len(_TO_COMPILE)} kernels for {', '.join(targets)}", flush=True)
-    print(f"{'kernel':22} {'target':6} {'regs':>5} {'shared':>7} {'spills':>6} {'stack':>5} {'mma':>5} {'instr':>6}")
+    print(
+        f"{'kernel':22} {'target':6} {'regs':>5} {'shared':>7} {'spills':>6} {'stack':>5} {'mma':>5} {'instr':>6}"
+    )
     end = None if seconds is None else time.perf_counter() + seconds
     pool = multiprocessing.get_context("fork").Pool(workers)
     try:
@@ -371,7 +399,7 @@ def on_gpu(record: Record, only: str) -> None:
     whole = [step for step in steps() if only in step.name]
     print("\nerrors against float64, PyTorch's and ours", flush=True)
     for case in chosen:
-        if not record.first(f"check {case.name} {case.precision}"):
+        if record.left < 35 or not record.first(f"check {case.name} {case.precision}"):
             continue
         with record.guarded(f"check {case.name} {case.precision}"), _mode(case):
             entry = check(case, "cuda")
@@ -382,12 +410,19 @@ def on_gpu(record: Record, only: str) -> None:
                 flush=True,
             )
     for step in whole:
-        if record.left < 20 or not record.first(f"check {step.name} {step.precision}"):
+        what = f"check {step.name} {step.precision}"
+        if step.errors is None or record.left < 25 or not record.first(what):
             continue
         with record.guarded(f"check {step.name} {step.precision}"), torch.inference_mode():
             theirs, ours = step.errors("cuda")
             good = ours <= max(2 * theirs, 1e-6)
-            entry = {"name": step.name, "precision": step.precision, "pytorch": theirs, "fused": ours, "good": good}
+            entry = {
+                "name": step.name,
+                "precision": step.precision,
+                "pytorch": theirs,
+                "fused": ours,
+                "good": good,
+            }
             record.add("checked", entry)
             print(
                 f"{step.name:44} {step.precision}  {theirs:.2e}  {ours:.2e}  {'good' if good else 'WRONG'}",
@@ -395,7 +430,10 @@ def on_gpu(record: Record, only: str) -> None:
             )
     rates = ceilings()
     record.data["copy_bytes_per_s"], record.data["bf16_flops"] = rates
-    print(f"\ncopy {rates[0] / 1e12:.2f} TB/s, bf16 product {rates[1] / 1e12:.0f} TFLOP/s; microseconds\n", flush=True)
+    print(
+        f"\ncopy {rates[0] / 1e12:.2f} TB/s, bf16 product {rates[1] / 1e12:.0f} TFLOP/s; microseconds\n",
+        flush=True,
+    )
     for step in whole:
         if record.left < 5 or not record.first(f"time {step.name} {step.precision}"):
             continue
@@ -440,7 +478,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--compile-only", action="store_true", help="no GPU: compile, and print what comes out")
+    parser.add_argument(
+        "--compile-only", action="store_true", help="no GPU: compile, and print what comes out"
+    )
+    parser.add_argument(
+        "--predict", action="store_true", help="no GPU: what the counts say, and nothing else"
+    )
     parser.add_argument("--json", type=Path, help="write everything to this file too")
     parser.add_argument("--targets", nargs="+", default=None, choices=sorted(aot.TARGETS))
     parser.add_argument("--only", default="", help="cases and steps whose name has this in it")
@@ -449,8 +492,14 @@ def main() -> None:
     parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not aot.available():
-        sys.exit("kernels are compiled by triton, which is not installed (or TRITON_INTERPRET is set): unset it")
+        sys.exit(
+            "kernels are compiled by triton, which is not installed (or TRITON_INTERPRET is set): unset it"
+        )
     record = Record(args.json, args.limit_s, args.resume)
+    if args.predict or args.compile_only:
+        predict(record, args.only)
+    if args.predict:
+        return
     if args.compile_only:
         compile_all(record, args.targets or ["sm_90", "sm_80"], args.only, None, args.workers)
         if args.json:
@@ -463,6 +512,10 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("there is no GPU here; --compile-only needs none")
     on_gpu(record, args.only)
+    print("\nwhole steps, microseconds", flush=True)  # once more: a log's end is what is looked at
+    for entry in record.data["steps"]:
+        if "share" in entry:
+            print(line(entry), f"bar {entry['target_us']} launches {entry['launches']}", flush=True)
     taken = args.limit_s - record.left
     wrong = [f"{e['name']} {e['precision']}" for e in record.data["checked"] if not e["good"]]
     print(f"\n{taken:.0f} s; {len(record.data['checked'])} checked, wrong: {wrong or 'none'}; "

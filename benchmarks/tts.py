@@ -27,7 +27,7 @@ from myna.tts.decoders.vocoder_stream import VocoderDecoder
 from myna.tts.finish.watermark import WatermarkStream
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
-from myna.tts.lm.generate import Frame
+from myna.tts.lm.step import Frame
 from myna.tts.presets import PRESETS, SpeechOptions
 from myna.tts.registry import DECODERS
 from myna.tts.speaker import load_models
@@ -42,7 +42,7 @@ TEXT = "The rain had stopped at last, and over the wet fields the first birds we
 def random_models() -> Valle:
     torch.manual_seed(0)
     codec = load_codec("myna-24k")
-    rows = codec.quantizer.rows()  # pyright: ignore
+    rows = codec.rows()
     ar, nar = (
         ARModel(ARConfig(n_coarse=4), rows),
         NARModel(NARConfig(n_given=4, groups=((4, 5, 6, 7),)), rows),
@@ -98,8 +98,9 @@ def stages(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int) 
         rests.append(timed(lambda: wav.extend([heard.push(part) for part in chunks] + [heard.flush()])))  # noqa: B023
         mark = WatermarkStream(rate)
         marks.append(timed(lambda: [mark.push(part) for part in wav]))  # noqa: B023
-    seconds = len(frames) * models.codec.frame_size / rate
-    print(f"one thread, {seconds:.1f} s of speech, prompt of {prompt.codes.shape[1] / 50:g} s")
+    rate_of_codes = float(models.codec.frame_rate)
+    seconds = len(frames) / rate_of_codes
+    print(f"one thread, {seconds:.1f} s of speech, prompt of {prompt.codes.shape[1] / rate_of_codes:g} s")
     print(f"{'stage':42} {'wall':>9} {'processor':>9}")
     row("phonemes", [timed(lambda: phonemize(TEXT)) for _ in range(repeats)], 1e3, "ms")
     row("AR: text, prompt, first frame", starts, 1e3, "ms")
@@ -107,7 +108,7 @@ def stages(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int) 
     row(f"{options.decoder}: ready (the voice is read once)", readies, 1e3, "ms")
     row(f"{options.decoder}: the first {n} frames", firsts, 1e3, "ms")
     row("AR", loops, 1 / seconds, "of real time")
-    row(options.decoder, rests, 1 / max(seconds - n / 50, 0.1), "of real time")
+    row(options.decoder, rests, 1 / max(seconds - n / rate_of_codes, 0.1), "of real time")
     row("watermark", marks, 1 / seconds, "of real time")
 
 

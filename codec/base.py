@@ -81,6 +81,11 @@ class Codec(nn.Module):
         return Fraction(self.sample_rate, self.frame_size)
 
     @property
+    def packet_frames(self) -> int:
+        """Frames of a `.myna` packet, by default: a second."""
+        return max(1, round(self.frame_rate))
+
+    @property
     def bitrates(self) -> tuple[float, ...]:
         """Bits a second before entropy coding, lowest first: entry k - 1 for k codebooks."""
         bits = (self.codebook_size - 1).bit_length()
@@ -101,8 +106,12 @@ class Codec(nn.Module):
         return fitting
 
     @abstractmethod
-    def encode(self, wav: Tensor, n_codebooks: int | None = None) -> Codes:
-        """wav (B, C, N) at `sample_rate`, nominal range [-1, 1], any N >= 1."""
+    def encode(self, wav: Tensor, n_codebooks: int | None = None, search: bool = False) -> Codes:
+        """wav (B, C, N) at `sample_rate`, nominal range [-1, 1], any N >= 1.
+
+        search: take time to look for codes that are better together, where the codec can; without, each codebook
+        takes its nearest row.
+        """
 
     @abstractmethod
     def decode(self, codes: Codes) -> Tensor:
@@ -113,12 +122,19 @@ class Codec(nn.Module):
         """The encoder's output before quantisation, (B, D, T)."""
 
     @abstractmethod
-    def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None) -> EncoderStream: ...
+    def rows(self) -> Tensor:
+        """The codebooks' vectors (K, codebook_size, D), without gradients: what language models tie their embeddings
+        to. D is the codebooks' own, which is not the latents' where they are factorized."""
+
+    @abstractmethod
+    def encoder_stream(
+        self, batch: int = 1, n_codebooks: int | None = None, search: bool = False
+    ) -> EncoderStream: ...
 
     @abstractmethod
     def decoder_stream(self, batch: int = 1) -> DecoderStream: ...
 
-    def reconstruct(self, wav: Tensor, n_codebooks: int | None = None) -> Tensor:
+    def reconstruct(self, wav: Tensor, n_codebooks: int | None = None, search: bool = False) -> Tensor:
         """Encode and decode."""
         with torch.inference_mode():
-            return self.decode(self.encode(wav, n_codebooks))
+            return self.decode(self.encode(wav, n_codebooks, search))

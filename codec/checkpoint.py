@@ -21,7 +21,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..data.checkpoint import CheckpointFile, config_from_dict, load_strictly, read_safetensors
+from ..data.checkpoint import (
+    CheckpointFile,
+    config_from_dict,
+    load_strictly,
+    read_safetensors,
+    uninitialized,
+)
 from ..data.files import atomic_output
 from ..errors import InputError
 from .dac import DAC, DACConfig
@@ -87,7 +93,8 @@ def build_checkpoint(file: CheckpointFile, path: str | Path) -> nn.Module:
         ) from None
     config = config_from_dict(family.config, described, path)
     try:
-        model = family.build(config)
+        with uninitialized():
+            model = family.build(config)
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(f"{path}: its configuration cannot be built: {error}") from None
     load_strictly(model, file.weights, path)

@@ -16,7 +16,7 @@ from ..layers import Chain, Stream
 from ..layers.lstm import LSTM
 from ..layers.streaming import State, Streamable, join_all, step_layers
 from .base import Codec, Codes
-from .quantizer import ResidualVQ
+from .trainable import TrainableCodec
 
 # Frames that encode and decode hand through the convolutions at a time when nothing is learned, so that
 # activations stay in the cache; and through the whole network, so that memory does not grow with the length
@@ -25,7 +25,7 @@ BLOCK_FRAMES = 40
 LONG_BLOCK_FRAMES = 600
 
 
-class ConvolutionalCodec(Codec):
+class ConvolutionalCodec(TrainableCodec):
     """A codec whose encoder (rate 1 / frame_size) and decoder (rate frame_size) are Chains around a
     ResidualVQ.
 
@@ -36,15 +36,14 @@ class ConvolutionalCodec(Codec):
 
     encoder: Chain
     decoder: Chain
-    quantizer: ResidualVQ
     decoder_channels: int  # D
     whole_frames: bool = False
 
-    def encode(self, wav: Tensor, n_codebooks: int | None = None) -> Codes:
+    def encode(self, wav: Tensor, n_codebooks: int | None = None, search: bool = False) -> Codes:
         check_wav(self, wav)
         k = check_n_codebooks(self, n_codebooks)
         with torch.no_grad():
-            codes = [self.quantizer.encode(z, k) for z in self._latents(wav)]
+            codes = [self.quantizer.encode(z, k, search) for z in self._latents(wav)]
             return Codes(torch.cat(codes, dim=-1), wav.shape[-1])
 
     def decode(self, codes: Codes) -> Tensor:
@@ -75,8 +74,13 @@ class ConvolutionalCodec(Codec):
         whole = -(-wav.shape[-1] // self.frame_size) * self.frame_size
         return whole if self.whole_frames else wav.shape[-1]
 
-    def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None) -> ConvolutionalEncoderStream:
-        return ConvolutionalEncoderStream(self, batch, check_n_codebooks(self, n_codebooks))
+    def synthesize(self, latents: Tensor, n_samples: int) -> Tensor:
+        return fit(self.decoder(latents), n_samples)
+
+    def encoder_stream(
+        self, batch: int = 1, n_codebooks: int | None = None, search: bool = False
+    ) -> ConvolutionalEncoderStream:
+        return ConvolutionalEncoderStream(self, batch, check_n_codebooks(self, n_codebooks), search)
 
     def decoder_stream(self, batch: int = 1) -> ConvolutionalDecoderStream:
         return ConvolutionalDecoderStream(self, batch)
@@ -133,8 +137,8 @@ def step_in_blocks(network: Chain, x: Tensor, state: State, final: bool, frame: 
 class ConvolutionalEncoderStream:
     """Samples in, codes out (`codec.base.EncoderStream`)."""
 
-    def __init__(self, codec: ConvolutionalCodec, batch: int, n_codebooks: int):
-        self.codec, self.batch, self.n_codebooks = codec, batch, n_codebooks
+    def __init__(self, codec: ConvolutionalCodec, batch: int, n_codebooks: int, search: bool):
+        self.codec, self.batch, self.n_codebooks, self.search = codec, batch, n_codebooks, search
         self.stream = Stream(codec.encoder, batch)
         self.n_samples = 0
 
@@ -154,7 +158,7 @@ class ConvolutionalEncoderStream:
     def _quantize(self, latents: Tensor) -> Tensor:
         if latents.shape[-1] == 0:
             return torch.zeros(self.batch, self.n_codebooks, 0, dtype=torch.int64, device=latents.device)
-        return self.codec.quantizer.encode(latents, self.n_codebooks)
+        return self.codec.quantizer.encode(latents, self.n_codebooks, self.search)
 
 
 class ConvolutionalDecoderStream:

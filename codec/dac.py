@@ -12,10 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..layers import Chain, Conv1d, ConvTranspose1d, Residual, Snake
-from .convolutional import ConvolutionalCodec
+from . import dac_fused
+from .base import Codes
+from .convolutional import ConvolutionalCodec, check_codes, fit
 from .quantizer import FactorizedCodebook, ResidualVQ
 
 
@@ -69,6 +72,14 @@ class DAC(ConvolutionalCodec):
         )
         self.decoder = dac_decoder(config)
         self.delay = self.encoder.delay + self.decoder.delay * self.frame_size
+
+    def decode(self, codes: Codes) -> Tensor:
+        with torch.no_grad():
+            if not dac_fused.supports(self, codes.codes.shape[-1]):
+                return super().decode(codes)
+            check_codes(self, codes.codes)
+            latents = self.quantizer.decode(codes.codes)
+            return fit(dac_fused.fused_decoder(self)(latents).to(latents.dtype), codes.n_samples)
 
 
 def dac_encoder(config: DACConfig) -> Chain:

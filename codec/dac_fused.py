@@ -15,28 +15,43 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..kernels.causal_conv import conv_rows, runs_on
-from ..kernels.conv_transpose import conv_transpose_rows, pack
-from ..kernels.residual_unit import UnitWeights, residual_unit_rows
+from ..kernels.gpu.causal_conv import conv_rows, runs_on
+from ..kernels.gpu.conv_transpose import conv_transpose_rows, pack
+from ..kernels.gpu.residual_unit import UnitWeights, residual_unit_rows
+from ..kernels.packed import packed
 from ..layers import ConvTranspose1d, Residual
-from .dac import DAC
+from .convolutional import ConvolutionalCodec
+
+LONGEST = 4096  # frames at once: activations take 2 MB a frame
 
 
-def supports(codec: DAC) -> bool:
-    """Whether the fused decoder may be used: on a GPU, for inference."""
-    return runs_on(next(codec.decoder.parameters())) and not torch.is_grad_enabled()
+def supports(codec: ConvolutionalCodec, frames: int) -> bool:
+    """Whether the fused decoder may be used, and pays: on a GPU, for inference, in 16 bits. In float32 PyTorch's
+    convolutions use the tensor cores (TF32), these do not."""
+    like = next(codec.decoder.parameters())
+    return runs_on(like) and like.dtype.itemsize == 2 and frames <= LONGEST and not torch.is_grad_enabled()
+
+
+def fused_decoder(codec: ConvolutionalCodec) -> FusedDACDecoder:
+    """Of a codec that is supported; made once."""
+    like = next(codec.decoder.parameters())
+    return packed(codec, "fused decoder", like, lambda _: FusedDACDecoder(codec, like.dtype))
 
 
 class FusedDACDecoder:
-    """The decoder's weights in `dtype`, packed. widest: channels of a unit that is one launch."""
+    """The weights of a DAC's decoder in `dtype`, packed. widest: channels of a unit that is one launch."""
 
-    def __init__(self, codec: DAC, dtype: torch.dtype = torch.bfloat16, widest: int | None = None):
+    def __init__(
+        self, codec: ConvolutionalCodec, dtype: torch.dtype = torch.bfloat16, widest: int | None = None
+    ):
         self.dtype = dtype
         self.widest = (256 if dtype.itemsize == 2 else 64) if widest is None else widest
         first, *stages, snake, last, _ = cast("list[Any]", list(codec.decoder.layers))
         self._first, self._last = self._conv(first), self._conv(last)
         self._stages: list[tuple[Any, int, list[tuple[UnitWeights, int]]]] = []
-        self._alphas: list[Tensor] = []  # of the snake before each stage's transposed convolution, and the last
+        self._alphas: list[
+            Tensor
+        ] = []  # of the snake before each stage's transposed convolution, and the last
         for stage in stages:
             bend, up, *units = stage.layers
             self._alphas.append(_alpha(bend))
@@ -50,7 +65,10 @@ class FusedDACDecoder:
     def _up(self, layer: ConvTranspose1d, unit: Residual) -> Any:
         alpha = _alpha(cast("Any", unit.body).layers[0])
         return pack(
-            layer.weight.detach().to(self.dtype), cast(Tensor, layer.bias).detach().float(), layer.stride, alpha
+            layer.weight.detach().to(self.dtype),
+            cast(Tensor, layer.bias).detach().float(),
+            layer.stride,
+            alpha,
         )
 
     def _unit(self, unit: Residual) -> tuple[UnitWeights, int]:
@@ -62,7 +80,9 @@ class FusedDACDecoder:
         """latents (B, D, T) -> waveform (B, 1, about T hops), as the codec's decoder."""
         x = latents.transpose(1, 2).to(self.dtype).contiguous()
         weight, bias = self._first
-        z, _ = conv_rows(x, weight, bias, left=weight.shape[0] // 2, activation="snake", scale=self._alphas[0])
+        z, _ = conv_rows(
+            x, weight, bias, left=weight.shape[0] // 2, activation="snake", scale=self._alphas[0]
+        )
         for (up, cut, units), following in zip(self._stages, self._alphas[1:], strict=True):
             x, z = conv_transpose_rows(z, up, "snake", both=True)
             x, z = (v[:, cut : v.shape[1] - cut].contiguous() for v in (x, z))

@@ -13,16 +13,17 @@ Shapes: B batch, C audio channels, N samples, K codebooks, T frames, D latent ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError
-from .base import Codec, Codes
+from .base import Codes
 from .convolutional import ConvolutionalCodec, check_codes, check_n_codebooks, check_wav, fit
 from .quantizer import EMACodebook, ResidualVQ
 from .seanet import SEANetConfig, seanet_decoder, seanet_encoder
+from .trainable import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,18 @@ class SegmentedEncodec(Encodec):
         All segments but the last are full, unless the input ended between the start of the last one and the
         end of the one before: that one is then a frame short, and the last a single frame.
         """
-        full = self.segment // self.frame_size
+        full = self.packet_frames
         n, rest = divmod(n_frames, full)
         return [full] * n + [rest] if rest else [full] * (n - 1) + [full - 1, 1]
 
-    def encode(self, wav: Tensor, n_codebooks: int | None = None) -> Codes:
+    @property
+    def packet_frames(self) -> int:
+        """Those of a segment."""
+        return self.segment // self.frame_size
+
+    def encode(self, wav: Tensor, n_codebooks: int | None = None, search: bool = False) -> Codes:
         check_wav(self, wav)
-        stream = self.encoder_stream(wav.shape[0], n_codebooks)
+        stream = self.encoder_stream(wav.shape[0], n_codebooks, search)
         with torch.no_grad():
             codes = torch.cat([stream.push(wav), stream.flush()], dim=-1)
         return Codes(codes, wav.shape[-1], stream.scale)
@@ -139,16 +145,33 @@ class SegmentedEncodec(Encodec):
         starts = range(0, wav.shape[-1], self.stride)
         return torch.cat([self.segment_latents(wav[..., s : s + self.segment])[0] for s in starts], dim=-1)
 
+    def forward(
+        self, wav: Tensor, n_codebooks: Tensor | None = None, unquantized: Tensor | None = None
+    ) -> TrainingResult:
+        """As in TrainableCodec, on crops that are a segment each."""
+        if wav.shape[-1] > self.stride:
+            raise UsageError(
+                f"{self.name} learns from crops of {self.stride / self.sample_rate:g} s at most, a segment each; set "
+                "data.seconds"
+            )
+        result = super().forward(wav, n_codebooks, unquantized)
+        return replace(result, wav=result.wav * self._loudness(wav))
+
     def segment_latents(self, wav: Tensor) -> tuple[Tensor, Tensor]:
         """One segment (B, C, n) to its latents (B, D, t) and its loudness (B, 1)."""
-        scale = wav.new_ones(wav.shape[0], 1, 1)
-        if self.config.normalize:
-            scale = wav.mean(dim=1, keepdim=True).square().mean(dim=2, keepdim=True).sqrt() + 1e-8
-            wav = wav / scale
-        return self.encoder(wav), scale[:, :, 0]
+        scale = self._loudness(wav)
+        return self.encoder(wav / scale if self.config.normalize else wav), scale[:, :, 0]
 
-    def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None) -> SegmentedEncoderStream:
-        return SegmentedEncoderStream(self, batch, check_n_codebooks(self, n_codebooks))
+    def _loudness(self, wav: Tensor) -> Tensor:
+        """(B, C, n) -> (B, 1, 1), by which the network does not see it scaled; ones where it does."""
+        if not self.config.normalize:
+            return wav.new_ones(wav.shape[0], 1, 1)
+        return wav.mean(dim=1, keepdim=True).square().mean(dim=2, keepdim=True).sqrt() + 1e-8
+
+    def encoder_stream(
+        self, batch: int = 1, n_codebooks: int | None = None, search: bool = False
+    ) -> SegmentedEncoderStream:
+        return SegmentedEncoderStream(self, batch, check_n_codebooks(self, n_codebooks), search)
 
     def decoder_stream(self, batch: int = 1) -> SegmentedDecoderStream:
         return SegmentedDecoderStream(self, batch)
@@ -158,9 +181,9 @@ class SegmentedEncoderStream:
     """Samples in, codes out, a segment at a time; `scale` (B, S) has the loudness of all segments coded so
     far."""
 
-    def __init__(self, codec: SegmentedEncodec, batch: int, n_codebooks: int):
+    def __init__(self, codec: SegmentedEncodec, batch: int, n_codebooks: int, search: bool):
         like = next(codec.parameters())
-        self.codec, self.n_codebooks, self.finished = codec, n_codebooks, False
+        self.codec, self.n_codebooks, self.search, self.finished = codec, n_codebooks, search, False
         self.waiting = like.new_zeros(batch, codec.channels, 0)
         self.scale: Tensor | None = like.new_zeros(batch, 0) if codec.config.normalize else None
 
@@ -186,7 +209,7 @@ class SegmentedEncoderStream:
         ]
         while self.waiting.shape[-1] >= shortest:
             latents, scale = codec.segment_latents(self.waiting[..., : codec.segment])
-            codes.append(codec.quantizer.encode(latents, self.n_codebooks))
+            codes.append(codec.quantizer.encode(latents, self.n_codebooks, self.search))
             if self.scale is not None:
                 self.scale = torch.cat([self.scale, scale], dim=1)
             self.waiting = self.waiting[..., codec.stride :]
@@ -229,7 +252,7 @@ class SegmentedDecoderStream:
         if self.finished:
             raise ValueError("this stream has been flushed; open a new one")
         codec, out = self.codec, [self.tail[..., :0]]
-        full = codec.segment // codec.frame_size
+        full = codec.packet_frames
         while self.waiting.shape[-1] > (0 if final else full):
             # Only a frame beyond a full segment proves that it is full (`segment_frames`).
             n = codec.segment_frames(self.waiting.shape[-1])[0] if final else full
@@ -261,6 +284,6 @@ class SegmentedDecoderStream:
         self.tail_weight = self.tail_weight + fit(weight, self.tail.shape[-1])
 
 
-def build_encodec(config: EncodecConfig) -> Codec:
+def build_encodec(config: EncodecConfig) -> Encodec:
     """The model of a config, with weights yet to be loaded."""
     return Encodec(config) if config.segment is None else SegmentedEncodec(config)

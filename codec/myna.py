@@ -26,9 +26,11 @@ from ..layers.conv import Conv1d, ConvTranspose1d
 from ..layers.convnext import ConvNeXtBlock, Pointwise
 from ..layers.spectral import Frames, OverlapAdd
 from ..layers.streaming import Chain, Stream
-from .base import Codec, Codes
+from .base import Codes
 from .convolutional import blocks, check_codes, check_n_codebooks, check_wav, fit
-from .quantizer import EMACodebook, FactorizedCodebook, QuantizedResult, ResidualVQ
+from .myna_fused import fused_stream
+from .quantizer import EMACodebook, FactorizedCodebook, ResidualVQ
+from .trainable import TrainableCodec
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class MynaConfig:
     n_codebooks: int = 8
     codebook_size: int = 1024
     codebook_dim: int = 16  # of factorized codebooks
-    n_paths: int = 8  # of the search for the codes (EMA codebooks), 1: greedy
+    n_paths: int = 8  # of the search for codes (EMA codebooks), 1: there is none
     rate_weight: float = 0.04  # what the search pays for a bit of entropy-coded file, see ResidualVQ
     dead_code_share: float = 0.2  # codes used less than this share of the average are replaced while training
 
@@ -175,15 +177,7 @@ def build_quantizer(config: MynaConfig) -> ResidualVQ:
     raise ValueError(f"quantizer {config.quantizer!r} is neither 'factorized' nor 'ema'")
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """wav (B, 1, N) reconstructed, and what the quantizer reports."""
-
-    wav: Tensor
-    quantizer: QuantizedResult | None
-
-
-class MynaCodec(Codec):
+class MynaCodec(TrainableCodec):
     """`myna-24k`: causal, 24 kHz mono, 50 frames a second, 8 codebooks of 1024."""
 
     channels = 1
@@ -249,7 +243,7 @@ class MynaCodec(Codec):
         n = wav.shape[-1]
         return self.encoder(F.pad(wav, (0, self.n_frames(n) * self.frame_size - n)))
 
-    def encode(self, wav: Tensor, n_codebooks: int | None = None) -> Codes:
+    def encode(self, wav: Tensor, n_codebooks: int | None = None, search: bool = False) -> Codes:
         check_wav(self, wav)
         k = check_n_codebooks(self, n_codebooks)
         length = self.n_frames(wav.shape[-1]) * self.frame_size
@@ -259,7 +253,8 @@ class MynaCodec(Codec):
 
         with torch.no_grad():
             latents = blocks(self.encoder, length, self.frame_size, samples)
-            return Codes(torch.cat([self.quantizer.encode(z, k) for z in latents], dim=-1), wav.shape[-1])
+            codes = [self.quantizer.encode(z, k, search) for z in latents]
+            return Codes(torch.cat(codes, dim=-1), wav.shape[-1])
 
     def decode(self, codes: Codes) -> Tensor:
         check_codes(self, codes.codes)
@@ -271,34 +266,23 @@ class MynaCodec(Codec):
             wav = torch.cat(list(blocks(self.decoder, codes.codes.shape[-1], 1, latents)), dim=-1)
             return wav[..., self.delay : self.delay + codes.n_samples]
 
-    def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None) -> MynaEncoderStream:
-        return MynaEncoderStream(self, batch, check_n_codebooks(self, n_codebooks))
+    def encoder_stream(
+        self, batch: int = 1, n_codebooks: int | None = None, search: bool = False
+    ) -> MynaEncoderStream:
+        return MynaEncoderStream(self, batch, check_n_codebooks(self, n_codebooks), search)
 
     def decoder_stream(self, batch: int = 1) -> MynaDecoderStream:
         return MynaDecoderStream(self, batch)
 
-    def forward(
-        self, wav: Tensor, n_codebooks: Tensor | None = None, unquantized: Tensor | None = None
-    ) -> TrainingResult:
-        """One training pass. n_codebooks (B,): how many each example uses. unquantized (B,): examples whose
-        latents pass as they are; True for all while the codec warms up."""
-        n = wav.shape[-1]
-        latents = self.latents(wav)
-        result = None
-        z = latents
-        if unquantized is None or not bool(unquantized.all()):
-            result = self.quantizer(latents, n_codebooks)
-            z = result.quantized
-            if unquantized is not None:
-                z = torch.where(unquantized.to(z.device)[:, None, None], latents, z)
-        return TrainingResult(self.decoder(z)[..., self.delay : self.delay + n], result)
+    def synthesize(self, latents: Tensor, n_samples: int) -> Tensor:
+        return self.decoder(latents)[..., self.delay : self.delay + n_samples]
 
 
 class MynaEncoderStream:
     """wav chunks to codes: one frame for every `frame_size` samples, none late."""
 
-    def __init__(self, codec: MynaCodec, batch: int, n_codebooks: int):
-        self.codec, self.n_codebooks, self.n_samples = codec, n_codebooks, 0
+    def __init__(self, codec: MynaCodec, batch: int, n_codebooks: int, search: bool):
+        self.codec, self.n_codebooks, self.search, self.n_samples = codec, n_codebooks, search, 0
         self.stream = Stream(codec.encoder, batch)
 
     @torch.inference_mode()
@@ -317,7 +301,7 @@ class MynaEncoderStream:
 
     def fork(self) -> MynaEncoderStream:
         """An independent copy that continues from here."""
-        other = MynaEncoderStream(self.codec, self.stream.batch, self.n_codebooks)
+        other = MynaEncoderStream(self.codec, self.stream.batch, self.n_codebooks, self.search)
         other.stream, other.n_samples = self.stream.fork(), self.n_samples
         return other
 
@@ -325,7 +309,7 @@ class MynaEncoderStream:
         if latents.shape[-1] == 0:
             shape = latents.shape[0], self.n_codebooks, 0
             return torch.zeros(shape, dtype=torch.long, device=latents.device)
-        return self.codec.quantizer.encode(latents, self.n_codebooks)
+        return self.codec.quantizer.encode(latents, self.n_codebooks, self.search)
 
 
 class MynaDecoderStream:
@@ -333,7 +317,7 @@ class MynaDecoderStream:
 
     def __init__(self, codec: MynaCodec, batch: int):
         self.codec, self.lag = codec, codec.delay
-        self.stream = Stream(codec.decoder, batch)
+        self.stream = fused_stream(codec, batch) or Stream(codec.decoder, batch)
 
     @torch.inference_mode()
     def push(self, codes: Tensor) -> Tensor:

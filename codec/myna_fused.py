@@ -12,19 +12,28 @@ Shapes: B streams, K codebooks, T frames (50 Hz) a step, N samples.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from ..kernels import causal_conv, conv_transpose, convnext, rvq
+from ..kernels.gpu import causal_conv, conv_transpose, convnext, rvq
 from ..layers.conv import Conv1d, ConvTranspose1d
 from ..layers.convnext import ConvNeXtBlock
-from .myna import MynaCodec, Synthesis
-from .quantizer import EMACodebook
+from ..layers.graph import CapturedStep, Pool, agree, identity
+from ..layers.streaming import Chain, Stream
+from .quantizer import EMACodebook, ResidualVQ
 
 
-def supports(codec: MynaCodec, batch: int, frames: int) -> bool:
+class HouseCodec(Protocol):
+    """What is read of a `codec.myna.MynaCodec`."""
+
+    config: Any
+    quantizer: ResidualVQ
+    decoder: Chain
+
+
+def supports(codec: HouseCodec, batch: int, frames: int) -> bool:
     """Whether the fused step may be used, and pays: on a GPU, EMA codebooks, few frames in all."""
     weight = codec.decoder.layers[0].weight
     x = cast(Tensor, weight)
@@ -43,7 +52,7 @@ class FusedMynaDecoder:
     """
 
     def __init__(
-        self, codec: MynaCodec, batch: int = 1, frames: int = 1, dtype: torch.dtype = torch.float32
+        self, codec: HouseCodec, batch: int = 1, frames: int = 1, dtype: torch.dtype = torch.float32
     ):
         self.frames, self.dtype, self.stride = frames, dtype, codec.config.stride
         layers = cast("list[Any]", list(codec.decoder.layers))
@@ -75,7 +84,7 @@ class FusedMynaDecoder:
             ring(codec.config.hop, 2, t, torch.float32),
         ]
 
-    def _synthesis(self, layer: Synthesis, dtype: torch.dtype) -> None:
+    def _synthesis(self, layer: Any, dtype: torch.dtype) -> None:
         linear, hop = layer.project.linear, layer.mdct.basis.shape[1]
         self._project = linear.weight.detach().to(dtype)[None].contiguous()
         self._project_bias = cast(Tensor, linear.bias).detach().float()
@@ -134,3 +143,73 @@ def _block(layer: ConvNeXtBlock, dtype: torch.dtype) -> convnext.ConvNeXtWeights
         full(layer.contract.bias),
         full(layer.scale),
     )
+
+
+_POOL: Pool[tuple[FusedMynaDecoder, CapturedStep]] = Pool()
+
+
+class _User:
+    """Who has borrowed a decoder."""
+
+
+class FusedStream:
+    """`layers.Stream` through the decoder, frame by frame in a CUDA graph: latents (B, D, T) -> wav (B, 1, N)."""
+
+    def __init__(
+        self, codec: HouseCodec, batch: int, made: tuple[FusedMynaDecoder, CapturedStep], user: _User
+    ):
+        self.codec, self.batch, self.finished = codec, batch, False
+        self._decoder, self._step = made
+        self._user = user  # when it goes, the decoder is lent to another
+
+    @torch.inference_mode()
+    def push(self, latents: Tensor) -> Tensor:
+        """Any number of frames, none too."""
+        if self.finished:
+            raise ValueError("this stream has been flushed; open a new one")
+        rows = latents.transpose(1, 2).to(self._decoder.dtype)
+        if rows.shape[1] == 0:
+            return latents.new_zeros(self.batch, 1, 0)
+        return torch.cat([self._step(row).clone() for row in rows.split(1, dim=1)], dim=-1).to(latents.dtype)
+
+    def flush(self, latents: Tensor) -> Tensor:
+        """The last frames; the decoder owes nothing after them."""
+        wav = self.push(latents)
+        self.finished = True
+        return wav
+
+    def fork(self) -> FusedStream:
+        """An independent copy that continues from here. Raises RuntimeError where there is no room for one."""
+        other = fused_stream(self.codec, self.batch)
+        if other is None:
+            raise RuntimeError("another decoder could not be captured; MYNA_KERNELS=off needs none")
+        with torch.inference_mode():
+            for own, theirs in zip(other._decoder.state, self._decoder.state, strict=True):
+                own.copy_(theirs)
+        other.finished = self.finished
+        return other
+
+
+def fused_stream(codec: HouseCodec, batch: int) -> FusedStream | None:
+    """A stream from the beginning; None where there is no GPU, or no way."""
+    if not supports(codec, batch, 1):
+        return None
+    like = cast(Tensor, codec.decoder.layers[0].weight)
+
+    def make() -> tuple[FusedMynaDecoder, CapturedStep]:
+        decoder = FusedMynaDecoder(codec, batch, 1, like.dtype)
+        row = torch.zeros(batch, 1, codec.config.latent_dim, dtype=like.dtype, device=like.device)
+        step = CapturedStep(decoder.step_latents, (row,), decoder.state)
+        with torch.inference_mode():
+            frames = torch.randn(3, *row.shape, dtype=row.dtype, device=row.device)
+            own = Stream(codec.decoder, batch)
+            agree([step(x).clone() for x in frames], [own.push(x.transpose(1, 2)) for x in frames])
+        return decoder, step
+
+    user = _User()
+    made = _POOL.borrow(user, codec.decoder, (batch, identity(like)), make)
+    if made is None:
+        return None
+    with torch.inference_mode():
+        made[0].position.zero_()
+    return FusedStream(codec, batch, made, user)

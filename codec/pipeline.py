@@ -135,14 +135,14 @@ class Piece:
 
 
 def encode_blocks(reader: Blocks, codec: Codec, n_codebooks: int | None = None) -> Iterator[Piece]:
-    """The codes of a recording, piece by piece: those of `codec.encode` on the whole of it.
+    """The codes of a recording, piece by piece: those of `codec.encode`, with its search, on the whole of it.
 
     The codec is fed in blocks of one size however the recording arrives, so a pipe and a file give the same
     bits.
     """
     channels = reader.info.channels
     resampler = Resampler(reader.info.sample_rate, codec.sample_rate, channels)
-    encoder = codec.encoder_stream(stream_count(channels, codec), n_codebooks)
+    encoder = codec.encoder_stream(stream_count(channels, codec), n_codebooks, search=True)
     device = next(codec.parameters()).device
     size = max(1, round(BLOCK_SECONDS * codec.sample_rate / codec.frame_size)) * codec.frame_size
     waiting = np.zeros((channels, 0), np.float32)
@@ -323,9 +323,7 @@ def myna_header(codec: Codec, info: AudioInfo, n_codebooks: int) -> Header:
         weights_hash=weights_hash(codec),
     )
     if isinstance(codec, SegmentedEncodec):  # a packet is a segment
-        frames = codec.segment // codec.frame_size
-        scaled = codec.config.normalize
-        header = replace(header, packet_frames=frames, packet_hop=codec.stride, scaled=scaled)
+        header = replace(header, packet_hop=codec.stride, scaled=codec.config.normalize)
     return header
 
 
@@ -335,7 +333,7 @@ def segments(piece: Piece, codec: Codec) -> Iterator[tuple[Tensor, Tensor | None
         if piece.codes.shape[-1]:
             yield piece.codes, None
         return
-    full, n_frames = codec.segment // codec.frame_size, piece.codes.shape[-1]
+    full, n_frames = codec.packet_frames, piece.codes.shape[-1]
     n = piece.scale.shape[1]
     lengths = [full] * n if n_frames == full * n else codec.segment_frames(n_frames)
     yield from zip(piece.codes.split(lengths, dim=-1), piece.scale.unbind(1), strict=True)

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.gpu.launch import runs_on
+from ..kernels.gpu.rvq import rvq_decode
 from ..kernels.packed import packed
 
 
@@ -265,13 +267,15 @@ class ResidualVQ(nn.Module):
 
     def rows(self) -> Tensor:
         """The vectors that the codes stand for, (K, V, d)."""
-        return torch.stack(
-            [b.embed if isinstance(b, EMACodebook) else b.codebook.weight.detach() for b in self._books]
-        )
+        books = [b.embed if isinstance(b, EMACodebook) else b.codebook.weight for b in self._books]
+        return torch.stack(books).detach()
 
-    def encode(self, latents: Tensor, n_codebooks: int | None = None) -> Tensor:
-        """latents (B, D, T) -> codes (B, K, T) with the first `n_codebooks` (default: all)."""
-        if self.n_paths > 1:
+    def encode(self, latents: Tensor, n_codebooks: int | None = None, search: bool = False) -> Tensor:
+        """latents (B, D, T) -> codes (B, K, T) with the first `n_codebooks` (default: all).
+
+        search: over `n_paths` paths, if there are several; otherwise greedily.
+        """
+        if search and self.n_paths > 1:
             return self._search(latents, self.n_codebooks if n_codebooks is None else n_codebooks)
         residual, codes = latents, []
         for codebook in self._books[:n_codebooks]:
@@ -323,7 +327,15 @@ class ResidualVQ(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """codes (B, K, T), K up to n_codebooks -> (B, D, T)."""
         books = self._books
-        quantized = books[0].decode(codes[:, 0])
+        first = books[0]
+        if codes.is_cuda and isinstance(first, EMACodebook) and runs_on(first.embed):
+            table = packed(self, "table", first.embed, lambda _: self.rows())
+            return (
+                rvq_decode(codes.transpose(1, 2).flatten(0, 1), table)
+                .unflatten(0, codes.shape[::2])
+                .transpose(1, 2)
+            )
+        quantized = first.decode(codes[:, 0])
         for k in range(1, codes.shape[1]):
             quantized = quantized + books[k].decode(codes[:, k])
         return quantized

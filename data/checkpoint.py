@@ -7,6 +7,7 @@ import json
 import typing
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError, MissingModelError, UsageError
 from .files import atomic_output, input_errors
@@ -83,6 +85,34 @@ def read_torch(path: str | Path) -> Mapping[str, Any]:
             f"{path} holds a {type(package).__name__}, expected named weights; download it again"
         )
     return package
+
+
+class _Uninitialized(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _RANDOM_FILLS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_RANDOM_FILLS = frozenset(
+    (
+        nn.init.kaiming_uniform_,
+        nn.init.kaiming_normal_,
+        nn.init.uniform_,
+        nn.init.normal_,
+        nn.init.trunc_normal_,
+        Tensor.uniform_,
+        Tensor.normal_,
+    )
+)
+
+
+def uninitialized() -> AbstractContextManager[Any]:
+    """Modules made inside do not draw random weights, which `load_strictly` replaces anyway: that takes longer than to
+    read a file. Until then their weights are whatever was in memory."""
+    return _Uninitialized()
 
 
 def load_strictly(

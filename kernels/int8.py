@@ -7,6 +7,8 @@ Measured on a core of an EPYC with AVX-512, four products of width 320: float32 
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +33,9 @@ class Int8Linear(nn.Module):
         self.out_features, self.in_features = weight.shape
         scale = weight.abs().amax(dim=1).clamp(min=1e-8).double() / 127
         zero = torch.zeros(len(weight), dtype=torch.long)
-        rows = torch.quantize_per_channel(weight.float(), scale, zero, 0, torch.qint8)
+        with warnings.catch_warnings():  # torch is going to drop it, and has nothing as fast on a CPU yet
+            warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
+            rows = torch.quantize_per_channel(weight.float(), scale, zero, 0, torch.qint8)
         # Rows brought to one size get the bias after they have got theirs back.
         self._bias = bias.float() if by_row and bias is not None else None
         inside = bias.float() if not by_row and bias is not None else None

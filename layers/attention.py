@@ -94,7 +94,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         """x (B, T, W) -> (B, T, W). mask: as in `attend`; None: causal."""
         q, k, v = self.project(x, turn)
-        return self._merge(attend(q, k, v, mask, causal=mask is None))
+        return self.merge(attend(q, k, v, mask, causal=mask is None))
 
     def init_cache(self, batch: int, slots: int, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (batch, self.n_kv_heads, slots, self.head_dim)
@@ -115,21 +115,32 @@ class Attention(nn.Module):
         themselves, mask (B, 1, T, S' + T); otherwise at the cache once they are written, mask (B, 1, T, S').
         S' <= S: slots beyond it are not read.
         """
-        keys, values = cache
         q, k, v = self.project(x, turn)
-        y = q
-        if with_past:
-            past = mask.shape[-1] - k.shape[2]
-            all_keys = torch.cat([keys.narrow(2, 0, past), k], dim=2)
-            y = attend(q, all_keys, torch.cat([values.narrow(2, 0, past), v], dim=2), mask)
+        if not with_past:
+            return self.merge(self.look(q, k, v, cache, slot, mask))
+        keys, values = cache
+        past = mask.shape[-1] - k.shape[2]
+        all_keys = torch.cat([keys.narrow(2, 0, past), k], dim=2)
+        y = attend(q, all_keys, torch.cat([values.narrow(2, 0, past), v], dim=2), mask)
+        self._write(k, v, cache, slot)
+        return self.merge(y)
+
+    def look(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], slot: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Write what `project` gave into the cache, and look at it: (B, H, T, D). slot, mask: as in `step` without the
+        past."""
+        self._write(k, v, cache, slot)
+        reach = mask.shape[-1]
+        return attend(q, cache[0].narrow(2, 0, reach), cache[1].narrow(2, 0, reach), mask)
+
+    def _write(self, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], slot: Tensor) -> None:
+        keys, values = cache
         n, t = slot.shape[1], k.shape[2]
         index = slot[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
         keys.scatter_(2, index, (k if n == t else k[:, :, t - n :]).to(keys.dtype))
         values.scatter_(2, index, (v if n == t else v[:, :, t - n :]).to(values.dtype))
-        if not with_past:
-            reach = mask.shape[-1]
-            y = attend(q, keys.narrow(2, 0, reach), values.narrow(2, 0, reach), mask)
-        return self._merge(y)
 
-    def _merge(self, y: Tensor) -> Tensor:
+    def merge(self, y: Tensor) -> Tensor:
+        """What the heads found, (B, H, T, D) -> (B, T, W)."""
         return self.out(y.transpose(1, 2).flatten(2))

@@ -3,10 +3,10 @@
     x = x + gate1 * attention(convolution(shift1 + (1 + scale1) * norm(x)))
     x = x + gate2 * feed_forward(shift2 + (1 + scale2) * norm(x))
 
-One linear map of the condition serves all blocks, each of which adds a table of its own (Chen et al. 2024, "PixArt-alpha",
-section 2.3, adaLN-single). A short causal convolution before the attention gives the exact order of neighbours.
-Frames of a block see each other and all blocks before: one chunk of a stream is one block, and what a chunk becomes
-does not depend on what follows.
+One linear map of the condition serves all blocks, each of which adds a table of its own (Chen et al. 2024,
+"PixArt-alpha", section 2.3, adaLN-single). A short causal convolution before the attention gives the exact order
+of neighbours. Frames of a block see each other and all blocks before: one chunk of a stream is one block, and what
+a chunk becomes does not depend on what follows.
 
 Shapes: B batch, T frames, W width, C channels of the condition, K kernel, S slots of the cache.
 """
@@ -181,7 +181,7 @@ class DiT(nn.Module):
 
 
 def block_mask(blocks: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """blocks (B, T) integers -> (B, 1, T, T) to be added to attention: a frame sees every frame whose block is not after
-    its own. Padding gets a block that comes after all."""
+    """blocks (B, T) integers -> (B, 1, T, T) to be added to attention: a frame sees every frame whose block is not
+    after its own. Padding gets a block that comes after all."""
     allowed = blocks[:, None, :, None] >= blocks[:, None, None, :]
     return torch.zeros(allowed.shape, dtype=dtype, device=blocks.device).masked_fill_(~allowed, float("-inf"))

@@ -13,12 +13,17 @@ GPU for a number: nothing here calls `.item()`. On a CPU the same class calls th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .streaming import State, Streamable, Stream, tree_map
+from .streaming import State, Stream, Streamable, tree_map
+
+T = TypeVar("T")
 
 
 def tensors_of(tree: State) -> list[Tensor]:
@@ -35,7 +40,9 @@ class CapturedStep:
     the calls that capturing takes.
     """
 
-    def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor] = ()):
+    def __init__(
+        self, function: Callable[..., Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor] = ()
+    ):
         self._function = function
         self._inputs = [x.clone() for x in inputs]
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -58,10 +65,60 @@ class CapturedStep:
         if self._graph is None:
             with torch.inference_mode():
                 return self._function(*inputs)
-        for held, x in zip(self._inputs, inputs, strict=True):
-            held.copy_(x)
-        self._graph.replay()
+        with torch.inference_mode():
+            for held, x in zip(self._inputs, inputs, strict=True):
+                held.copy_(x)
+            self._graph.replay()
         return self._output
+
+
+class Pool(Generic[T]):
+    """What takes long to make for a model (a captured step), lent to one user at a time.
+
+    It is taken back when the user is gone, and goes with the model. Where making fails the pool says so once and lends
+    nothing: the caller has another way.
+    """
+
+    def __init__(self) -> None:
+        self._free: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, list[T]]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._failed = False
+
+    def borrow(self, user: object, model: nn.Module, key: Hashable, make: Callable[[], T]) -> T | None:
+        """One made for `model` and `key`. It must not refer to the model, or neither ever goes."""
+        if self._failed:
+            return None
+        free = self._free.setdefault(model, {}).setdefault(key, [])
+        if not free:
+            try:
+                free.append(make())
+            except (
+                Exception
+            ) as problem:  # the compiler's, the driver's, out of memory: whatever it is, it can wait
+                self._failed = True
+                warnings.warn(
+                    f"fused kernels are not used: {problem} (MYNA_KERNELS=off keeps them off)", stacklevel=2
+                )
+                return None
+        lent = free.pop()
+        weakref.finalize(user, free.append, lent)
+        return lent
+
+
+def agree(ours: Sequence[Tensor], theirs: Sequence[Tensor], within: float = 0.02) -> None:
+    """Raises RuntimeError unless results are those of the layers themselves, to 2 % of their size: a kernel that this
+    GPU or compiler gets wrong is found before it is heard."""
+    a, b = (torch.stack(list(results)).double() for results in (ours, theirs))
+    off = float((a - b).norm() / b.norm().clamp(min=1e-30))
+    if not off < within:
+        raise RuntimeError(f"a fused step is {off:.1e} off what the layers give")
+
+
+def identity(weight: Tensor) -> Hashable:
+    """What changes when a weight does."""
+    version = None if weight.is_inference() else weight._version
+    return weight.data_ptr(), version, weight.dtype, weight.device
 
 
 class StreamGraph:
@@ -95,10 +152,11 @@ class StreamGraph:
 
     def reset(self, rows: Tensor) -> None:
         """Start the rows where `rows` (B,) is true anew."""
-        self.stream.state = self._state
-        self.stream.reset(rows)
-        for old, new in zip(tensors_of(self._state), tensors_of(self.stream.state), strict=True):
-            old.copy_(new)
+        with torch.inference_mode():
+            self.stream.state = self._state
+            self.stream.reset(rows)
+            for old, new in zip(tensors_of(self._state), tensors_of(self.stream.state), strict=True):
+                old.copy_(new)
 
 
 def _settled(layer: Streamable, state: State, chunk: Tensor, most: int = 64) -> tuple[State, int]:

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-State = Any  # a pytree: None, int, Tensor, or a tuple of pytrees
+State = Any  # a pytree: None, int, Tensor, or a (named) tuple of pytrees
 
 
 def tree_map(fn: Callable[[Tensor], Tensor], tree: State) -> State:
@@ -30,8 +30,13 @@ def tree_map(fn: Callable[[Tensor], Tensor], tree: State) -> State:
     if isinstance(tree, Tensor):
         return fn(tree)
     if isinstance(tree, tuple):
-        return tuple(tree_map(fn, branch) for branch in tree)
+        return like(tree, (tree_map(fn, branch) for branch in tree))
     return tree
+
+
+def like(tree: tuple[Any, ...], branches: Iterable[State]) -> State:
+    """A tuple of the branches, named as `tree` is."""
+    return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
 
 
 def join(past: Tensor, x: Tensor) -> Tensor:
@@ -256,7 +261,7 @@ class Stream:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         stream.batch, stream.finished = int(meta["batch"]), bool(int(meta["finished"]))
         stream.in_channels = int(meta.get("in_channels", 0)) or None
-        stream.state = _unflatten(json.loads(meta["state"]), tensors)
+        stream.state = _unflatten(json.loads(meta["state"]), tensors, stream.state)
         return stream
 
     def _step(self, x: Tensor, final: bool) -> Tensor:
@@ -282,7 +287,7 @@ def _merge(rows: Tensor, fresh: State, running: State) -> State:
         mask = rows.to(running.device).view(-1, *([1] * (running.ndim - 1)))
         return torch.where(mask, fresh, running)
     if isinstance(running, tuple):
-        return tuple(_merge(rows, f, r) for f, r in zip(fresh, running, strict=True))
+        return like(running, (_merge(rows, f, r) for f, r in zip(fresh, running, strict=True)))
     return running
 
 
@@ -296,9 +301,13 @@ def _flatten(tree: State, tensors: dict[str, Tensor], name: str) -> Any:
     return tree
 
 
-def _unflatten(shape: Any, tensors: dict[str, Tensor]) -> State:
+def _unflatten(shape: Any, tensors: dict[str, Tensor], named: State) -> State:
+    """named: a fresh state, whose tuples say what theirs are called."""
     if isinstance(shape, dict):
         return tensors[shape["tensor"]]
     if isinstance(shape, list):
-        return tuple(_unflatten(branch, tensors) for branch in shape)
+        named = named if isinstance(named, tuple) else (None,) * len(shape)
+        return like(
+            named, (_unflatten(*pair) for pair in zip(shape, [tensors] * len(shape), named, strict=True))
+        )
     return shape

@@ -9,6 +9,7 @@ T frames, C channels of the condition, S slots of the cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -186,23 +187,55 @@ class Transformer(Streamable):
         following = position + (t if lengths is None else lengths)
         with_past = t > 1 and not full
         read = bound - t if with_past and bound < slots else bound
-        ring = torch.arange(read, device=x.device)
         if with_past:
+            ring = torch.arange(read, device=x.device)
             # The slot s holds the frame of the greatest position below `position` that is s modulo S.
             last = position[:, None] - 1
             held = last - (last - ring) % slots  # (B, S); negative: empty
             seen = torch.cat([held, at], dim=1)[:, None, None]
             age = at[:, None, :, None] - seen
-            allowed = (age >= 0) & (age < slots) & (seen >= 0)
+            mask = _additive((age >= 0) & (age < slots) & (seen >= 0), x.dtype)
         else:
-            last = at[:, -1:]
-            allowed = (last - (last - ring) % slots >= 0)[:, None, None]  # (B, 1, 1, S)
+            mask = self._seen(at[:, -1:], read, x.dtype)
         turn = self.rotary(at, x.dtype)
-        mask = _additive(allowed, x.dtype)
         slot = at[:, -slots:] % slots
         for block, cache in zip(self._blocks, caches, strict=True):
             x = block.step(x, turn, cache, slot, mask, with_past, condition)
         return self.norm(x, condition).transpose(1, 2), (following, caches)
+
+    def step_many(
+        self, x: Tensor, states: Sequence[State], reaches: Sequence[int]
+    ) -> tuple[Tensor, list[State]]:
+        """One frame of several streams, each with a state of its own: x (B, W), the rows of the first stream first ->
+        (B, W) and the next states, as `step` has them. The products with the weights are those of all rows together,
+        attention is each stream's own: its numbers do not depend on the other streams where those of the linear
+        layers do not.
+
+        reaches: of each stream, as `step` has it.
+        """
+        counts = [len(position) for position, _ in states]
+        at = torch.cat([position for position, _ in states])[:, None]  # (B, 1)
+        turn = self.rotary(at, x.dtype)
+        slot = at % self.config.context
+        bounds = [min(reach, self.config.context) for reach in reaches]
+        masks = [self._seen(own, bound, x.dtype) for own, bound in zip(at.split(counts), bounds, strict=True)]
+        slots = slot.split(counts)
+        x = x[:, None]
+        for i, block in enumerate(self._blocks):
+            projected = block.attention.project(block.norm1(x), turn)
+            q, k, v = (part.split(counts) for part in projected)
+            y = []
+            for n in range(len(states)):
+                own = q[n], k[n], v[n], states[n][1][i], slots[n], masks[n]
+                y.append(block.attention.look(*own))
+            x = x + block.attention.merge(torch.cat(y))
+            x = x + block.feed_forward(block.norm2(x))
+        return self.norm(x)[:, 0], [(position + 1, caches) for position, caches in states]
+
+    def _seen(self, at: Tensor, read: int, dtype: torch.dtype) -> Tensor:
+        """The mask (B, 1, 1, S) of one frame at positions (B, 1) over a cache into which it is written already."""
+        ring = torch.arange(read, device=at.device)
+        return _additive((at - (at - ring) % self.config.context >= 0)[:, None, None], dtype)
 
     @property
     def _blocks(self) -> list[Block]:

@@ -12,9 +12,10 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..kernels import decode_attention, linear_rows, qkv
+from ..kernels.gpu import decode_attention, linear_rows, qkv
+from .graph import CapturedStep, Pool, agree, identity
 from .streaming import State
 from .transformer import Transformer
 
@@ -53,10 +54,11 @@ class FusedTransformer:
     def load(self, state: State) -> None:
         """Go on from a state of the Transformer, such as a prefill has left."""
         position, caches = state
-        self.position.copy_(position)
-        for own, given in zip(self.caches, caches, strict=True):
-            own[0].copy_(given[0])
-            own[1].copy_(given[1])
+        with torch.inference_mode():
+            self.position.copy_(position)
+            for own, given in zip(self.caches, caches, strict=True):
+                own[0].copy_(given[0])
+                own[1].copy_(given[1])
 
     def step(self, x: Tensor, active: Tensor | None = None) -> Tensor:
         """x (B, W) -> (B, W), after the last norm. active (B,), bool: streams that go on."""
@@ -73,12 +75,49 @@ class FusedTransformer:
         return F.rms_norm(x, (x.shape[-1],), self.gain.to(x.dtype), eps)
 
 
+_POOL: Pool[tuple[FusedTransformer, CapturedStep]] = Pool()
+
+
+def captured(user: object, model: Transformer, state: State) -> CapturedStep | None:
+    """Steps x (B, W) -> (B, W) that go on from `state`, in a CUDA graph; None where there is no GPU or no way."""
+    position, caches = state
+    dtype = model.norm.weight.dtype
+    if caches[0][0].dtype != dtype or not supports(model, len(position)):
+        return None
+
+    def make() -> tuple[FusedTransformer, CapturedStep]:
+        fused = FusedTransformer(model, len(position), dtype)
+        x = torch.zeros(len(position), model.config.width, dtype=dtype, device=position.device)
+        step = CapturedStep(fused.step, (x,), fused.state)
+        with torch.inference_mode():
+            xs, own = torch.randn(3, *x.shape, dtype=dtype, device=x.device), model.init_state(len(x), x)
+            theirs = []
+            for frame in xs:
+                y, own = model.step(frame[:, :, None], own)
+                theirs.append(y[:, :, 0])
+            agree([step(frame).clone() for frame in xs], theirs)
+        return fused, step
+
+    made = _POOL.borrow(user, model, (len(position), identity(model.norm.weight)), make)
+    if made is None:
+        return None
+    made[0].load(state)
+    return made[1]
+
+
+def _gain(norm: nn.Module, width: int, like: Tensor) -> Tensor:
+    """Of an RMS norm; or, where it has moved into the matrix that follows, what makes one of the length."""
+    weight = getattr(norm, "weight", None)
+    return torch.full_like(like[0], width**-0.5).float() if weight is None else weight.detach().float()
+
+
 def _weights(block: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    width, like = block.attention.qkv.weight.shape[1], block.attention.qkv.weight.detach()
     return {
-        "norm1": block.norm1.weight.detach().float(),
+        "norm1": _gain(block.norm1, width, like),
         "qkv": block.attention.qkv.weight.detach().to(dtype).contiguous(),
         "out": block.attention.out.weight.detach().to(dtype).contiguous(),
-        "norm2": block.norm2.weight.detach().float(),
+        "norm2": _gain(block.norm2, width, like),
         "gate_up": block.feed_forward.gate_up.weight.detach().to(dtype).contiguous(),
         "down": block.feed_forward.out.weight.detach().to(dtype).contiguous(),
     }

@@ -13,7 +13,7 @@ from typing import Any
 from ..data.files import output_errors
 from ..errors import InputError, UsageError
 from ..version import __version__
-from . import quality, speakers
+from . import quality
 from .assemble import decide, write_corpus
 from .engine import Engine, LocalEngine
 from .journal import Journal, read_config
@@ -165,9 +165,4 @@ def _what_is_installed(options: PrepareOptions) -> tuple[PrepareOptions, tuple[s
     if options.quality and options.min_quality is None and (name := quality.missing()):
         notes.append(f"no quality scores: they need {name} (pip install 'myna[prepare]')")
         options = replace(options, quality=False)
-    if options.speakers and (name := speakers.missing()):
-        notes.append(
-            f"no search for speakers, each recording counts as one: it needs {name} (pip install 'myna[speakers]')"
-        )
-        options = replace(options, speakers=False)
     return options, tuple(notes)

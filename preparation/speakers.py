@@ -1,4 +1,4 @@
-"""Who speaks in recordings that do not say: voices (Resemblyzer, GE2E) in groups over the whole corpus.
+"""Who speaks in recordings that do not say: speaker vectors (GE2E) in groups over the whole corpus.
 
     pieces --embed--> voices --the two groups most alike become one, as long as they are alike--> speakers
 
@@ -12,43 +12,26 @@ Shapes: N pieces, G groups, E = 256.
 from __future__ import annotations
 
 import base64
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 
-from ..errors import MissingModelError
-from ..tts.voices.two_voices import load_encoder
+from ..pretrained.ge2e import LEVEL, RATE, load_ge2e
 
-RATE = 16_000  # Hz
-LEVEL = 10 ** (-30 / 20)  # root mean square that the network was trained at
 SHORTEST = 2 * RATE  # samples that the network is given, at least
 BLOCK = 2048  # voices compared with each other at once
 
 
-def missing() -> str | None:
-    """The first package that is not installed: only its weights are used."""
-    return None if find_spec("resemblyzer") is not None else "resemblyzer"
-
-
 @torch.inference_mode()
 def embed(wav16: np.ndarray) -> str | None:
-    """wav16 (N,) at 16 kHz to its voice, base64 of (256,) float32: the mean over windows of 1.6 s; None for silence.
-
-    Raises MissingModelError without the package resemblyzer, or if its weights are not what they were.
-    """
-    encoder = load_encoder()
-    if encoder is None:
-        raise MissingModelError(
-            "finding speakers needs the package resemblyzer; pip install 'myna[speakers]', or give --no-speakers"
-        )
+    """wav16 (N,) at 16 kHz to its voice, base64 of (256,) float32: the mean over windows of 1.6 s; None for silence."""
     if not wav16.any():
         return None
     level = np.sqrt(np.mean(np.square(wav16, dtype=np.float64)))
     speech = (wav16 * (LEVEL / level)).astype(np.float32)
     if len(speech) < SHORTEST:
         speech = np.resize(speech, SHORTEST)  # said again, until it fills a window
-    voice = encoder.windows(torch.from_numpy(speech)).mean(dim=0).numpy()
+    voice = load_ge2e().windows(torch.from_numpy(speech)).mean(dim=0).numpy()
     voice = voice / max(float(np.linalg.norm(voice)), 1e-9)
     return base64.b64encode(voice.astype("<f4").tobytes()).decode("ascii")
 

@@ -26,7 +26,7 @@ DIMS = 256
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "ge2e.safetensors"
 _MELS, _N_FFT, _HOP = 40, 400, 160
 _WINDOW = 160  # frames
-_LEVEL = 10 ** (-30 / 20)  # root mean square that the network was trained at
+LEVEL = 10 ** (-30 / 20)  # root mean square that the network was trained at
 
 
 class GE2E(nn.Module):
@@ -69,7 +69,7 @@ class GE2E(nn.Module):
         level = wav.square().mean().sqrt()
         if not float(level) > 1e-6:
             return wav.new_zeros(DIMS)
-        return F.normalize(self.windows(wav * (_LEVEL / level), hop=80).mean(0), dim=0)
+        return F.normalize(self.windows(wav * (LEVEL / level), hop=80).mean(0), dim=0)
 
 
 def cut(mel: Tensor, hop: int) -> Tensor:

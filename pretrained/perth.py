@@ -19,13 +19,14 @@ import re
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.checkpoint import load_strictly
+from ..data.checkpoint import load_strictly, uninitialized
 from ..errors import MissingModelError
 
 RATE = 16_000  # Hz, of what the detector is given; all it looks at lies below 2 kHz
@@ -35,6 +36,7 @@ SHA256 = "a15bce457ebc53ce5e6c9c3f11df78cf7ee2bf9cdab0a798902135b4c4027670"
 _PERTH_RATE = 32_000  # magnitudes are on the scale of a window at this rate
 _RANGE_DB, _FLOOR_DB = 195.0, -180.0  # magnitudes from -180 to 15 dB become 0 to 1
 _COLOUR_BINS = 17  # 270 Hz; over 9 bins the detector becomes unsure (0.78 to 1 instead of 1)
+M = TypeVar("M", bound=nn.Module)
 _REMEDY = "pip install --force-reinstall resemble-perth==1.0.1"
 
 
@@ -104,8 +106,27 @@ class PerthNet(nn.Module):
 
 @lru_cache(maxsize=1)
 def load_perth() -> PerthNet:
-    """The network with the weights of the installed package. Raises MissingModelError unless they are there and are
-    the very ones that were published."""
+    """The network with the published weights. Raises MissingModelError as `_published_weights` does."""
+    return _load(PerthNet, _published_weights())
+
+
+def load_encoder() -> Encoder:
+    """A quarter of the network, all that speaking needs. Raises MissingModelError as `_published_weights` does."""
+    weights = _published_weights()
+    part = "encoder."
+    return _load(Encoder, {k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)})
+
+
+def _load(kind: type[M], weights: dict[str, Tensor]) -> M:
+    with uninitialized():
+        model = kind()
+    load_strictly(model, weights, "Perth's network")
+    return model.eval()
+
+
+def _published_weights() -> dict[str, Tensor]:
+    """Of encoder and decoder, from the installed package. Raises MissingModelError unless they are there and are the
+    very ones that were published."""
     spec = find_spec("perth")
     if spec is None or not spec.submodule_search_locations:
         raise MissingModelError(f"speech cannot be watermarked without the package resemble-perth; {_REMEDY}")
@@ -120,9 +141,7 @@ def load_perth() -> PerthNet:
             f"speech cannot be watermarked: {path} is not the published watermarker; {_REMEDY}"
         )
     weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    model = PerthNet()
-    load_strictly(model, {k: v for k, v in weights.items() if re.match("encoder|decoder", k)}, path)
-    return model.eval()
+    return {name: value for name, value in weights.items() if re.match("encoder|decoder", name)}
 
 
 def spectrum(samples: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
@@ -147,7 +166,7 @@ def comb() -> tuple[float, ...]:
     generator = torch.Generator().manual_seed(1)
     with torch.inference_mode():
         magnitudes, _ = spectrum(0.05 * torch.randn(2 * RATE, generator=generator), RATE)
-        added = load_perth().encoder(magnitudes[None])[0, :, 20:-20].mean(1) * _RANGE_DB
+        added = load_encoder()(magnitudes[None])[0, :, 20:-20].mean(1) * _RANGE_DB
         window = torch.hann_window(_COLOUR_BINS + 2, periodic=False)[1:-1]
         around = F.pad(added[None], (_COLOUR_BINS // 2,) * 2, mode="reflect")[None]
         added = added - F.conv1d(around, (window / window.sum())[None, None])[0, 0]

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.checkpoint import uninitialized
 from ..errors import MissingModelError
 
 RATE = 16_000  # Hz
@@ -112,7 +113,8 @@ def _model() -> _Silero:
     if spec is None or not spec.submodule_search_locations:
         raise MissingModelError("finding the speech in a recording needs silero-vad; pip install silero-vad")
     path = Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.jit"
-    model = _Silero()
+    with uninitialized():
+        model = _Silero()
     try:
         weights = torch.jit.load(str(path), map_location="cpu").state_dict()
         model.load_state_dict(

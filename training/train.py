@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from ..errors import InputError
 from .engine.recipe import read_key
 from .engine.trainer import TrainingSummary
 
-KINDS = ("codec", "ar", "nar", "aligner", "vocoder", "mel-vocoder", "flow", "token-ar")
+# The module of training.models for each kind of recipe; imported where it is asked for.
+TRAINERS = {
+    "codec": "codec_trainer",
+    "encodec": "codec_trainer",
+    "dac": "codec_trainer",
+    "ar": "lm_trainer",
+    "nar": "lm_trainer",
+    "aligner": "aligner_trainer",
+    "vocoder": "vocoder_trainer",
+    "mel-vocoder": "mel_vocoder",
+    "flow": "flow",
+    "token-ar": "token_ar",
+}
 
 
 def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
@@ -19,32 +32,7 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
     line for whatever the user can mend.
     """
     kind = read_key(recipe, "kind", "codec")
-    if kind == "codec":
-        from .models.codec_trainer import train as train_codec
-
-        return train_codec(recipe, overrides, quiet)
-    if kind in ("ar", "nar"):
-        from .models.lm_trainer import train as train_lm
-
-        return train_lm(recipe, overrides, quiet)
-    if kind == "aligner":
-        from .models.aligner_trainer import train as train_aligner
-
-        return train_aligner(recipe, overrides, quiet)
-    if kind == "vocoder":
-        from .models.vocoder_trainer import train as train_vocoder
-
-        return train_vocoder(recipe, overrides, quiet)
-    if kind == "mel-vocoder":
-        from .models.mel_vocoder import train as train_mel_vocoder
-
-        return train_mel_vocoder(recipe, overrides, quiet)
-    if kind == "flow":
-        from .models.flow import train as train_flow
-
-        return train_flow(recipe, overrides, quiet)
-    if kind == "token-ar":
-        from .models.token_ar import train as train_token_ar
-
-        return train_token_ar(recipe, overrides, quiet)
-    raise InputError(f"recipe {recipe}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind not in TRAINERS:
+        raise InputError(f"recipe {recipe}: kind must be one of {', '.join(TRAINERS)}, got {kind!r}")
+    trainer = import_module(f".models.{TRAINERS[kind]}", __package__)
+    return trainer.train(recipe, overrides, quiet)

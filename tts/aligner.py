@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
+from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors, uninitialized
 from ..data.files import atomic_output
 from ..errors import InputError
 from ..layers.mel import mel_filterbank
@@ -58,6 +58,11 @@ class AlignerConfig:
     width: int = 160
     dilations: tuple[int, ...] = (1, 2, 4, 8, 1)  # of the blocks
     dropout: float = 0.1
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.frame_size
 
 
 @dataclass(frozen=True)
@@ -211,7 +216,7 @@ class Aligner(nn.Module):
         optional = [p.tokens[0] == SYMBOLS.index(" ") for p in phones]
         emitted = [lp[:, c] for lp, c in zip(log_probs, classes, strict=True)]
         weighed = [e - PRIOR_WEIGHT * self.log_prior[c] for e, c in zip(emitted, classes, strict=True)]
-        pointers = viterbi(weighed, optional)
+        pointers = viterbi(weighed, optional, self.config.frame_rate)
         scores = [
             _score(lp, e, c, pointer, self.pause)
             for lp, e, c, pointer in zip(log_probs, emitted, classes, pointers, strict=True)
@@ -250,7 +255,7 @@ def align(aligner: Aligner, wav: Tensor, phones: Phones) -> Alignment:
     return found
 
 
-def viterbi(emitted: Sequence[Tensor], optional: Sequence[Tensor]) -> list[Tensor]:
+def viterbi(emitted: Sequence[Tensor], optional: Sequence[Tensor], frame_rate: float) -> list[Tensor]:
     """The best pointer (T,) for each of several utterances, on the CPU.
 
     emitted: (T, P) log-probability of each phone in each frame. optional: (P,) bool, phones that may have no frame;
@@ -262,7 +267,7 @@ def viterbi(emitted: Sequence[Tensor], optional: Sequence[Tensor]) -> list[Tenso
     for t, p in zip(n_frames.tolist(), n_phones.tolist(), strict=True):
         if p - 1 > MAX_ADVANCE * (t - 1):
             raise InputError(
-                f"the transcript has {p} phones, too many for {t / 50:.2f} s of speech; "
+                f"the transcript has {p} phones, too many for {t / frame_rate:.2f} s of speech; "
                 "give exactly what is said in the recording, or no transcript"
             )
     b, t_max, p_max = len(emitted), int(n_frames.max()), int(n_phones.max())
@@ -326,6 +331,8 @@ def load_aligner(path: str | Path = SHIPPED, device: str | torch.device = "cpu")
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path} is not an aligner; give one that `myna train myna-aligner` wrote") from None
-    model = Aligner(config_from_dict(AlignerConfig, described, path))
+    config = config_from_dict(AlignerConfig, described, path)
+    with uninitialized():
+        model = Aligner(config)
     load_strictly(model, file.weights, path)
     return model.to(device).eval()

@@ -22,10 +22,20 @@ from safetensors.torch import save
 
 from ..codec import Codec
 from ..codec.checkpoint import weights_hash
-from ..data.checkpoint import config_from_dict, load_strictly, read_safetensors
+from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
+from ..data.checkpoint import (
+    config_from_dict,
+    load_checkpoint,
+    load_strictly,
+    read_safetensors,
+    uninitialized,
+)
 from ..data.files import atomic_output
 from ..errors import InputError, MissingModelError, UsageError
+from ..pretrained.ge2e import load_ge2e
 from .decoders.base import SpeechDecoder
+from .decoders.flow.decoder import FlowConfig, FlowDecoder
+from .decoders.flow.sound import FlowSpeechDecoder
 from .decoders.nar import NARConfig, NARModel
 from .decoders.nar_stream import NARDecoder
 from .decoders.vocoder import Vocoder, VocoderConfig
@@ -35,6 +45,13 @@ from .lm.ar import ARConfig, ARModel
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 SHIPPED_AR, SHIPPED_NAR = WEIGHTS / "myna-ar.safetensors", WEIGHTS / "myna-nar.safetensors"
 SHIPPED_VOCODER = WEIGHTS / "myna-vocoder.safetensors"
+NEXT = WEIGHTS / "next"  # weights that are still in training: in the repository, not in the package
+FLOW_FILES = {
+    "flow": "myna-flow.safetensors",
+    "tokens": "myna-tokens.safetensors",
+    "ar": "myna-token-ar.safetensors",
+    "vocoder": "myna-mel-vocoder.safetensors",
+}
 
 _FAMILIES: dict[str, tuple[type, type]] = {
     "ar": (ARConfig, ARModel),
@@ -108,6 +125,8 @@ def _load(
         if described.pop("family") != family:
             raise ValueError
         spoken = file.metadata["codec_hash"]
+        if described.pop("alignment", "pointer") != "pointer":  # which older files say
+            raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path} is not {_SAYS[family]}; give one that `myna train myna-{family}` wrote"
@@ -123,7 +142,8 @@ def _load(
             described[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
     dimensions = config_from_dict(config, described, path)
     try:
-        model = kind(dimensions)
+        with uninitialized():
+            model = kind(dimensions)
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(f"{path}: its configuration cannot be built: {error}") from None
     load_strictly(model, file.weights, path)
@@ -162,14 +182,41 @@ def _load_nar(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.
     return NARDecoder(load_nar(SHIPPED_NAR if path is None else path, device, weights_hash(codec)), codec)
 
 
+def _load_flow(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device) -> SpeechDecoder:
+    """After an AR over the codec's codes, whose pointer alone is read."""
+    file = flow_folder() / FLOW_FILES["flow"] if path is None else path
+    if codec.frame_rate != 50:
+        raise MissingModelError(
+            f"the decoder flow reads 50 frames a second, the codec {codec.name} has {float(codec.frame_rate):g}"
+        )
+    flow = load_checkpoint(FlowDecoder, FlowConfig, file, "flow", device)
+    vocoder = load_checkpoint(
+        MelVocoder, MelVocoderConfig, file.with_name(FLOW_FILES["vocoder"]), "mel-vocoder", device
+    )
+    return FlowSpeechDecoder(flow, vocoder, None, load_ge2e(device=str(device)))
+
+
 # The first that is installed is the default.
 DECODERS: dict[str, DecoderRow] = {
     row.name: row
     for row in (
         DecoderRow("vocoder", "a source and a filter", _load_vocoder, SHIPPED_VOCODER, reads_hidden=True),
         DecoderRow("nar", "hoarser; VALL-E as published", _load_nar, SHIPPED_NAR, aliases=("codec",)),
+        DecoderRow(
+            "flow", "a mel spectrogram by flow matching; in training", _load_flow, NEXT / FLOW_FILES["flow"]
+        ),
     )
 }
+
+
+def flow_folder() -> Path:
+    """Where the weights of the flow path lie: with the others, or among those that are still in training."""
+    return WEIGHTS if (WEIGHTS / FLOW_FILES["flow"]).is_file() else NEXT
+
+
+def has_token_ar() -> bool:
+    """Whether an AR over speech tokens is installed; without, the decoder flow reads the pointer of the other AR."""
+    return (flow_folder() / FLOW_FILES["ar"]).is_file()
 
 
 def find_decoder(name: str) -> DecoderRow:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,14 +22,16 @@ from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
 from ..errors import MissingModelError
+from ..pretrained import perth
 from ..version import __version__
 from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
+from .finish.chain import Stage
 from .finish.tags import synthetic_tags
 from .finish.watermark import WatermarkStream
 from .presets import SpeechOptions
-from .registry import SHIPPED_AR, load_ar, load_decoders
-from .synthesis import SpokenChunk, Synthesizer, Watermark
+from .registry import SHIPPED_AR, has_token_ar, load_ar, load_decoders
+from .synthesis import SpokenChunk, Synthesizer
 from .text.lexicon import Lexicon
 from .text.long_text import Sentence, split_text
 from .text.phonemes import phonemize
@@ -62,7 +65,8 @@ class Speaker:
     """The models, loaded once, for any number of texts and voices; safe to use from several threads.
 
     models: None for those that ship.   device: where they run.   watermark: what puts the inaudible mark on one stretch
-    of speech, given the sample rate and the samples said before it; speech is never given out without.
+    of speech, given the sample rate and the samples said before it; speech is never given out without.   decoder: that
+    will speak, where models are to be loaded for it.
     Raises MissingModelError when weights are not installed.
 
     >>> speaker = myna.Speaker()
@@ -74,13 +78,24 @@ class Speaker:
         self,
         models: Valle | None = None,
         device: str | torch.device = "cpu",
-        watermark: type[Watermark] | Any = WatermarkStream,
+        watermark: Callable[[int, int], Stage] = WatermarkStream,
+        decoder: str | None = None,
     ):
-        self.models = load_models(device) if models is None else models
+        with ThreadPoolExecutor(1) as beside:
+            if watermark is WatermarkStream:
+                beside.submit(
+                    perth.comb
+                )  # read while the models are, and kept; a fault is raised again below
+            self.models = load_models(device, decoder) if models is None else models
         self.sample_rate = self.models.codec.sample_rate
         self._watermark = partial(watermark, self.sample_rate)
-        self._making = threading.Lock()
         self._watermark(0)  # fails here rather than in the middle of a sentence
+
+    def with_models(self, models: Valle) -> Speaker:
+        """The same speaker with another view of its models: one that shares them with others, say."""
+        other = Speaker.__new__(Speaker)
+        other.__dict__.update(self.__dict__, models=models)
+        return other
 
     def voice(
         self,
@@ -98,8 +113,7 @@ class Speaker:
         than before the first word. Raises UsageError without one, InputError for what cannot be a voice.
         """
         codec, aligner = self.models.codec, self.models.aligner
-        with self._making:  # the search for codes is set for a moment on a codec that all share
-            found = find_voice(source, codec, text, consent, aligner, language)
+        found = find_voice(source, codec, text, consent, aligner, language)
         self.models.hear(found.prompt(), decoder)
         return found
 
@@ -176,8 +190,14 @@ class Speaker:
         return digest.hexdigest()
 
 
-def load_models(device: str | torch.device = "cpu") -> Valle:
-    """The models that ship. Raises MissingModelError, one line, if one of them is not installed."""
+def load_models(device: str | torch.device = "cpu", decoder: str | None = None) -> Valle:
+    """The models that ship, those that the decoder needs. Raises MissingModelError, one line, if one of them is not
+    installed."""
+    if decoder == "flow" and has_token_ar():
+        from .flow_speech import load_flow_speech
+
+        aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
+        return load_flow_speech(load_codec("myna-24k", device), aligner, device)
     if not SHIPPED_AR.is_file():
         raise MissingModelError(
             f"the weights of {SHIPPED_AR.stem} should be part of the package but {SHIPPED_AR} is missing; install myna "
@@ -189,16 +209,17 @@ def load_models(device: str | torch.device = "cpu") -> Valle:
     return Valle(codec, ar, load_decoders(codec, ar, device), aligner)
 
 
-_shared: dict[str, Speaker] = {}
+_shared: dict[tuple[str, str], Speaker] = {}
 _lock = threading.Lock()
 
 
-def shared_speaker(device: str = "cpu") -> Speaker:
-    """One speaker with the models that ship, for all who ask."""
+def shared_speaker(device: str = "cpu", decoder: str | None = None) -> Speaker:
+    """One speaker with the models that ship, for all who ask for a decoder of the same AR."""
+    engine = "tokens" if decoder == "flow" and has_token_ar() else "codes"
     with _lock:
-        if device not in _shared:
-            _shared[device] = Speaker(device=device)
-        return _shared[device]
+        if (device, engine) not in _shared:
+            _shared[device, engine] = Speaker(device=device, decoder=decoder)
+        return _shared[device, engine]
 
 
 def say(

@@ -1,7 +1,7 @@
 """Text in a voice, as a stream: what VALL-E's figure draws, one sentence after another.
 
     text -> sentences -> phones -> AR -> coarse codes and hidden states, frame by frame        (one thread)
-        -> vocoder (or NAR and codec) -> level -> ends -> tempo -> watermark                   (another)
+        -> a decoder -> the best of the candidates -> level, ends, tempo, pause, watermark     (another)
 
 The AR works ahead of the rest, so that sound leaves while it still runs. Every stage is a stream, and the chunks are
 cut at the same places however they are asked for: a text said in one call has the samples of the same text
@@ -19,24 +19,28 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..codec import Codec
 from ..errors import InputError, UsageError
 from .ahead import ahead
+from .candidates import Candidates
 from .decoders.base import Latents, SoundStream
-from .finish.level import Leveller, LevelState
-from .finish.pauses import Trimmer
-from .finish.tempo import Tempo
+from .finish.chain import Finish, Stage
+from .finish.level import LevelState
 from .lm.batch import Prompt
-from .lm.generate import Frame
 from .lm.sampling import SamplingOptions
+from .lm.step import Frame
 from .presets import SpeechOptions
+from .spoken_words import SpokenWord, spoken_words
 from .text.long_text import Sentence
 from .text.phones import Phones
 
 PAUSE, PARAGRAPH_PAUSE = 0.25, 0.7  # seconds of silence after a sentence, besides its own short ends
 _FRAMES_AHEAD = 12  # chunks of codes that the AR may be ahead: half a minute at most
 _CHUNKS_AHEAD = 4  # chunks of samples that are ready before they are asked for
+_NOTHING = np.zeros(0, np.float32)
 
 
 class SpeechModels(Protocol):
@@ -61,20 +65,13 @@ class SpeechModels(Protocol):
         ...
 
 
-class Watermark(Protocol):
-    """A watermark being put into one sentence: as many samples (n,) come out in all as went in."""
-
-    def push(self, samples: np.ndarray) -> np.ndarray: ...
-
-    def flush(self) -> np.ndarray: ...
-
-
 @dataclass(frozen=True)
 class SpokenChunk:
     """A stretch of speech.
 
     samples: (n,) float32.   sentence: its index.   ends_sentence: nothing of it follows.   done: share of the text
-    that is said by then, 0 to 1.   level: at the end of a sentence, what the next one begins with.
+    that is said by then, 0 to 1.   level: at the end of a sentence, what the next one begins with.   words: likewise,
+    when each of it was said, in seconds of the speech.
     """
 
     samples: np.ndarray
@@ -82,6 +79,7 @@ class SpokenChunk:
     ends_sentence: bool
     done: float
     level: LevelState | None = None
+    words: tuple[SpokenWord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ class Synthesizer:
         self,
         models: SpeechModels,
         phonemize: Callable[[str, str], Phones],
-        watermark: Callable[[int], Watermark],
+        watermark: Callable[[int], Stage],
     ):
         self.models, self.phonemize, self.watermark = models, phonemize, watermark
 
@@ -179,51 +177,48 @@ class Synthesizer:
     ) -> Generator[SpokenChunk, None, None]:
         """Everything after the AR. A chunk without samples says only that the work goes on (and finds out whether it
         still should)."""
-        n_candidates, rate = options.resolved().n_candidates, self.models.codec.sample_rate
-        length = max(1, sentences[-1].end) if sentences else 1
-        before = sentences[start - 1].end / length if start else 0.0  # share of the text up to this sentence
-        decoder, parts, best, nothing = None, [], None, np.zeros(0, np.float32)
-        shaper = _Shaper(rate, level, options.speed, self.watermark(position))
+        n_candidates, text = options.resolved().n_candidates, _Text(sentences)
+        finish, began, rate = self._finish(level, options, position), position, self.models.codec.sample_rate
+        tries: list[_Utterance] = []
         with closing(chunks):
             for chunk in chunks:
-                sentence = sentences[chunk.sentence]
-                after = sentence.end / length
-                if chunk.first and chunk.phones is not None:
-                    seed = sentence_seed(options.seed, chunk.sentence, chunk.candidate)
-                    sound = self.models.sound(chunk.phones, prompt, options.decoder, seed)
-                    decoder = _SentenceDecoder(sound, len(chunk.phones))
-                wav, said = nothing, after
-                if chunk.phones is not None and decoder is not None:
-                    wav = decoder.push(chunk)
-                    said = before + (after - before) * decoder.progress
-                if n_candidates > 1 and chunk.phones is not None:
-                    parts = [wav] if chunk.first else [*parts, wav]
-                    if not chunk.last:
-                        yield SpokenChunk(nothing, chunk.sentence, False, before)
-                        continue
-                    whole = np.concatenate(parts)
-                    score = self.models.score(whole, chunk.phones)
-                    if chunk.candidate == 0 or best is None or score > best[0]:
-                        best = (score, whole)
-                    if chunk.candidate < n_candidates - 1:
-                        yield SpokenChunk(nothing, chunk.sentence, False, before)
-                        continue
-                    wav, best = best[1], None
-                samples = shaper.push(wav)
+                if chunk.first:
+                    utterance = self._utterance(chunk, prompt, options)
+                    if chunk.candidate == 0 or chunk.phones is None:
+                        candidates = Candidates(1 if chunk.phones is None else n_candidates, utterance.score)
+                        tries = []
+                    tries.append(utterance)
+                heard = candidates.push(utterance.push(chunk), chunk.last)
+                if heard is None:
+                    yield SpokenChunk(_NOTHING, chunk.sentence, False, text.done(chunk.sentence, 0.0))
+                    continue
+                samples = finish.push(heard)
                 position += len(samples)
                 if not chunk.last:
-                    yield SpokenChunk(samples, chunk.sentence, False, said)
+                    done = text.done(chunk.sentence, utterance.progress)
+                    yield SpokenChunk(samples, chunk.sentence, False, done)
                     continue
-                silent = chunk.phones is None
-                final = chunk.sentence == len(sentences) - 1
-                pause = 0.0 if silent or final else PARAGRAPH_PAUSE if sentence.ends_paragraph else PAUSE
-                rest = shaper.flush(pause)
+                rest = finish.flush(0.0 if chunk.phones is None else text.pause(chunk.sentence))
                 position += len(rest)
-                level, before = shaper.level, after
-                samples = np.concatenate([samples, rest])
-                yield SpokenChunk(samples, chunk.sentence, True, 1.0 if final else after, level)
+                samples, done = np.concatenate([samples, rest]), text.done(chunk.sentence, 1.0)
+                words = tries[candidates.chosen].words(
+                    sentences[chunk.sentence].text, rate, began / rate - finish.cut_seconds, options.speed
+                )
+                yield SpokenChunk(samples, chunk.sentence, True, done, finish.level, words)
+                began = position
                 # The pause has emptied the watermark's memory: a new one goes on as the old one would.
-                shaper = _Shaper(rate, level, options.speed, self.watermark(position))
+                finish = self._finish(finish.level, options, position)
+
+    def _utterance(self, chunk: _CodeChunk, prompt: Prompt | None, options: SpeechOptions) -> _Utterance:
+        if chunk.phones is None:
+            return _Utterance(self.models)
+        seed = sentence_seed(options.seed, chunk.sentence, chunk.candidate)
+        sound = self.models.sound(chunk.phones, prompt, options.decoder, seed)
+        return _Utterance(self.models, chunk.phones, sound)
+
+    def _finish(self, level: LevelState, options: SpeechOptions, position: int) -> Finish:
+        rate = self.models.codec.sample_rate
+        return Finish(rate, level, options.speed, self.watermark(position))
 
 
 def sentence_seed(seed: int, index: int, candidate: int = 0) -> int:
@@ -252,40 +247,58 @@ def _chunked(
     yield chunk(last=True)
 
 
-class _SentenceDecoder:
-    """The frames of one sentence to its waveform."""
+class _Utterance:
+    """The latents of one sentence, once said, to its waveform; nothing for one without a sound."""
 
-    def __init__(self, sound: SoundStream, n_phones: int):
-        self.sound, self.n_phones, self.progress = sound, n_phones, 0.0
+    def __init__(self, models: SpeechModels, phones: Phones | None = None, sound: SoundStream | None = None):
+        self.models, self.phones, self.sound, self.progress = models, phones, sound, 0.0
+        self._pointers: list[Tensor] = []
+        self._n_samples = 0
 
     def push(self, chunk: _CodeChunk) -> np.ndarray:
         """The samples (n,) that are certain now; at the last chunk, all that were owed."""
-        wav = np.zeros(0, np.float32) if chunk.latents is None else self.sound.push(chunk.latents)
+        if self.sound is None or self.phones is None:
+            return _NOTHING
+        wav = _NOTHING if chunk.latents is None else self.sound.push(chunk.latents)
+        if chunk.latents is not None:
+            self._pointers.append(chunk.latents.pointer.flatten())
+            self.progress = min(1.0, (int(chunk.latents.pointer.flatten()[-1]) + 1) / len(self.phones))
         if chunk.last:
             self.progress = 1.0
-            return np.concatenate([wav, self.sound.flush()])
-        if chunk.latents is not None:
-            self.progress = min(1.0, (int(chunk.latents.pointer[-1]) + 1) / self.n_phones)
+            wav = np.concatenate([wav, self.sound.flush()])
+        self._n_samples += len(wav)
         return wav
 
+    def words(self, text: str, sample_rate: int, offset: float, speed: float) -> tuple[SpokenWord, ...]:
+        """As `spoken_words`, after the last chunk."""
+        if self.phones is None or not self._pointers:
+            return ()
+        pointer = torch.cat(self._pointers)
+        frame_seconds = self._n_samples / sample_rate / len(pointer)
+        return spoken_words(text, self.phones, pointer, frame_seconds, offset, speed)
 
-class _Shaper:
-    """From the decoder's samples of one sentence to those that are heard."""
+    def score(self, samples: np.ndarray) -> float:
+        return 0.0 if self.phones is None else self.models.score(samples, self.phones)
 
-    def __init__(self, sample_rate: int, level: LevelState, speed: float, watermark: Watermark):
-        self.sample_rate, self.speed = sample_rate, speed
-        self.leveller = Leveller(sample_rate, level)
-        self.trimmer, self.tempo, self.watermark = Trimmer(sample_rate), Tempo(sample_rate, speed), watermark
 
-    @property
-    def level(self) -> LevelState:
-        return self.leveller.state
+class _Text:
+    """Where in a text one is."""
 
-    def push(self, x: np.ndarray) -> np.ndarray:
-        return self.watermark.push(self.tempo.push(self.trimmer.push(self.leveller.push(x))))
+    def __init__(self, sentences: Sequence[Sentence]):
+        self.sentences = sentences
+        length = max(1, sentences[-1].end) if sentences else 1
+        self._ends = [sentence.end / length for sentence in sentences]
 
-    def flush(self, pause: float) -> np.ndarray:
-        """What is still owed, and after it `pause` seconds of silence."""
-        last = [self.tempo.push(self.trimmer.flush()), self.tempo.flush()]
-        silence = np.zeros(round(pause / self.speed * self.sample_rate), np.float32)
-        return np.concatenate([self.watermark.push(np.concatenate([*last, silence])), self.watermark.flush()])
+    def done(self, index: int, progress: float) -> float:
+        """Share of the text that is said, `progress` of sentence `index` included."""
+        before, after = self._ends[index - 1] if index else 0.0, self._ends[index]
+        return 1.0 if self._is_last(index) and progress == 1 else before + (after - before) * progress
+
+    def pause(self, index: int) -> float:
+        """Seconds of silence after a sentence, besides its own short ends."""
+        if self._is_last(index):
+            return 0.0
+        return PARAGRAPH_PAUSE if self.sentences[index].ends_paragraph else PAUSE
+
+    def _is_last(self, index: int) -> bool:
+        return index == len(self.sentences) - 1

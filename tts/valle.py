@@ -20,9 +20,10 @@ from .decoders.base import SoundStream, SpeechDecoder, VoiceState
 from .finish.level import LevelState, active_level, start_state
 from .lm.ar import ARModel
 from .lm.batch import Prompt
-from .lm.generate import ARGenerator, Frame
+from .lm.generate import ARGenerator
 from .lm.quantize import prepare
 from .lm.sampling import SamplingOptions
+from .lm.step import Frame
 from .text.phones import Phones
 
 _VOICES = 8  # prompts of which is kept what was read

@@ -26,7 +26,7 @@ class HouseEngine:
 
     def __init__(self) -> None:
         self.presets: Mapping[str, str] = {name: preset.description for name, preset in PRESETS.items()}
-        self._making = threading.Lock()
+        self._lock = threading.Lock()
         self._loaded: dict[str, Voice] = {}
 
     @property
@@ -47,8 +47,7 @@ class HouseEngine:
         from ...tts.voices.voice import make_voice
 
         models = self.speaker.models
-        with self._making:  # the search for codes is set for a moment on a codec that all share
-            voice = make_voice(recording, models.codec, consent, name, said, aligner=models.aligner)
+        voice = make_voice(recording, models.codec, consent, name, said, aligner=models.aligner)
         return MadeVoice(voice, voice.notes)
 
     def prompt(self, voice: Voice) -> np.ndarray:
@@ -90,7 +89,7 @@ class HouseEngine:
         from ...tts.voices.voice import check_codec
 
         models = self.speaker.models
-        with self._making:  # one of the package is made the first time
+        with self._lock:  # one of the package is made the first time
             voice = known_voice(name, models.codec, models.aligner)
             check_codec(voice, models.codec)
             known = self._loaded.get(name)

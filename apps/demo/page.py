@@ -1,10 +1,10 @@
-"""The page: a header, three tabs, a footer; built once, served to many."""
+"""The page: a header, its tabs, a footer; built once, served to many."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import clone, compress, voices
+from . import clone, compress, tortoise, voices
 from .engine import Engine
 from .look import FOOTER, HEADER
 from .workspace import Workspace
@@ -24,6 +24,9 @@ def build_page(engine: Engine, workspace: Workspace) -> Any:
                 choice = clone.build(engine, workspace, CONCURRENCY)
             with gr.Tab("Compress", id="compress"):
                 compress.build(workspace, CONCURRENCY)
+            if tortoise.available():
+                with gr.Tab("TorToise", id="tortoise"):
+                    tortoise.build(workspace, CONCURRENCY)
             with gr.Tab("Voices", id="voices") as tab:
                 refresh, lists = voices.build(engine, workspace, CONCURRENCY, choice)
         gr.HTML(FOOTER, container=False)

@@ -41,8 +41,8 @@ def serving(
     port: None for a free one from 7860 on. Raises UsageError if Gradio is missing, the port is taken or the
     host is not this machine's.
     """
-    _check_address(host, port)
-    with Workspace() as workspace, environment(_environment(workspace)):
+    check_address(host, port)
+    with Workspace() as workspace, environment(page_environment(workspace)):
         try:
             import gradio
         except ImportError as error:
@@ -77,12 +77,13 @@ def serving(
             page.close(verbose=False)
 
 
-def _environment(workspace: Workspace) -> dict[str, str]:
+def page_environment(workspace: Workspace) -> dict[str, str]:
     """What Gradio reads from the environment while the page runs."""
     path = os.environ.get("PATH", "")
     return {
         "GRADIO_ANALYTICS_ENABLED": "0",
         "GRADIO_TEMP_DIR": str(workspace.uploads),
+        "HF_HUB_DISABLE_TELEMETRY": "1",  # Gradio sets it where analytics are off, and leaves it set
         "HF_HUB_OFFLINE": "1",
         "PATH": path if shutil.which("ffmpeg") else f"{_ffmpeg_folder(workspace)}{os.pathsep}{path}",
         # Gradio asks its own address whether it answers, and a proxy would not find it.
@@ -104,10 +105,15 @@ def _ffmpeg_folder(workspace: Workspace) -> Path:
     folder = workspace.folder / "bin"
     folder.mkdir()
     (folder / "ffmpeg").symlink_to(program)
+    if not shutil.which("ffprobe"):
+        # Where Gradio finds ffmpeg it also asks ffprobe, from 6.31 on, and takes its failure for a file that plays.
+        probe = folder / "ffprobe"
+        probe.write_text("#!/bin/sh\nexit 1\n", encoding="ascii")
+        probe.chmod(0o755)
     return folder
 
 
-def _check_address(host: str, port: int | None) -> None:
+def check_address(host: str, port: int | None) -> None:
     """Raises UsageError: asked here, since Gradio's server would print a traceback from its thread."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]

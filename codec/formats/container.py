@@ -43,7 +43,7 @@ def header_for(
     n_codebooks: None for all.   n_samples: at the original rate, None when not known yet.
     streams: rows of codes, None for as many as the codec needs for `channels` (all in one row when the codec
     has as many channels itself, else one row a channel).
-    packet_frames: None for one second.   weights_hash: from `codec.checkpoint.weights_hash`, without which neither a
+    packet_frames: None for the codec's.   weights_hash: from `codec.checkpoint.weights_hash`, without which neither a
     reader can tell other weights nor the writer use the entropy model that ships for these.
     """
     if streams is None:
@@ -59,7 +59,7 @@ def header_for(
         original_sample_rate=original_sample_rate,
         channels=channels,
         n_samples=n_samples,
-        packet_frames=max(1, round(codec.frame_rate)) if packet_frames is None else packet_frames,
+        packet_frames=codec.packet_frames if packet_frames is None else packet_frames,
     )
 
 

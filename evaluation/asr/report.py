@@ -85,7 +85,7 @@ def evaluate_asr(
     if out is not None:
         check_folder(out, FILES, force)
     systems, notes = choose_systems(options.systems)
-    _check_jiwer()
+    _check_counting()
     clips = _with_words(data, options, language, notes)
     run = _Run(clips, options, language, progress, len(systems) * len(dict.fromkeys(options.beam_sizes)))
     for system in systems:
@@ -234,10 +234,10 @@ def _source(clip: Clip) -> str:
     return clip.source or "recordings"
 
 
-def _check_jiwer() -> None:
+def _check_counting() -> None:
     try:
-        import jiwer  # noqa: F401
+        import rapidfuzz  # noqa: F401
     except ImportError:
         raise MissingModelError(
-            "errors are counted by jiwer, which is not installed (pip install 'myna[evaluate]')"
+            "errors are counted by rapidfuzz, which is not installed (pip install 'myna[evaluate]')"
         ) from None

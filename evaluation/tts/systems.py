@@ -14,8 +14,8 @@ from ...codec.checkpoint import weights_hash
 from ...tts.aligner import SHIPPED as SHIPPED_ALIGNER
 from ...tts.aligner import load_aligner
 from ...tts.lm.batch import Prompt
-from ...tts.lm.generate import PLAIN_FRAMES, Frame
 from ...tts.lm.sampling import SamplingOptions
+from ...tts.lm.step import Frame
 from ...tts.presets import SpeechOptions
 from ...tts.registry import DECODERS, SHIPPED_AR, load_ar, load_decoders
 from ...tts.speaker import Speaker
@@ -29,7 +29,7 @@ _PAUSES = frozenset(SYMBOLS.index(symbol) for symbol in (SPACE, *PUNCTUATION))
 @dataclass(frozen=True)
 class Said:
     """samples (N,) at the codec's rate.   elapsed: seconds it took.   first_audio: seconds until the first samples.
-    hit_bound: the models would have gone on with a sound, a pause or the whole text, and were stopped."""
+    hit_bound: the models would have gone on with a sound or a pause, and were stopped."""
 
     samples: np.ndarray
     elapsed: float
@@ -38,7 +38,7 @@ class Said:
 
 
 class WatchedValle(Valle):
-    """Valle that notes whether the AR was stopped at the longest that a sound, a pause or a text may last."""
+    """Valle that notes whether the AR was stopped at the longest that a sound or a pause may last."""
 
     stopped = False
 
@@ -46,18 +46,13 @@ class WatchedValle(Valle):
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
     ) -> Iterator[Frame]:
         symbols: list[int] = phones.tokens[0].tolist()
-        frames, age, before = 0, 0, -1
+        age, before = 0, -1
         for frame in super().first_codes(phones, prompt, sampling):
             yield frame
             at = int(frame.pointer)
-            frames += 1
             age, before = (age + 1 if at == before else 1), at
-            if at >= 0:
-                pause = symbols[at] in _PAUSES
-                longest = sampling.max_pause_frames if pause else sampling.max_sound_frames
-                self.stopped |= age >= longest
-        if before < 0:
-            self.stopped |= frames >= PLAIN_FRAMES[0] * len(phones) + PLAIN_FRAMES[1]
+            pause = symbols[at] in _PAUSES
+            self.stopped |= age >= (sampling.max_pause_frames if pause else sampling.max_sound_frames)
 
 
 def load_speaker(

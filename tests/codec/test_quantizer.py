@@ -149,7 +149,7 @@ def test_a_search_of_all_paths_finds_the_nearest_sum():
     every = torch.cartesian_prod(*[torch.arange(5)] * 3).t()[None]  # (1, 3, 125)
     sums = rvq.decode(every)[0].t()  # (125, D)
     nearest = torch.cdist(x.transpose(1, 2), sums[None]).square().amin(-1)
-    torch.testing.assert_close(squared_error(rvq, x, rvq.encode(x)), nearest)
+    torch.testing.assert_close(squared_error(rvq, x, rvq.encode(x, search=True)), nearest)
 
 
 def test_more_paths_come_nearer_and_one_is_greedy():
@@ -157,19 +157,19 @@ def test_more_paths_come_nearer_and_one_is_greedy():
     x = torch.randn(4, DIM, 200)
     errors = []
     for rvq.n_paths in (1, 2, 8):
-        errors.append(squared_error(rvq, x, rvq.encode(x)).mean())
+        errors.append(squared_error(rvq, x, rvq.encode(x, search=True)).mean())
     assert errors[0] > errors[1] > errors[2]
     rvq.n_paths = 2
     one = rvq._search(x, 1)
     rvq.n_paths = 1
-    assert torch.equal(one, rvq.encode(x, 1))
+    assert torch.equal(one, rvq.encode(x, 1, search=True))
 
 
 def test_the_search_decides_frame_by_frame():
     rvq = ResidualVQ([EMACodebook(DIM, SIZE) for _ in range(4)], n_paths=4)
     x = torch.randn(1, DIM, 3000)  # more than a block
-    codes = rvq.encode(x)
-    assert torch.equal(torch.cat([rvq.encode(part) for part in x.split(7, dim=-1)], -1), codes)
+    codes = rvq.encode(x, search=True)
+    assert torch.equal(torch.cat([rvq.encode(part, search=True) for part in x.split(7, dim=-1)], -1), codes)
     assert codes.shape == (1, 4, 3000)
 
 
@@ -178,9 +178,10 @@ def test_training_uses_what_the_search_finds():
     x = torch.randn(2, DIM, FRAMES)
     rvq.init_from(x)
     rvq.eval()
-    assert torch.equal(rvq(x).codes, rvq.encode(x))
-    greedy = ResidualVQ(list(rvq.codebooks)).encode(x)
-    assert not torch.equal(greedy, rvq.encode(x))
+    assert torch.equal(rvq(x).codes, rvq.encode(x, search=True))
+    greedy = ResidualVQ(list(rvq.codebooks)).encode(x, search=True)  # over one path
+    assert torch.equal(greedy, rvq.encode(x))
+    assert not torch.equal(greedy, rvq.encode(x, search=True))
 
 
 def test_factorized_codebooks_are_not_searched():
@@ -197,11 +198,11 @@ def test_a_rate_weight_buys_frequent_codes_with_error():
     x = torch.randn(2, DIM, 300)
     error, rate = [], []
     for rvq.rate_weight in (0.0, 0.1, 1.0):
-        codes = rvq.encode(x)
+        codes = rvq.encode(x, search=True)
         error.append(squared_error(rvq, x, codes).mean())
         rate.append(bits[codes].mean())
     assert error[0] < error[1] < error[2]
     assert rate[0] > rate[1] > rate[2]
     rvq.train()  # where codes that are rare must not become rarer
     rvq.rate_weight = 1.0
-    torch.testing.assert_close(bits[rvq.encode(x)].mean(), rate[0])
+    torch.testing.assert_close(bits[rvq.encode(x, search=True)].mean(), rate[0])

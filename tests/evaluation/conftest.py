@@ -23,7 +23,7 @@ class ScalarCodec(Codec):
     name, sample_rate, channels, frame_size = "scalar", 4000, 1, 1
     n_codebooks, codebook_size = 3, 16
 
-    def encode(self, wav: Tensor, n_codebooks: int | None = None) -> Codes:
+    def encode(self, wav: Tensor, n_codebooks: int | None = None, search: bool = False) -> Codes:
         rest, codes = wav[:, 0], []
         for k in range(n_codebooks or self.n_codebooks):
             code = (rest / self._step(k)).round().clamp(-8, 7).long()
@@ -38,7 +38,10 @@ class ScalarCodec(Codec):
     def latents(self, wav: Tensor) -> Tensor:
         return wav
 
-    def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None):
+    def rows(self) -> Tensor:
+        return torch.stack([(torch.arange(16.0) - 8)[:, None] * self._step(k) for k in range(3)])
+
+    def encoder_stream(self, batch: int = 1, n_codebooks: int | None = None, search: bool = False):
         raise NotImplementedError("an evaluation works on whole clips")
 
     def decoder_stream(self, batch: int = 1):

@@ -6,6 +6,7 @@ import itertools
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -286,3 +287,36 @@ def _tensors(state) -> list[Tensor]:
     if isinstance(state, Tensor):
         return [state]
     return [tensor for branch in state for tensor in _tensors(branch)] if isinstance(state, tuple) else []
+
+
+class _Sums(NamedTuple):
+    total: torch.Tensor  # (B, 1)
+    seen: torch.Tensor  # (B,)
+
+
+class _RunningSum(Streamable):
+    """Its memory has names."""
+
+    def init_state(self, batch, like):
+        return _Sums(like.new_zeros(batch, 1), torch.zeros(batch, dtype=torch.long)), None
+
+    def step(self, x, state, final=False):
+        sums, _ = state
+        y = x.cumsum(-1) + sums.total[..., None]
+        following = _Sums(sums.total + x.sum(-1), sums.seen + x.shape[-1])
+        return y, (following, None)
+
+
+def test_states_keep_their_names(tmp_path):
+    x = torch.randn(2, 1, 9)
+    stream = Stream(_RunningSum(), 2)
+    stream.push(x[..., :4])
+    fork = stream.fork()
+    stream.save(tmp_path / "state.safetensors")
+    loaded = Stream.load(_RunningSum(), tmp_path / "state.safetensors")
+    for one in (fork, loaded):
+        assert isinstance(one.state[0], _Sums)
+        assert one.state[0].seen.tolist() == [4, 4]
+        torch.testing.assert_close(one.push(x[..., 4:]), _RunningSum()(x)[..., 4:])
+    fork.reset(torch.tensor([True, False]))
+    assert fork.state[0].seen.tolist() == [0, 9]

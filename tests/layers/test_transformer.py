@@ -149,3 +149,22 @@ def test_a_block_larger_than_the_context_is_refused():
     model = transformer(context=4)
     with pytest.raises(ValueError, match="does not fit"):
         model.step(torch.randn(1, W, 5), model.init_state(1, torch.zeros(())), full=True)
+
+
+def test_streams_with_states_of_their_own_step_in_one_pass():
+    """As many rows each as they have, at positions of their own, past the end of the ring, too."""
+    model = transformer(context=8)
+    counts, begun = (1, 3, 2), (0, 5, 11)
+    with torch.no_grad():
+        states = []
+        for rows, n in zip(counts, begun, strict=True):
+            state = model.init_state(rows, torch.zeros(()))
+            states.append(model.step(torch.randn(rows, W, n), state)[1] if n else state)
+        alone = [tree_map(torch.clone, state) for state in states]
+        for at in range(4):
+            x = torch.randn(sum(counts), W)
+            y, states = model.step_many(x, states, [n + at + 1 for n in begun])
+            for i, (own, part) in enumerate(zip(x.split(counts), y.split(counts), strict=True)):
+                expected, alone[i] = model.step(own[:, :, None], alone[i], reach=begun[i] + at + 1)
+                close(part, expected[:, :, 0])
+                assert states[i][0].equal(alone[i][0])

@@ -76,7 +76,6 @@ def test_quality_is_that_of_the_authors_script(speech):
 
 
 def test_a_voice_is_nearer_to_itself(speech):
-    pytest.importorskip("resemblyzer")
     slow = np.interp(np.arange(0, len(speech), 0.7), np.arange(len(speech)), speech).astype(np.float32)
     one, other, low = (voice_of(embed(w)) for w in (speech[: 3 * RATE], speech[3 * RATE :] * 0.1, slow))
     assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)

@@ -57,7 +57,7 @@ def test_viterbi_finds_the_best_of_all_paths(t, p):
     optional = torch.arange(p) % 3 == 1
     scores = {path: path_score(emitted, optional, path) for path in itertools.product(range(p), repeat=t)}
     best = max((s, path) for path, s in scores.items() if s is not None)
-    found = viterbi([emitted], [optional])[0]
+    found = viterbi([emitted], [optional], 50)[0]
     assert path_score(emitted, optional, found.tolist()) == pytest.approx(best[0], abs=1e-4)
 
 
@@ -65,9 +65,9 @@ def test_viterbi_of_a_batch_is_that_of_each():
     torch.manual_seed(1)
     emitted = [torch.randn(t, p).log_softmax(-1) for t, p in ((30, 12), (9, 9), (17, 5), (4, 8))]
     optional = [torch.rand(e.shape[1]) < 0.3 for e in emitted]
-    together = viterbi(emitted, optional)
+    together = viterbi(emitted, optional, 50)
     for row, e, o in zip(together, emitted, optional, strict=True):
-        assert torch.equal(row, viterbi([e], [o])[0])
+        assert torch.equal(row, viterbi([e], [o], 50)[0])
 
 
 def test_every_sound_has_a_frame_where_there_is_room():

@@ -55,7 +55,7 @@ def models(
     torch.manual_seed(0)
     small = {"width": 32, "latent_width": 32, "encoder_depth": (1, 1), "decoder_depth": (1, 1), "n_paths": 1}
     codec = MynaCodec(MynaConfig(latent_dim=16, n_codebooks=K, **small)).eval()
-    rows = codec.quantizer.rows()
+    rows = codec.rows()
     groups = (tuple(range(n_given, K)),)
     ar = ARModel(ARConfig(n_codebooks=K, n_coarse=n_coarse, **SMALL), rows)
     nar = NARModel(NARConfig(n_codebooks=K, n_given=n_given, groups=groups, condition=8, **SMALL), rows)

@@ -1,7 +1,7 @@
 """Recipes: strict YAML files, one for each thing that can be trained.
 
     include: myna-24k.yaml        # optional: start from another recipe, of the same folder
-    seed: 1                       # and say what differs
+    seed: 1                       # and say what differs; of another `kind`, whose `model` is left out
 
 A key that no one reads, a number where a word belongs, a range upside down: each is one line that names the
 key.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -34,22 +34,24 @@ Options = TypeVar("Options")
 
 
 def strict(options: type[Options]) -> Any:
-    """An options dataclass as a part of a recipe: `spectral: strict(SpectralLossOptions) =
+    """An options dataclass, and those in it, as a part of a recipe: `spectral: strict(SpectralLossOptions) =
     SpectralLossOptions()`."""
-    names = {f.name for f in dataclasses.fields(options)}  # pyright: ignore[reportArgumentType]
 
-    def refuse_unknown(value: Any) -> Any:
-        if isinstance(value, dict):
-            for key in value:
+    def refuse_unknown(value: Any, kind: Any = options) -> Any:
+        if isinstance(value, dict) and dataclasses.is_dataclass(kind):
+            kinds = get_type_hints(kind)
+            names = [f.name for f in dataclasses.fields(kind)]
+            for key, inner in value.items():
                 if key not in names:
                     raise PydanticCustomError(
                         "unknown",
                         "unknown key {key} (known: {known})",
                         {"key": str(key), "known": ", ".join(sorted(names))},
                     )
+                refuse_unknown(inner, kinds[key])
         return value
 
-    return Annotated[options, BeforeValidator(refuse_unknown)]
+    return Annotated[options, BeforeValidator(lambda value: refuse_unknown(value))]
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -107,7 +109,10 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = values.pop("include", None)
     if base is None:
         return values
-    return _merge(_read(path.parent / str(base), (*seen, path)), values)
+    included = _read(path.parent / str(base), (*seen, path))
+    if "kind" in values and values["kind"] != included.get("kind"):
+        included.pop("model", None)
+    return _merge(included, values)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

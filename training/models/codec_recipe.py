@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ...codec.dac import DAC_24K, DACConfig
+from ...codec.encodec import ENCODEC_24K, EncodecConfig
 from ...codec.myna import MynaConfig
 from ...data.augment import AugmentOptions
 from ...evaluation.measures.spectral import SpectralLossOptions
@@ -95,7 +97,7 @@ class BalancerSection(Section):
 
 
 class CodecRecipe(TrainerRecipe):
-    """A recipe of `myna train` for a codec."""
+    """A recipe of `myna train` for a codec of the house's kind."""
 
     # A run may gain discriminators between two sittings, and weights that fit them.
     may_change = (
@@ -103,7 +105,7 @@ class CodecRecipe(TrainerRecipe):
         *("phases.adversarial_from", "discriminators", "losses", "balancer"),
     )
 
-    kind: Literal["codec"] = "codec"
+    kind: Literal["codec", "encodec", "dac"] = "codec"
     model: strict(MynaConfig) = MynaConfig()  # pyright: ignore[reportInvalidTypeForm]
     data: DataSection
     phases: PhaseSection = PhaseSection()
@@ -133,6 +135,23 @@ class CodecRecipe(TrainerRecipe):
         ):
             raise ValueError("phases.adversarial_from is set but discriminators names none")
         return self
+
+
+class EncodecRecipe(CodecRecipe):
+    """The same for EnCodec (Défossez et al. 2022)."""
+
+    kind: Literal["encodec"] = "encodec"  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: strict(EncodecConfig) = ENCODEC_24K  # pyright: ignore
+
+
+class DACRecipe(CodecRecipe):
+    """The same for DAC (Kumar et al. 2023)."""
+
+    kind: Literal["dac"] = "dac"  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: strict(DACConfig) = DAC_24K  # pyright: ignore
+
+
+RECIPES = {"codec": CodecRecipe, "encodec": EncodecRecipe, "dac": DACRecipe}
 
 
 def weight_at(weight: Weight, step: int) -> float:

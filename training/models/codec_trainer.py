@@ -1,6 +1,6 @@
 """Training a codec: reconstruction, residual vector quantisation, and discriminators.
 
-    step = 0, unquantized_steps = 0     the codec starts as the best transform codec for the data
+    step = 0, unquantized_steps = 0     the codec starts from data (`init_from_data`)
     step < unquantized_steps            or latents pass unquantised: they learn to carry information first
     step = unquantized_steps            codebooks start from the data (k-means)
     step > unquantized_steps            quantised, a share of the examples not; random numbers of codebooks
@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
-from ...codec.checkpoint import load_checkpoint, save_checkpoint
-from ...codec.myna import MynaCodec
+from ...codec.checkpoint import FAMILIES, load_checkpoint, save_checkpoint
 from ...codec.quantizer import dropout_codebooks
+from ...codec.trainable import TrainableCodec
 from ...data.corpus import Batch, Corpus, Crops, HeldOut, held_out, open_corpus
 from ...discriminators import (
     Discriminator,
@@ -41,6 +41,7 @@ from ...evaluation.measures.spectral import SpectralLoss, SpectralLossOptions, b
 from ..engine import distributed
 from ..engine.checkpoint import module_state
 from ..engine.distributed import World
+from ..engine.recipe import read_key
 from ..engine.schedule import set_rate
 from ..engine.trainer import (
     SHIPPED_WEIGHTS,
@@ -56,6 +57,7 @@ from .balancer import Balancer
 from .codec_recipe import (
     ON_THE_CODES,
     ON_THE_WAVEFORM,
+    RECIPES,
     CodecRecipe,
     DiscriminatorSection,
     HeldOutSection,
@@ -69,7 +71,7 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
     overrides: `key.subkey=value` each. Under torchrun, every process calls this. Raises MynaError with one
     line for whatever the user can mend.
     """
-    return run_recipe(CodecTrainer, CodecRecipe, recipe, overrides, quiet)
+    return run_recipe(CodecTrainer, RECIPES[read_key(recipe, "kind", "codec")], recipe, overrides, quiet)
 
 
 class CodecTrainer(Trainer[CodecRecipe, Batch]):
@@ -244,8 +246,8 @@ class CodecTrainer(Trainer[CodecRecipe, Batch]):
 
     @torch.no_grad()
     def _start_codebooks(self) -> None:
-        """Place all codebooks where the latents are; a codec that has not learned anything yet starts as the
-        best transform codec for the data."""
+        """Place all codebooks where the latents are; a codec that has not learned anything yet starts from data as it
+        can."""
         self.codec.eval()
         device, n = self.world.device, self.recipe.phases.codebook_batches
         batches = (self.crops.batch(self.step + i, self.world.rank).wav for i in range(n))
@@ -332,15 +334,18 @@ class CodecTrainer(Trainer[CodecRecipe, Batch]):
 _OF_NO_WEIGHT = ("name", "dead_code_share", "n_paths", "rate_weight")
 
 
-def _start(recipe: CodecRecipe) -> MynaCodec:
+def _start(recipe: CodecRecipe) -> TrainableCodec:
     """A new codec, or one with the weights of `init_from`."""
-    codec = MynaCodec(recipe.model)
+    codec = next(f.build for f in FAMILIES.values() if isinstance(recipe.model, f.config))(recipe.model)
+    assert isinstance(codec, TrainableCodec)
+    if codec.channels != 1:
+        raise UsageError(f"{codec.name} has {codec.channels} channels, a corpus one; train a mono model")
     if recipe.init_from is None:
         return codec
     shipped = SHIPPED_WEIGHTS / f"{recipe.model.name}.safetensors"
     path = shipped if recipe.init_from == "shipped" else Path(recipe.init_from)
     given = load_checkpoint(path)
-    if not isinstance(given, MynaCodec):
+    if not isinstance(given, type(codec)):
         raise UsageError(f"init_from {path} is not a model of this kind; give one that `myna train` wrote")
     for field in fields(recipe.model):
         mine, theirs = getattr(recipe.model, field.name), getattr(given.config, field.name)

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ from torch import Tensor, nn
 
 from ...codec.checkpoint import weights_hash
 from ...codec.formats.context_model import MAX_ACTIVATION, UNITS_PER_BIT, ContextConfig, ContextModel
-from ...codec.quantizer import ResidualVQ
 from ...codec.registry import load_codec
 from ...data.files import atomic_output
 from ...errors import InputError, MynaError, UsageError
@@ -354,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             codec = load_codec(options.codec)
             if weights_hash(codec)[:16] != train.codec_hash:
                 raise UsageError(f"the codes are not those of {options.codec}; extract them again")
-            codebooks = cast(ResidualVQ, codec.quantizer).rows()
+            codebooks = codec.rows()
         model = train_context_model(train, config, training, progress, codebooks)
         with atomic_output(options.out, options.force) as file:
             file.write(model.to_bytes())

@@ -4,14 +4,15 @@
     phones at the pointer, prompt, speaker vector (each hidden in a share of the examples)
         -> trunk -> mel: L1 + L2 -> head: noisy mel -> clean mel: weighted L2 (flow matching with the data as target)
 
-The loss of flow matching on the velocity is |x1 - y|^2 / (1 - t)^2, which weighs times near 1 a hundred times as much as
-those where words are decided; the weight is capped. Losses leave out the bands above a recording's own.
+The loss of flow matching on the velocity is |x1 - y|^2 / (1 - t)^2, which weighs times near 1 a hundred times as
+much as those where words are decided; the weight is capped. Losses leave out the bands above a recording's own.
 
 Shapes: B batch, T frames of 50 Hz, F numbers of a frame, M mel bands, S = T / 2 tokens.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...codec.checkpoint import weights_hash
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...errors import UsageError
 from ...layers.dit import block_mask
 from ...layers.mel import mel_centres
 from ...tts.decoders.flow.decoder import FlowConfig, FlowDecoder, FlowInputs
 from ...tts.decoders.flow.timing import timing
-from ...tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig, TokenProbe
+from ...tts.lm.speech_tokens import SILENCE, SpeechTokenizer, SpeechTokensConfig, TokenProbe
 from ...tts.text.phones import N_SYMBOLS
 from ..engine import distributed
 from ..engine.distributed import World
@@ -194,7 +196,10 @@ class Reader:
         bands = s.mel.shape[1]
         mel = s.mel.view(-1, 2 * bands)[frame].float()
         mel = (
-            torch.where(inside[..., None], mel, -11.5).unflatten(-1, (2, bands)).flatten(1, 2).transpose(1, 2)
+            torch.where(inside[..., None], mel, SILENCE)
+            .unflatten(-1, (2, bands))
+            .flatten(1, 2)
+            .transpose(1, 2)
         )
         pointer = torch.where(inside & ~own, s.pointer[frame], -1)
         phones, n_phones = self._phones(plans, p)
@@ -387,6 +392,9 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
     def export(self, model: nn.Module, path: Path, notes: dict[str, str]) -> None:
         """The decoder, and beside it NAME.tokens.safetensors."""
         assert isinstance(model, FlowTraining)
-        save_checkpoint(model.decoder, model.decoder.config, path, "flow", notes)
+        tokens_hash = weights_hash(copy.deepcopy(model.tokenizer).float())[:16]  # as it will be loaded
+        save_checkpoint(
+            model.decoder, model.decoder.config, path, "flow", {**notes, "tokens_hash": tokens_hash}
+        )
         beside = path.with_suffix(".tokens.safetensors")
         save_checkpoint(model.tokenizer, model.tokenizer.config, beside, "tokens", notes)

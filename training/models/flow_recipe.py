@@ -61,7 +61,9 @@ class FlowRecipe(TrainerRecipe):
         default=0, ge=0
     )  # steps in which half of the examples read tokens before rounding
     token_noise: float = Field(default=0.05, ge=0, le=1)  # share of the tokens that are replaced by any other
-    speaker_noise: float = Field(default=0.02, ge=0)  # deviation of what is added to each number of a speaker vector
+    speaker_noise: float = Field(
+        default=0.02, ge=0
+    )  # deviation of what is added to each number of a speaker vector
     blocks: tuple[int, ...] = (12, 16, 24, 32, 48, 100_000)  # frames of a block, drawn for each step
     weight_cap: float = Field(default=4.0, gt=0)  # of the flow's loss, which weighs 0.5 / (1 - t)^2
     optimizer: OptimizerSection = OptimizerSection(betas=(0.9, 0.98), weight_decay=0.02)

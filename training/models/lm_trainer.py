@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from ...codec.checkpoint import weights_hash
-from ...codec.quantizer import ResidualVQ
 from ...codec.registry import load_codec
 from ...errors import InputError, UsageError
 from ...tts.decoders.nar import NARModel
@@ -257,13 +256,9 @@ def _tensors(result: ARResult) -> dict[str, Tensor]:
 
 def _codec_basis(recipe: LMRecipe) -> CodecBasis:
     codec = load_codec(recipe.data.codec)
-    quantizer = getattr(codec, "quantizer", None)
-    if not isinstance(quantizer, ResidualVQ):
-        raise UsageError(
-            f"data.codec {recipe.data.codec} is not a model of this package; give myna-24k or a path"
-        )
-    rows = quantizer.rows().detach().clone()
-    return CodecBasis(recipe.data.codec, weights_hash(codec)[:HASH_DIGITS], float(codec.frame_rate), rows)
+    return CodecBasis(
+        recipe.data.codec, weights_hash(codec)[:HASH_DIGITS], float(codec.frame_rate), codec.rows()
+    )
 
 
 def _speech_set(recipe: LMRecipe, codec: CodecBasis) -> SpeechSet:

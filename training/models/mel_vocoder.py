@@ -1,7 +1,7 @@
 """Training the mel vocoder: recordings to themselves, by way of their mel spectrograms.
 
-Only magnitudes are compared: phases are the vocoder's own. Pitch and voicing learn from a tracker, whose pitch the pulses
-follow in training.
+Only magnitudes are compared: phases are the vocoder's own. Pitch and voicing learn from a tracker, whose pitch the
+pulses follow in training.
 
 Shapes: B batch, N samples, T hops.
 """
@@ -42,7 +42,7 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
     return run_recipe(MelVocoderTrainer, MelVocoderRecipe, recipe, overrides, quiet)
 
 
-class MelVocoderTrainer(Trainer[MelVocoderRecipe, int]):
+class MelVocoderTrainer(Trainer[MelVocoderRecipe, SoundBatch]):
     """One run."""
 
     name = "myna-mel-vocoder"
@@ -76,7 +76,9 @@ class MelVocoderTrainer(Trainer[MelVocoderRecipe, int]):
 
     def _sounds(self, split: str, weights: dict[str, float] | None) -> Sounds:
         data = self.recipe.data
-        return Sounds(data.corpora, data.pitches, split, data.cache, weights, self.world.device)
+        return Sounds(
+            data.corpora, data.pitches, split, data.cache, weights, self.world.device, data.shortest
+        )
 
     def _start(self) -> MelVocoder:
         recipe = self.recipe
@@ -105,21 +107,20 @@ class MelVocoderTrainer(Trainer[MelVocoderRecipe, int]):
     def best_by(self) -> str:
         return "loss"
 
-    def batch(self, step: int) -> int:
-        """The step itself: recordings lie where they are computed with, and crops are cut there."""
-        return step
-
-    def train_step(self, batch: int) -> dict[str, Tensor]:
+    def batch(self, step: int) -> SoundBatch:
         recipe, data = self.recipe, self.recipe.data
-        generator = seed_torch(recipe.seed, batch, self.world.rank)
-        rng = np.random.default_rng([recipe.seed, batch, self.world.rank])
+        rng = np.random.default_rng([recipe.seed, step, self.world.rank])
         scale = round(float(rng.uniform(*data.scale)), 2) if rng.random() < data.scaled else 1.0
-        crops = self.sounds.crops(rng, data.batch_size, data.frames, scale, data.gain_db)
+        return self.sounds.crops(rng, data.batch_size, data.frames, scale, data.gain_db)
+
+    def train_step(self, batch: SoundBatch) -> dict[str, Tensor]:
+        recipe = self.recipe
+        generator = seed_torch(recipe.seed, self.step, self.world.rank)
         self.model.train()
-        losses, real, fake = self.losses(crops, generator)
-        if recipe.adversary is not None and batch >= recipe.adversary.from_step:
+        losses, real, fake = self.losses(batch, generator)
+        if recipe.adversary is not None and self.step >= recipe.adversary.from_step:
             losses |= self._adversarial(recipe.adversary, real, fake, generator)
-            if batch >= recipe.adversary.heard_from:
+            if self.step >= recipe.adversary.heard_from:
                 for name in ("generator", "features"):
                     losses["loss"] = losses["loss"] + getattr(recipe.adversary, name) * losses[name]
         norm = self.descend(losses["loss"])

@@ -26,6 +26,7 @@ class MelVocoderData(Section):
     cache: Path | None = None  # of the decoded corpora; None: ~/.cache/myna/corpus
     sources: dict[str, float] | None = None  # share of the crops; None: by seconds
     batch_size: int = Field(default=8, ge=1)  # crops a step, on each process
+    shortest: float = Field(default=1.0, gt=0)  # seconds of a recording that is used
     frames: int = Field(default=150, ge=20)  # of a crop: 1.5 s
     skipped: int = Field(default=40, ge=0)  # the first frames of a crop, which lack their past, teach nothing
     scale: tuple[float, float] = (0.85, 1.18)  # by which a step's voices are moved,

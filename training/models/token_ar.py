@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...codec.checkpoint import weights_hash
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...errors import UsageError
-from ...tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
+from ...tts.lm.speech_tokens import SILENCE, SpeechTokenizer, SpeechTokensConfig
 from ...tts.lm.token_ar import TokenAR, TokenARConfig, TokenARResult, TokenBatch
 from ..engine import distributed
 from ..engine.distributed import World
@@ -47,7 +47,7 @@ def tokens_of(speech: MelSet, tokenizer: SpeechTokenizer, batch: int = 128) -> T
         at = torch.arange(int(n.max()) * 2, device=device)
         inside = at < 2 * n.to(device)[:, None]
         frame = torch.where(inside, 2 * starts[:, None] + at, 0)
-        mel = torch.where(inside[..., None], speech.mel[frame].float(), -11.5).transpose(1, 2)
+        mel = torch.where(inside[..., None], speech.mel[frame].float(), SILENCE).transpose(1, 2)
         for row, found, count in zip(starts.tolist(), tokenizer.tokens(mel), n.tolist(), strict=True):
             tokens[row // 2 : (row + count) // 2] = found[: count // 2]
     return tokens
@@ -63,9 +63,7 @@ class TokenARTrainer(Trainer[TokenARRecipe, Plans]):
         super().__init__(recipe, world, quiet)
         data = recipe.data
         self.speech = MelSet(data.mel_sets, world.device)
-        tokenizer = load_checkpoint(
-            SpeechTokenizer, SpeechTokensConfig, data.tokens, "tokens", world.device
-        )
+        tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, data.tokens, "tokens", world.device)
         if tokenizer.config.levels != recipe.model.levels:
             raise UsageError(
                 f"data.tokens has the levels {tokenizer.config.levels}, the recipe's model {recipe.model.levels}; "

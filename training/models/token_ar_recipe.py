@@ -1,4 +1,5 @@
-"""Everything that a recipe for the token AR can say, with its defaults. `recipes/myna-token-ar-cpu.yaml` is an example."""
+"""Everything that a recipe for the token AR can say, with its defaults. `recipes/myna-token-ar-cpu.yaml` is an
+example."""
 
 from __future__ import annotations
 

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from ...codec.checkpoint import weights_hash
 from ...codec.registry import load_codec
 from ...data.corpus import open_corpus
-from ...discriminators import VoiceMelDiscriminator
+from ...discriminators import Judgement, VoiceMelDiscriminator
 from ...errors import InputError, UsageError
 from ...evaluation.measures.spectral import SpectralLoss
 from ...layers.harmonic import HIGHEST, LOWEST, PITCHES, Sound, pitch_place
 from ...tts.decoders.vocoder import Vocoder
 from ...tts.registry import load_vocoder, save_model
+from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.schedule import set_rate
 from ..engine.trainer import (
@@ -128,6 +129,37 @@ class Crops:
         return codes, hidden, inside, sounds[:k].astype(np.int64), sounds[k:], wav, pitch
 
 
+class _Pass(nn.Module):
+    """What a step asks of the vocoder, in one call: gradients are averaged over processes by module."""
+
+    def __init__(self, vocoder: Vocoder):
+        super().__init__()
+        self.vocoder = vocoder
+
+    def forward(self, batch: VocoderBatch) -> tuple[Tensor, Tensor]:
+        """-> what the vocoder says (B, C', U), and the voice (B, V)."""
+        model, ahead = self.vocoder, self.vocoder.config.look_ahead * self.vocoder.config.stride
+        voice = model.voice(batch.prompts, batch.prompt_mels).hidden(batch.hide_voice)
+        x = model.inputs(batch.codes, batch.hidden, voice.vector) * batch.inside[:, None]
+        return model.out(x, voice)[..., ahead:], voice.vector
+
+
+class _Judging(nn.Module):
+    """What a step asks of the discriminator, likewise."""
+
+    def __init__(self, critic: VoiceMelDiscriminator):
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, real: Tensor, fake: Tensor, voice: Tensor) -> list[Judgement]:
+        """real, fake (B, 1, N), voice (B, V) -> is it speech (2 B); is it the voice, of real and of fake; is the real
+        one the voice of another (B)."""
+        speech, heard = self.critic.read(torch.cat([real, fake]))
+        of_real, of_fake = heard.chunk(2)
+        asked = [self.critic.compare(of_real, voice), self.critic.compare(of_fake, voice)]
+        return [speech, *asked, self.critic.compare(of_real, voice.roll(1, 0))]
+
+
 class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
     """One run."""
 
@@ -162,8 +194,8 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
             own, rng = Crops(sets[-1:], extractor, recipe), np.random.default_rng(0)
             size = data.batch_size
             self.held_out = [own.batch(rng, size) for _ in range(-(-held.crops // size))]
-        rows = getattr(codec, "quantizer").rows().detach()  # noqa: B009 (whichever codec it is)
-        model = _start(recipe, rows, self.codec_hash).to(world.device)
+        model = _start(recipe, codec.rows(), self.codec_hash).to(world.device)
+        self.trained = distributed.wrap(_Pass(model), world)
         self.spectral = SpectralLoss(recipe.model.sample_rate, recipe.spectral).to(world.device)
         optimizer = torch.optim.AdamW(
             decayed_groups(model, recipe.optimizer.weight_decay),
@@ -176,7 +208,8 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
             self._own_critic(recipe.adversary)
         self._resume()
         frames = sum(int(one.n_frames.sum()) for one in training)
-        self._begin(f"{frames / 50 / 3600:.2f} h of {len(self.crops.places)} utterances")
+        hours = frames / float(codec.frame_rate) / 3600
+        self._begin(f"{hours:.2f} h of {len(self.crops.places)} utterances")
 
     @property
     def validation(self) -> VocoderHeldOut | None:
@@ -194,7 +227,7 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         recipe = self.recipe
         generator = seed_torch(recipe.seed, self.step, self.world.rank)
         self.model.train()
-        losses, said = self.losses(batch.to(self.world.device), generator)
+        losses, said = self.losses(self.trained, batch.to(self.world.device), generator)
         if recipe.adversary is not None and self.step >= recipe.adversary.from_step:
             losses |= self._adversarial(recipe.adversary, *said, generator)
             if self.step >= recipe.adversary.heard_from:
@@ -204,17 +237,15 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm}
 
     def losses(
-        self, batch: VocoderBatch, generator: torch.Generator | None = None
+        self, run: nn.Module, batch: VocoderBatch, generator: torch.Generator | None = None
     ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor]]:
         """What a step learns from, "loss" being minimised; and what should be heard, what is heard (B, 1, N), and the
-        voice (B, V)."""
+        voice (B, V). run: a `_Pass`."""
         recipe, model = self.recipe, self.model
         assert isinstance(model, Vocoder)
         config, weights = recipe.model, recipe.losses
         with self.autocast():
-            voice = model.voice(batch.prompts, batch.prompt_mels).hidden(batch.hide_voice)
-            x = model.inputs(batch.codes, batch.hidden, voice.vector) * batch.inside[:, None]
-            out = model.out(x, voice)[..., config.look_ahead * config.stride :]
+            out, voice = run(batch)
         sound = model.sound(out.float())
         wav = model.render(sound, batch.pitch, batch.voiced, torch.randn_like(batch.wav))
         first = recipe.data.skipped * config.stride
@@ -225,12 +256,13 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         losses["loss"] = torch.stack(
             [getattr(weights, name) * value for name, value in losses.items() if hasattr(weights, name)]
         ).sum()
-        return losses, (real, fake, voice.vector)
+        return losses, (real, fake, voice)
 
     def _own_critic(self, section: VocoderAdversary) -> None:
         model = self.recipe.model
         self.critic = VoiceMelDiscriminator(model.sample_rate, model.voice, width=section.width)
         self.critic.to(self.world.device)
+        self.critic_trained = distributed.wrap(_Judging(self.critic), self.world)
         self.critic_optimizer = torch.optim.AdamW(
             self.critic.parameters(), lr=section.lr, betas=section.betas
         )
@@ -245,13 +277,11 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         real, fake, voice = real[..., start : start + n], fake[..., start : start + n], voice.detach()
         critic = self.critic
         with self.autocast():
-            (speech, heard), others = critic.read(torch.cat([real, fake.detach()])), voice.roll(1, 0)
-            of_real, of_fake = heard.chunk(2)
-            asked = critic.compare(of_real, voice), critic.compare(of_fake, voice)
-            other = critic.compare(of_real, others)
-        pairs = [speech.split(len(real)), asked]
+            speech, on_real, on_fake, other = self.critic_trained(real, fake.detach(), voice)
+        pairs = [speech.split(len(real)), (on_real, on_fake)]
         if len(real) > 1:  # a single crop has no other's voice
-            pairs.append((asked[0], other))
+            pairs.append((on_real, other))
+        told_apart = (on_real.logits > other.logits).float().mean()
         learned = discriminator_loss([r for r, _ in pairs], [f for _, f in pairs], "least_squares")
         self.critic_optimizer.zero_grad()
         learned.backward()
@@ -267,17 +297,19 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         critic.requires_grad_(True)
         return {
             "discriminator": learned.detach(),
-            "voices_told_apart": (asked[0].logits > other.logits).float().mean(),
+            "voices_told_apart": told_apart,
             "generator": generator_loss(on_fake, "least_squares"),
             "features": feature_matching_loss(on_real[:1], on_fake[:1]),
         }
 
     def measure(self) -> dict[str, float]:
+        assert isinstance(self.model, Vocoder)
         values: dict[str, list[float]] = {}
+        passing = _Pass(self.model)
         for number, batch in enumerate(self.held_out):
             seed_torch(self.recipe.seed, number, 0)
             generator = torch.Generator().manual_seed(number)
-            for name, value in self.losses(batch.to(self.world.device), generator)[0].items():
+            for name, value in self.losses(passing, batch.to(self.world.device), generator)[0].items():
                 values.setdefault(name, []).append(float(value))
         return {name: float(np.mean(found)) for name, found in values.items()}
 

@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         speeds = tuple(options.speed) if options.speed else SPEEDS
         aligned, dropped = align_corpus(aligner, corpus, utterances, speeds, progress)
         with atomic_output(options.out, options.force) as file:
-            file.write(aligned_set_bytes(aligned))
+            file.write(aligned_set_bytes(aligned, aligner.config.frame_rate))
     except MynaError as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_code

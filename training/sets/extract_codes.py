@@ -33,7 +33,7 @@ def extract_codes(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> CodeSet:
-    """Codes of the corpus's items in random order, `hours` of them at most.
+    """Codes of the corpus's items in random order, `hours` of them at most, found as those of files are: by search.
 
     progress: called with (items done, items in all). Mono recordings go to every channel of the codec.
     """
@@ -49,7 +49,7 @@ def extract_codes(
         wav = torch.from_numpy(corpus.read(item, 0, item.length)).to(device)
         for piece in _pieces(wav, _PIECE_SECONDS * corpus.sample_rate):
             with torch.inference_mode():
-                found = codec.encode(piece.expand(1, codec.channels, -1)).codes[0]
+                found = codec.encode(piece.expand(1, codec.channels, -1), search=True).codes[0]
             codes.append(found.cpu().numpy().astype(np.int16))
             lengths.append(found.shape[-1])
         if progress:

@@ -118,7 +118,7 @@ def overheard(
         )
         return torch.multinomial(torch.softmax(guided / options.temperature, dim=-1), 1)[:, 0]
 
-    codes = [drawn([ar.logits(h) for h in states])]
+    codes = [drawn([ar.code_head(h) for h in states])]
     for head in ar.depth_heads:
         known = torch.stack(codes, dim=1)
         codes.append(drawn([head(h, known) for h in states]))
@@ -144,8 +144,6 @@ class Overhearing:
     """An AR, and the recordings of a speech set."""
 
     def __init__(self, ar: ARModel, speech: SpeechSet, extractor: Extractor, options: HiddenOptions):
-        if ar.config.alignment != "pointer":
-            raise InputError(f"{ar.config.name} has no pointer; give an AR with one")
         self.ar, self.speech, self.extractor, self.options = ar, speech, extractor, options
         self.quick = cast(ARModel, prepare(ar))
         self.mel = prompt_mel(VocoderConfig(sample_rate=extractor.codec.sample_rate))

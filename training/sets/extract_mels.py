@@ -2,8 +2,8 @@
 
     python -m myna.training.sets.extract_mels CORPUS_FOLDER OUT --aligned FILE --pitch FILE [--scale 0.9:1.0 ...]
 
-A recording is resampled by `scale`, which moves pitch and formants as another speaker has them, and its frames are taken
-at a hop that makes it faster by `tempo` alone. Recordings without text keep their sound and lose nothing else.
+A recording is resampled by `scale`, which moves pitch and formants as another speaker has them, and its frames are
+taken at a hop that makes it faster by `tempo` alone. Recordings without text keep their sound and lose nothing else.
 
 Shapes: B batch, N samples.
 """

@@ -1,4 +1,5 @@
-"""The pitch of every recording of a corpus, by Praat's tracker (Boersma 1993): made once, read by `training.sets.mel_set`.
+"""The pitch of every recording of a corpus, by Praat's tracker (Boersma 1993): made once, read by
+`training.sets.mel_set`.
 
 python -m myna.training.sets.extract_pitch CORPUS_FOLDER OUT [--jobs 2]
 

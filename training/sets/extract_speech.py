@@ -52,11 +52,6 @@ class Extractor:
     def __init__(self, codec: Codec, corpus: Corpus):
         self.codec, self.corpus = codec, corpus
         self.items = {item.key: item for item in corpus.items}
-        # A language model learns to predict codes; those of a search over several paths depend on the codes after
-        # them, and carry more that cannot be predicted.
-        quantizer = getattr(codec, "quantizer", None)
-        if getattr(quantizer, "n_paths", 1) != 1:
-            quantizer.n_paths = 1  # pyright: ignore[reportOptionalMemberAccess]
 
     def read(self, described: SpeechItem) -> Tensor:
         """(N,) what an item says of which part of which recording, and how fast."""
@@ -80,11 +75,12 @@ class Extractor:
         """(K, T) int16 of each. Raises InputError where T is not that of its pointer."""
         device = next(self.codec.parameters()).device
         found: list[np.ndarray] = [np.empty(0)] * len(aligned)
-        for batch in _batches(aligned):
+        for batch in _batches(aligned, _BATCH_SECONDS * float(self.codec.frame_rate)):
             wavs = [self.read(aligned[i].item) for i in batch]
             n = max(len(wav) for wav in wavs)
             stacked = torch.stack([torch.nn.functional.pad(wav, (0, n - len(wav))) for wav in wavs])
-            # A causal codec: the silence after the shorter ones changes none of their frames.
+            # Without a search, whose codes depend on the codes after them and carry more that cannot be predicted. The
+            # codec is causal: the silence after the shorter ones changes none of their frames.
             codes = self.codec.encode(stacked[:, None].to(device)).codes.cpu().numpy().astype(np.int16)
             for row, i, wav in zip(codes, batch, wavs, strict=True):
                 frames = len(aligned[i].pointer)
@@ -97,12 +93,12 @@ class Extractor:
         return found
 
 
-def _batches(aligned: Sequence[Aligned]) -> Iterator[list[int]]:
-    """Utterances of like length, about _BATCH_SECONDS of them at a time."""
+def _batches(aligned: Sequence[Aligned], frames: float) -> Iterator[list[int]]:
+    """Utterances of like length, about so many frames of them at a time."""
     order = sorted(range(len(aligned)), key=lambda i: len(aligned[i].pointer))
     batch: list[int] = []
     for i in order:
-        if batch and (len(batch) + 1) * len(aligned[i].pointer) > 50 * _BATCH_SECONDS:
+        if batch and (len(batch) + 1) * len(aligned[i].pointer) > frames:
             yield batch
             batch = []
         batch.append(i)
@@ -191,8 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.codec, options.corpus, options.aligned, device=options.device, workers=options.workers
         )
         speech = extract_speech(wanted, progress)
+        about = codec.codebook_size, codec.name, weights_hash(codec)[:16], float(codec.frame_rate)
         with atomic_output(options.out, options.force) as file:
-            file.write(speech_set_bytes(speech, codec.codebook_size, codec.name, weights_hash(codec)[:16]))
+            file.write(speech_set_bytes(speech, *about))
     except MynaError as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_code

@@ -33,7 +33,8 @@ def join_speech(sets: Sequence[SpeechSet]) -> bytes:
             if (item.key, item.speed) not in seen:
                 seen.add((item.key, item.speed))
                 joined.append(speech[i])
-    return speech_set_bytes(joined, first.codebook_size, first.codec, first.codec_hash)
+    about = first.codebook_size, first.codec, first.codec_hash, first.frame_rate
+    return speech_set_bytes(joined, *about)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,5 @@
-"""Files of speech for training the flow decoder, the speech tokens and the token AR: made by `training.sets.extract_mels`.
+"""Files of speech for training the flow decoder, the speech tokens and the token AR: made by
+`training.sets.extract_mels`.
 
     safetensors: mel float16 (2 T, M) natural logarithms, pitch float16 (2 T,) Hz, 0: unvoiced
                  pointer int16 (T,) index into the utterance's phones, -1: no text        at 50 Hz
@@ -57,8 +58,8 @@ class MelUtterance:
 class MelSet:
     """Several files as one, in the memory of a device.
 
-    mel (2 T, M) float16, pitch (2 T,) float16, pointer (T,) int64, phones (3, P) int64, speakers (U, E) float16: tensors;
-    starts, phone_starts (U + 1,): numpy.   Raises InputError for files that are something else.
+    mel (2 T, M) float16, pitch (2 T,) float16, pointer (T,) int64, phones (3, P) int64, speakers (U, E) float16:
+    tensors; starts, phone_starts (U + 1,): numpy.   Raises InputError for files that are something else.
     """
 
     def __init__(self, paths: Sequence[str | Path], device: str | torch.device = "cpu"):

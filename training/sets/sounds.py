@@ -34,10 +34,10 @@ class SoundBatch:
 
 
 class Sounds:
-    """The recordings of one split of several corpora.
+    """The recordings of one split of several corpora, those of at least `shortest` seconds.
 
-    weights: share of the crops that each source gives, None: by seconds.   Raises UsageError for a source with a weight but
-    without recordings.
+    weights: share of the crops that each source gives, None: by seconds.   Raises UsageError for a source with a
+    weight but without recordings.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Sounds:
         cache: Path | None = None,
         weights: dict[str, float] | None = None,
         device: str | torch.device = "cpu",
-        least: int = SAMPLE_RATE,
+        shortest: float = 1.0,
     ):
         tracks = [PitchSet(path) for path in pitches]
         samples: list[Tensor] = []
@@ -60,7 +60,7 @@ class Sounds:
             corpus = open_corpus(folder, SAMPLE_RATE, cache)
             for item in corpus.items:
                 track = next((t for t in tracks if item.key in t), None)
-                if item.split != split or item.length < least or track is None:
+                if item.split != split or item.length < shortest * SAMPLE_RATE or track is None:
                     continue
                 n = item.length // HOP * HOP
                 raw = np.asarray(corpus.audio[item.offset : item.offset + n])

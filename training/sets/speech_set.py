@@ -67,7 +67,7 @@ class Speech(Aligned):
 class AlignedSet(Sequence[Aligned]):
     """The file at `path`, in memory. Raises InputError when it is something else.
 
-    items: of every utterance.   n_frames, n_phones: (U,) of each.
+    items: of every utterance.   n_frames, n_phones: (U,) of each.   frame_rate: frames a second.
     """
 
     made_by = "align_corpus"
@@ -80,6 +80,7 @@ class AlignedSet(Sequence[Aligned]):
                 self._phones, self._phone_starts = file.get_tensor("phones"), file.get_tensor("phone_starts")
             if self.metadata["format"] != FORMAT:
                 raise ValueError(f"format {self.metadata['format']}, this version reads {FORMAT}")
+            self.frame_rate = float(self.metadata.get("frame_rate", 50))  # older files do not say it
             names, *rows = json.loads(self.metadata["utterances"])
             self.items = tuple(SpeechItem(**dict(zip(names, row, strict=True))) for row in rows)
             self.n_frames, self.n_phones = np.diff(self._starts), np.diff(self._phone_starts)
@@ -102,8 +103,7 @@ class AlignedSet(Sequence[Aligned]):
 
     @property
     def hours(self) -> float:
-        """At 50 frames a second."""
-        return int(self._starts[-1]) / 50 / 3600
+        return int(self._starts[-1]) / self.frame_rate / 3600
 
     def _place(self, index: int) -> tuple[slice, slice]:
         """Its frames, and its phones."""
@@ -153,17 +153,19 @@ class SpeechSet(AlignedSet):
         return Speech(aligned.item, aligned.phones, aligned.pointer, codes)
 
 
-def aligned_set_bytes(utterances: Sequence[Aligned]) -> bytes:
+def aligned_set_bytes(utterances: Sequence[Aligned], frame_rate: float) -> bytes:
     """The file that `AlignedSet` reads. Raises InputError without utterances."""
-    return save(_tensors(utterances), metadata=_metadata(utterances))
+    return save(_tensors(utterances), metadata=_metadata(utterances, frame_rate))
 
 
-def speech_set_bytes(utterances: Sequence[Speech], codebook_size: int, codec: str, codec_hash: str) -> bytes:
+def speech_set_bytes(
+    utterances: Sequence[Speech], codebook_size: int, codec: str, codec_hash: str, frame_rate: float
+) -> bytes:
     """The file that `SpeechSet` reads. Raises InputError without utterances."""
     metadata = {"codec": codec, "codec_hash": codec_hash, "codebook_size": str(codebook_size)}
     tensors = _tensors(utterances)
     tensors["codes"] = np.concatenate([u.codes.numpy().astype(np.int16) for u in utterances], axis=1)
-    return save(tensors, metadata=metadata | _metadata(utterances))
+    return save(tensors, metadata=metadata | _metadata(utterances, frame_rate))
 
 
 def _tensors(utterances: Sequence[Aligned]) -> dict[str, np.ndarray]:
@@ -177,10 +179,11 @@ def _tensors(utterances: Sequence[Aligned]) -> dict[str, np.ndarray]:
     }
 
 
-def _metadata(utterances: Sequence[Aligned]) -> dict[str, str]:
+def _metadata(utterances: Sequence[Aligned], frame_rate: float) -> dict[str, str]:
     names = [field.name for field in fields(SpeechItem)]
     rows = [[asdict(u.item)[name] for name in names] for u in utterances]
-    return {"format": FORMAT, "utterances": json.dumps([names, *rows], ensure_ascii=False)}
+    described = json.dumps([names, *rows], ensure_ascii=False)
+    return {"format": FORMAT, "frame_rate": str(frame_rate), "utterances": described}
 
 
 def _starts(lengths: Sequence[int]) -> np.ndarray:

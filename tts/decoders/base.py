@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..lm.ar import ARModel
 from ..lm.batch import Prompt
-from ..lm.generate import Frame
+from ..lm.step import Frame
 from ..text.phones import Phones
 
 VoiceState = Any  # what a decoder keeps of a prompt
@@ -32,9 +32,9 @@ class Latents:
 
     codes: Tensor  # (N, T) long
     hidden: Tensor  # (T, W) the states that the codes were drawn from
-    pointer: (
-        Tensor  # (T,) long: the phone that is said, counted from the first; -1 with an AR without a pointer
-    )
+    # (T,) long: the phone that is said, counted from the first; or (T, 2), of both halves of a frame
+    # (`tts.lm.token_ar`)
+    pointer: Tensor
 
     @classmethod
     def of(cls, frames: Sequence[Frame]) -> Latents:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -123,10 +123,20 @@ class NAROptions:
             raise ValueError(f"chunks are lengths of at least 1 frame, got {self.chunks}")
 
 
+class NARState(NamedTuple):
+    """What a chunk hands to the next. A step writes into the caches: `NARModel.fork` it to keep it."""
+
+    n_frames: int  # so far, the prompt's included, which bounds what attention reads
+    transformer: State  # position and caches, with a row a group
+    condition: Tensor  # (G, C) that the norms adapt to
+    pointer: Tensor  # (1,) the last frame's phone,
+    age: Tensor  # (1,) and for how long it had lasted
+
+
 class NARModel(nn.Module):
     """P(codes of a group of codebooks | lower codebooks, phones, prompt), frame by frame independent.
 
-    rows: the codec's codebook vectors (K, V, d), `codec.quantizer.rows()`; None when a checkpoint follows.
+    rows: the codec's codebook vectors (K, V, d), `codec.rows()`; None when a checkpoint follows.
     """
 
     neighbours: Tensor
@@ -301,13 +311,9 @@ class NARModel(nn.Module):
         return self.text_encoder(phones[None], *counts)
 
     @torch.inference_mode()
-    def init_state(self, prompt: Prompt | None = None) -> State:
-        """The state before the first frame, the prompt read: it serves every utterance in that voice (`fork` it, since
-        a step writes into its storage).
-
-        (frames so far, transformer state with a row a group, condition (G, C), the last frame's pointer and age).
-        Raises InputError for a prompt that does not fit.
-        """
+    def init_state(self, prompt: Prompt | None = None) -> NARState:
+        """The state before the first frame, the prompt read: it serves every utterance in that voice. Raises InputError
+        for a prompt that does not fit."""
         g = len(self.config.groups)
         device = self.no_phone.device
         groups = torch.arange(g, device=device)
@@ -329,12 +335,12 @@ class NARModel(nn.Module):
             _, state = self.transformer.step(
                 x.expand(g, -1, -1).transpose(1, 2), state, full=True, condition=condition, reach=n
             )
-        return n, state, condition, nowhere, no_age
+        return NARState(n, state, condition, nowhere, no_age)
 
     @torch.inference_mode()
-    def fork(self, state: State) -> State:
+    def fork(self, state: NARState) -> NARState:
         """An independent copy. Only what the caches hold is copied, not their empty slots, which are most of them."""
-        n, (position, caches), *rest = state
+        n, (position, caches) = state.n_frames, state.transformer
 
         def copied(cache: Tensor) -> Tensor:
             fresh = cache.new_zeros(cache.shape)  # unlike zeros_like, costs nothing for slots never used
@@ -342,7 +348,8 @@ class NARModel(nn.Module):
             return fresh
 
         forked = tuple((copied(keys), copied(values)) for keys, values in caches)
-        return n, (position.clone(), forked), *tree_map(lambda t: t.clone(), tuple(rest))
+        copy = tree_map(lambda t: t.clone(), state._replace(transformer=None))
+        return copy._replace(transformer=(position.clone(), forked))
 
     @torch.inference_mode()
     def step(
@@ -350,10 +357,10 @@ class NARModel(nn.Module):
         first: Tensor,
         pointer: Tensor,
         encoded: Sequence[Tensor],
-        states: Sequence[State],
+        states: Sequence[NARState],
         options: NAROptions,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, tuple[State, ...]]:
+    ) -> tuple[Tensor, tuple[NARState, ...]]:
         """One chunk: first codebooks (1, N, T), pointer (1, T) -> codes (1, K, T) and the next states.
 
         encoded, states: what `encode_phones` and `init_state` gave with the prompt, and for guidance as a second entry
@@ -362,10 +369,9 @@ class NARModel(nn.Module):
         t = first.shape[-1]
         spoken, following = [], []
         for phones, state in zip(encoded, states, strict=True):
-            n, running, condition, before, age = state
-            said, before, age = self._spoken(phones, pointer, before, age)
+            said, last, age = self._spoken(phones, pointer, state.pointer, state.age)
             spoken.append(said + self.segment.weight[1])
-            following.append((n + t, running, condition, before, age))
+            following.append(state._replace(n_frames=state.n_frames + t, pointer=last, age=age))
         codes = first
         for g, books in enumerate(self.config.groups):
             known = self.response_embedding.few(codes)
@@ -374,7 +380,12 @@ class NARModel(nn.Module):
             ]
             drawn = [self._choose(k, [self._head(k)(h) for h in hidden], options, generator) for k in books]
             codes = torch.cat([codes, torch.stack(drawn, dim=1)], dim=1)
-        return codes, tuple((n, (position + t, caches), *rest) for n, (position, caches), *rest in following)
+        return codes, tuple(self._moved(state, t) for state in following)
+
+    def _moved(self, state: NARState, n_frames: int) -> NARState:
+        """All groups have written their frames."""
+        position, caches = state.transformer
+        return state._replace(transformer=(position + n_frames, caches))
 
     def _spoken(
         self, encoded: Tensor, pointer: Tensor, before: Tensor, age: Tensor
@@ -384,7 +395,7 @@ class NARModel(nn.Module):
         said = phones_at(encoded, pointer, self.no_phone) + self.age(ages.clamp(max=self.config.max_age))
         return said, pointer[:, -1], ages[:, -1]
 
-    def _pass(self, x: Tensor, group: int, state: State) -> Tensor:
+    def _pass(self, x: Tensor, group: int, state: NARState) -> Tensor:
         """x (1, T, W) -> (1, T, W) by the weights as `group` sees them, through the group's own cache."""
         n, (position, caches), condition, *_ = state
         row = slice(group, group + 1)

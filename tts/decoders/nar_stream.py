@@ -17,13 +17,12 @@ from ...codec import Codec
 from ...codec.base import DecoderStream
 from ...codec.checkpoint import weights_hash
 from ...errors import InputError, MissingModelError
-from ...layers.streaming import State
 from ..lm.ar import ARModel
 from ..lm.batch import Prompt
 from ..lm.quantize import prepare
 from ..text.phones import Phones
 from .base import Latents, to_samples
-from .nar import NARModel, NAROptions
+from .nar import NARModel, NAROptions, NARState
 
 
 class NARStream:
@@ -43,7 +42,7 @@ class NARStream:
         phones: Phones | Tensor,
         prompt: Prompt | None = None,
         options: NAROptions | None = None,
-        voice: State | None = None,
+        voice: NARState | None = None,
     ):
         self.model, self.options = model, options or NAROptions()
         self._device = model.no_phone.device
@@ -53,7 +52,7 @@ class NARStream:
         self._n_phones = tokens.shape[1]
         with torch.inference_mode():
             self._encoded = [model.encode_phones(tokens, prompt)]
-            self.states: tuple[State, ...] = (
+            self.states: tuple[NARState, ...] = (
                 model.init_state(prompt) if voice is None else model.fork(voice),
             )
             if self.options.voice_guidance != 1 and prompt is not None:
@@ -128,7 +127,7 @@ class NARVoice:
     """A prompt and the NAR's state after it."""
 
     prompt: Prompt
-    state: State
+    state: NARState
 
 
 class NARDecoder:

@@ -98,12 +98,13 @@ class VocoderStream:
     def _held(self, sound: Sound) -> tuple[Tensor, Tensor]:
         """The pitch (1, U), through unvoiced sounds that of the last voiced one, and where it is voiced."""
         voiced, pitch = sound.voicing > 0, sound.pitch()
-        held = []
-        for now, hz in zip(voiced[0], pitch[0], strict=True):
-            if bool(now) or not bool(self._pitch[0, 0]):
-                self._pitch = hz.reshape(1, 1)
-            held.append(self._pitch)
-        return torch.cat(held, dim=1), voiced
+        known = voiced.clone()
+        known[:, 0] |= self._pitch[:, 0] == 0  # a beginning without a voice is at the pitch it would have
+        place = torch.arange(1, pitch.shape[1] + 1, device=pitch.device)
+        last = torch.where(known, place, 0).cummax(dim=1).values
+        held = torch.cat([self._pitch.to(pitch), pitch], dim=1).gather(1, last)
+        self._pitch = held[:, -1:]
+        return held, voiced
 
     def _late(self, wav: Tensor) -> Tensor:
         dropped = min(self._lag, wav.shape[-1])

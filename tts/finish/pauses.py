@@ -28,6 +28,7 @@ class Trimmer:
         self._rest = np.zeros(0, np.float32)  # less than a step
         self._held = np.zeros(0, np.float32)  # silence that may be the end, and the last step of speech
         self._speaking, self._n_out = False, 0
+        self.n_cut = 0  # samples of the silence before the speech that did not come out
 
     def push(self, x: np.ndarray) -> np.ndarray:
         """(n,) -> (m,), what is certain to be kept."""
@@ -38,12 +39,14 @@ class Trimmer:
         loud = np.flatnonzero(np.square(steps).mean(axis=1) > _THRESHOLD)
         held = np.concatenate([self._held, x[:whole]])
         if not len(loud):
-            self._held = held if self._speaking else held[max(0, len(held) - self._lead) :]
+            dropped = 0 if self._speaking else max(0, len(held) - self._lead)
+            self._held, self.n_cut = held[dropped:], self.n_cut + dropped
             return held[:0]
         if not self._speaking:
             self._speaking = True
             first = len(self._held) + int(loud[0]) * self.step
             held, cut = held[max(0, first - self._lead) :], max(0, first - self._lead)
+            self.n_cut += cut
         else:
             cut = 0
         # The last loud step stays until it is known what follows: it may have to be faded out.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SLOWEST, FASTEST = 0.5, 2.0
+SLOWEST, FASTEST = 0.25, 4.0  # as far as OpenAI's speech API goes; beyond half and twice it is hard to follow
 _HOP = 0.015  # seconds between output segments, each two hops long
 _SEARCH = 0.0075  # seconds that a segment may be moved either way: half a period of a voice at 67 Hz
 

@@ -15,8 +15,6 @@ that follows the waveform spreads words and phases over several codebooks, and p
 when they are drawn frame by frame.
 
 The end of speech is the pointer's step past the last phone, so the model can neither skip, repeat nor babble on.
-`alignment="none"` is plain VALL-E, to compare with: the phones stand before the frames, and a code of its own ends
-the speech.
 
 Shapes: B batch, P phones, K codebooks, N coarse ones, V codebook_size, T frames, W width.
 """
@@ -24,7 +22,7 @@ Shapes: B batch, P phones, K codebooks, N coarse ones, V codebook_size, T frames
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +44,6 @@ class ARConfig:
     """Dimensions and training options; the defaults make a model of 8 million parameters."""
 
     name: str = "myna-ar"
-    alignment: Literal["pointer", "none"] = "pointer"
     n_codebooks: int = 8
     n_coarse: int = 1  # codebooks, from the first, that this model says itself
     codebook_size: int = 1024
@@ -58,7 +55,7 @@ class ARConfig:
     n_kv_heads: int = 2
     hidden: int = 640
     text_depth: int = 3
-    context: int = 2048  # frames (and, without a pointer, phones) that attention reaches back
+    context: int = 2048  # frames that attention reaches back
     max_age: int = 24  # frames; a phone that lasts longer counts as this old
     extra: int = 32  # learned channels of a code beside the codec's vector
     dropout: float = 0.0
@@ -122,7 +119,7 @@ class DepthHead(nn.Module):
 class ARModel(nn.Module):
     """P(codes and pointer's move of frame t | phones, prompt, frames before t).
 
-    rows: the codec's codebook vectors (K, V, d), `codec.quantizer.rows()`; None when a checkpoint follows.
+    rows: the codec's codebook vectors (K, V, d), `codec.rows()`; None when a checkpoint follows.
     """
 
     neighbours: Tensor
@@ -160,13 +157,10 @@ class ARModel(nn.Module):
         self.segment = nn.Embedding(2, config.width)  # prompt, target
         self.no_text = nn.Parameter(torch.randn(config.width) * 0.5)
         nn.init.normal_(self.segment.weight, 0, 0.5)
-        if config.alignment == "pointer":
-            self.no_phone = nn.Parameter(torch.randn(config.width) * 0.5)  # a prompt without transcript
-            self.age = nn.Embedding(config.max_age + 1, config.width)
-            nn.init.normal_(self.age.weight, 0, 0.5)
-            self.advance_head = AdvanceHead(rows[0], config.width)
-        else:
-            self.end_head = nn.Linear(config.width, 1)
+        self.no_phone = nn.Parameter(torch.randn(config.width) * 0.5)  # a prompt without transcript
+        self.age = nn.Embedding(config.max_age + 1, config.width)
+        nn.init.normal_(self.age.weight, 0, 0.5)
+        self.advance_head = AdvanceHead(rows[0], config.width)
         self.transformer = Transformer(
             TransformerConfig(
                 width=config.width,
@@ -188,10 +182,8 @@ class ARModel(nn.Module):
     def forward(self, batch: SpeechBatch) -> ARResult:
         batch = batch.without_hidden_prompts()
         encoded = self.encode_text(batch.phones, batch.n_phones, batch.drop_text)
-        if self.config.alignment == "pointer":
-            hidden = self.transformer(self.frame_inputs(batch, encoded).transpose(1, 2)).transpose(1, 2)
-            return self._pointer_losses(batch, hidden)
-        return self._plain_losses(batch, self._plain_hidden(batch, encoded))
+        hidden = self.transformer(self.frame_inputs(batch, encoded).transpose(1, 2)).transpose(1, 2)
+        return self._losses(batch, hidden)
 
     def encode_text(self, phones: Tensor, n_phones: Tensor, drop_text: Tensor | None = None) -> Tensor:
         """phones (B, 3, P) -> (B, P, W); one learned vector everywhere in the rows that hide their text."""
@@ -204,10 +196,8 @@ class ARModel(nn.Module):
         """(B, T, W): what the transformer reads at each frame, the code before it teacher-forced."""
         frames = torch.arange(batch.codes.shape[-1], device=batch.codes.device)
         x = self._shifted(batch) + self.segment((frames >= batch.n_prompt[:, None]).long())
-        if self.config.alignment == "pointer":
-            ages = phone_ages(batch.pointer).clamp(max=self.config.max_age)
-            x = x + phones_at(encoded, batch.pointer, self.no_phone) + self.age(ages)
-        return x
+        ages = phone_ages(batch.pointer).clamp(max=self.config.max_age)
+        return x + phones_at(encoded, batch.pointer, self.no_phone) + self.age(ages)
 
     def _shifted(self, batch: SpeechBatch) -> Tensor:
         """The embedding of the frame before each frame, (B, T, W)."""
@@ -243,7 +233,7 @@ class ARModel(nn.Module):
             for k, head in enumerate(self.depth_heads, 1)
         ]
 
-    def _pointer_losses(self, batch: SpeechBatch, hidden: Tensor) -> ARResult:
+    def _losses(self, batch: SpeechBatch, hidden: Tensor) -> ARResult:
         weight = self._frame_weights(batch)
         frames = torch.arange(weight.shape[1], device=weight.device)
         # The pointer after the last frame is past the last phone; before the target begins it is given, not moved.
@@ -273,50 +263,7 @@ class ARModel(nn.Module):
         weight = torch.where(frames < batch.n_prompt[:, None], min(self.config.prompt_weight, 0.999), 1.0)
         return weight * (frames < batch.n_frames[:, None])
 
-    # ---- without a pointer
-
-    def _plain_hidden(self, batch: SpeechBatch, encoded: Tensor) -> Tensor:
-        """(B, T + 1, W): the phones stand before the frames, and one more frame is asked for the end."""
-        b, _, t = batch.codes.shape
-        longer = SpeechBatch(
-            batch.phones,
-            batch.n_phones,
-            F.pad(batch.codes, (0, 1)),
-            F.pad(batch.pointer, (0, 1), value=-1),
-            batch.n_prompt,
-            batch.n_frames + 1,
-            batch.drop_text,
-            batch.drop_voice,
-        )
-        frames = self.frame_inputs(longer, encoded)
-        both = torch.cat([encoded.to(frames.dtype), frames], dim=1)
-        p, n = encoded.shape[1], encoded.shape[1] + t + 1
-        # Each row's frames move up to its last phone, so that causal attention never meets padding.
-        place = torch.arange(n, device=both.device).expand(b, n)
-        gap = (p - batch.n_phones)[:, None]
-        source = torch.where(place < batch.n_phones[:, None], place, (place + gap).clamp(max=n - 1))
-        x = both.gather(1, source[..., None].expand_as(both))
-        y = self.transformer(x.transpose(1, 2)).transpose(1, 2)
-        back = torch.arange(t + 1, device=both.device) + batch.n_phones[:, None]
-        return y.gather(1, back[..., None].expand(-1, -1, y.shape[2]))
-
-    def _plain_losses(self, batch: SpeechBatch, hidden: Tensor) -> ARResult:
-        v = self.config.codebook_size
-        frames = torch.arange(hidden.shape[1], device=hidden.device)
-        ends = frames == batch.n_frames[:, None]
-        weight = F.pad(self._frame_weights(batch), (0, 1)) + ends.float()
-        codes = F.pad(batch.codes[:, : self.config.n_coarse], (0, 1))
-        first = torch.where(ends, v, codes[:, 0])
-        used = weight > 0
-        h, first, ends, weight = hidden[used], first[used], ends[used], weight[used]
-        logits = torch.cat([self.code_head(h), self.end_head(h)], dim=-1).float()
-        first_loss = _mean(F.cross_entropy(logits, first, reduction="none"), weight)
-        deeper = self._depth_losses(h, codes.transpose(1, 2)[used], weight * ~ends)
-        losses = torch.stack([first_loss, *deeper])
-        loss, accuracies = losses.mean(), _accuracies(logits, first, weight == 1)
-        return ARResult(loss, loss, torch.zeros_like(loss), *accuracies, losses.detach())
-
-    # ---- generation, frame by frame (`generate` runs the loop)
+    # ---- generation, frame by frame (`step` draws, `generate` runs the loop)
 
     def init_state(self, batch: int) -> State:
         """The state before the first frame (`layers.transformer.Transformer`)."""
@@ -327,14 +274,6 @@ class ARModel(nn.Module):
         next state. reach: an upper bound of the frames since the beginning, this one included."""
         hidden, state = self.transformer.step(x[:, :, None], state, reach=reach)
         return hidden[:, :, 0], state
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (B, W) -> logits of the first code (B, V), or (B, V + 1) with the end of speech where no pointer ends
-        it."""
-        codes = self.code_head(hidden)
-        if self.config.alignment == "pointer":
-            return codes
-        return torch.cat([codes, self.end_head(hidden)], dim=-1)
 
 
 def _find_neighbours(model: ARModel, _: object) -> None:

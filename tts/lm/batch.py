@@ -53,11 +53,17 @@ class SpeechBatch:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A recorded voice. codes (K, T); with its transcript: phones, and pointer (T,) into them, else None."""
+    """A recorded voice. codes (K, T); with its transcript: phones, and pointer (T,) into them, else None.
+
+    mel (M, T'), speaker (E,): of the recording itself, natural log-mel (`layers.mel.MelFrames`) and speaker
+    vector; None in a voice of an earlier version, which has its codes only.
+    """
 
     codes: Tensor
     phones: Phones | None = None
     pointer: Tensor | None = None
+    mel: Tensor | None = None
+    speaker: Tensor | None = None
 
     def __post_init__(self) -> None:
         if (self.phones is None) != (self.pointer is None):

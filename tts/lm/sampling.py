@@ -7,7 +7,6 @@ Classifier-free guidance: Ho and Salimans 2022, eq. 6, once for the text and onc
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -67,40 +66,56 @@ def uniforms(seed: int) -> Iterator[float]:
         yield from torch.rand(256, generator=generator).tolist()
 
 
-def draw(logits: Tensor, u: float, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> int:
-    """A code by its probability: logits (V,), u in [0, 1)."""
+def draw(logits: Tensor, u: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """A code () by its probability: logits (V,), u () in [0, 1)."""
     if temperature == 0:
-        return int(logits.argmax())
-    v = logits.shape[0]
-    values, order = logits.topk(top_k) if 0 < top_k < v else logits.sort(descending=True)
-    probability = torch.softmax(values / temperature, dim=0)
-    reached = probability.cumsum(0)
+        return logits.argmax()
+    order, reached = _likeliest_first(logits, temperature, top_k)
+    return _drawn(order, reached, u, top_p)
+
+
+def draw_apart(
+    logits: Tensor, recent: Tensor, numbers: Tensor, options: SamplingOptions
+) -> tuple[Tensor, Tensor]:
+    """A code (), and those before the next: logits (V,), numbers (2,) in [0, 1), recent (window,), -1 for none.
+
+    One that repeats too much of what was before is drawn anew, from all codes (repetition-aware sampling).
+    """
+    o = options
+    if not (o.repetition_window and o.temperature):
+        return draw(logits, numbers[0], o.temperature, o.top_k, o.top_p), recent
+    order, reached = _likeliest_first(logits, o.temperature, o.top_k)
+    code = _drawn(order, reached, numbers[0], o.top_p)
+    if o.top_k:
+        order, reached = _likeliest_first(logits, o.temperature)
+    repeats = (recent == code).sum() / o.repetition_window > o.repetition_threshold
+    code = torch.where(repeats, _drawn(order, reached, numbers[1]), code)
+    return code, torch.cat([recent[1:], code.reshape(1)])
+
+
+def _likeliest_first(logits: Tensor, temperature: float, top_k: int = 0) -> tuple[Tensor, Tensor]:
+    """Codes (k,), and the probability up to each."""
+    if 0 < top_k < len(logits):
+        values, order = logits.topk(top_k)
+    else:
+        values, order = logits.sort(descending=True)
+    return order, torch.softmax(values / temperature, dim=0).cumsum(0)
+
+
+def _drawn(order: Tensor, reached: Tensor, u: Tensor, top_p: float = 1.0) -> Tensor:
     if top_p < 1:
         # The nucleus ends with the code that reaches top_p.
-        reached = reached[: int(torch.searchsorted(reached, top_p)) + 1]
-    place = torch.searchsorted(reached, u * reached[-1], right=True)
-    return int(order[min(int(place), len(reached) - 1)])
+        last = torch.searchsorted(reached, top_p).clamp(max=len(reached) - 1).reshape(1)
+        place = torch.searchsorted(reached, u.to(reached) * reached[last], right=True).minimum(last)
+    else:
+        place = torch.searchsorted(reached, u.to(reached) * reached[-1:], right=True)
+        place = place.clamp(max=len(reached) - 1)
+    return order[place][0]
 
 
-class CodeSampler:
-    """Draws one stream's codes. `end` is a token that is no code, and never counts as repeated."""
-
-    def __init__(self, options: SamplingOptions, numbers: Iterator[float], end: int | None = None):
-        self.options, self.end = options, end
-        self._numbers = numbers
-        self._recent: deque[int] = deque(maxlen=max(options.repetition_window, 1))
-
-    def __call__(self, logits: Tensor) -> int:
-        """The next code, from logits (V,)."""
-        o = self.options
-        first, second = next(self._numbers), next(self._numbers)
-        code = draw(logits, first, o.temperature, o.top_k, o.top_p)
-        if o.repetition_window and o.temperature and code != self.end:
-            share = self._recent.count(code) / o.repetition_window
-            if share > o.repetition_threshold:
-                code = draw(logits, second, o.temperature)
-            self._recent.append(code)
-        return code
+def no_codes(options: SamplingOptions, device: torch.device) -> Tensor:
+    """What is before the first code, for `draw_apart`."""
+    return torch.full((max(options.repetition_window, 1),), -1, device=device)
 
 
 def guide(logits: Tensor, weights: Tensor) -> Tensor:

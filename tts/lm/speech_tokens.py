@@ -2,10 +2,10 @@
 
     log-mel (100 Hz) -> stride 2 -> ConvNeXt (50 Hz) -> stride 2 -> ConvNeXt (25 Hz) -> 4 numbers -> rounded -> a token
 
-Finite scalar quantisation (Mentzer et al. 2023): each number is bounded and rounded to one of a few levels; the token is
-the place in the grid. The encoder learns with the decoder that reads its tokens beside a speaker vector, so that they
-keep what the vector does not say, and from phones, pitch and loudness where these are known (as the supervised tokens
-of CosyVoice, Du et al. 2024, section 2.1, do from a recogniser).
+Finite scalar quantisation (Mentzer et al. 2023): each number is bounded and rounded to one of a few levels; the
+token is the place in the grid. The encoder learns with the decoder that reads its tokens beside a speaker vector,
+so that they keep what the vector does not say, and from phones, pitch and loudness where these are known (as the
+supervised tokens of CosyVoice, Du et al. 2024, section 2.1, do from a recogniser).
 
 Shapes: B batch, M mel bands, T frames of 100 Hz, S = T / 4 tokens, D numbers of a token.
 """
@@ -24,6 +24,7 @@ from ...layers.convnext import ConvNeXtBlock, Pointwise
 from ...layers.streaming import Chain
 
 STRIDE = 4  # mel frames in a token
+SILENCE = -11.5  # natural log-mel of nothing: what follows the end of a recording
 _MEAN, _SCALE = -5.0, 2.5  # of natural log-mels of speech, about
 
 
@@ -100,7 +101,7 @@ class SpeechTokenizer(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """Natural log-mel (B, M, T), T a multiple of 4 -> bounded numbers (B, S, D), not yet rounded."""
         ahead = self.config.look_ahead
-        z = self.net(F.pad((mel - _MEAN) / _SCALE, (0, ahead * STRIDE)))
+        z = self.net((F.pad(mel, (0, ahead * STRIDE), value=SILENCE) - _MEAN) / _SCALE)
         return self.quantizer.bounded(z[..., ahead:].transpose(1, 2))
 
     def tokens(self, mel: Tensor) -> Tensor:
@@ -109,8 +110,8 @@ class SpeechTokenizer(nn.Module):
 
 
 class TokenProbe(nn.Module):
-    """What training asks of tokens: the phone, the pitch and the loudness of both halves of each, read by a small network.
-    Not part of what ships."""
+    """What training asks of tokens: the phone, the pitch and the loudness of both halves of each, read by a small
+    network. Not part of what ships."""
 
     def __init__(self, dims: int, n_symbols: int, width: int = 256):
         super().__init__()

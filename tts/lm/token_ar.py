@@ -1,4 +1,5 @@
-"""The autoregressive model of the flow path: phones and a voice to speech tokens, 25 a second, and when each phone is said.
+"""The autoregressive model of the flow path: phones and a voice to speech tokens, 25 a second, and when each phone
+is said.
 
     token t-1  +  the phones of both halves of frame t, how long each has lasted  +  the speaker vector
                        |
@@ -6,9 +7,9 @@
                        |                          |
                    token t        how far the pointer moves, once for each half of frame t + 1
 
-VALL-E's first stage (Wang et al. 2023, section 4.2.1) with VALL-E R's monotonic pointer (Han et al. 2024, section 3.2). A
-token lasts 40 ms, many phones less: the pointer has two places in a token, so that times keep a step of 20 ms. The end of
-speech is the pointer's step past the last phone.
+VALL-E's first stage (Wang et al. 2023, section 4.2.1) with VALL-E R's monotonic pointer (Han et al. 2024, section
+3.2). A token lasts 40 ms, many phones less: the pointer has two places in a token, so that times keep a step of 20
+ms. The end of speech is the pointer's step past the last phone.
 
 Shapes: B batch, P phones, S tokens, T = 2 S halves, V codebook_size, D numbers of a token, W width, E speaker vector.
 """
@@ -60,8 +61,8 @@ class TokenBatch:
     """Utterances to be spoken, each after a prompt.
 
     phones (B, 3, P), n_phones (B,): of the target.   tokens (B, S): the prompt's, then the target's.
-    pointer (B, 2 S): the phone of each half, -1 in the prompt and the padding.   n_prompt, n_tokens (B,): of the prompt, in
-    all.   speaker (B, E), zeros where hidden.   hide_text (B,) bool.
+    pointer (B, 2 S): the phone of each half, -1 in the prompt and the padding.   n_prompt, n_tokens (B,): of the
+    prompt, in all.   speaker (B, E), zeros where hidden.   hide_text (B,) bool.
     """
 
     phones: Tensor
@@ -85,8 +86,8 @@ class TokenARResult:
 
 
 class MoveHead(nn.Module):
-    """How far the pointer moves before the next half, from the hidden state, the token, and the phone that is being said
-    and for how long."""
+    """How far the pointer moves before the next half, from the hidden state, the token, and the phone that is
+    being said and for how long."""
 
     def __init__(self, rows: Tensor, config: TokenARConfig, hidden: int = 128):
         super().__init__()
@@ -111,7 +112,9 @@ class TokenAR(nn.Module):
         rows = FiniteScalarQuantizer(c.levels).rows
         self.codebook_size = len(rows)
         self.text_encoder = TextEncoder(
-            TextEncoderConfig(c.n_symbols, c.width, c.text_depth, c.n_heads, c.n_kv_heads, c.hidden, c.dropout)
+            TextEncoderConfig(
+                c.n_symbols, c.width, c.text_depth, c.n_heads, c.n_kv_heads, c.hidden, c.dropout
+            )
         )
         self.token = CodeEmbedding(rows, c.width, c.extra)
         self.begin = nn.Parameter(torch.randn(c.width) * 0.5)  # the token before the first
@@ -171,8 +174,8 @@ class TokenAR(nn.Module):
         return phones_at(encoded, pointer, self.no_phone) + self.age(ages)
 
     def inputs(self, before: Tensor, phones: Tensor, speaker: Tensor, is_target: Tensor) -> Tensor:
-        """The embedding of the token before each (B, S, W), phones (B, 2 S, W), speaker (B, E), is_target (B, S) bool ->
-        (B, S, W), what the transformer reads."""
+        """The embedding of the token before each (B, S, W), phones (B, 2 S, W), speaker (B, E), is_target (B, S)
+        bool -> (B, S, W), what the transformer reads."""
         both = self.halves(phones.unflatten(1, (-1, 2)).flatten(2))
         return before + both + self.segment(is_target.long()) + self.voice(speaker * 16)[:, None]
 

@@ -10,20 +10,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...layers.streaming import State
 from ..text.phones import Phones
-from .generate import Durations, Frame
-from .sampling import CodeSampler, SamplingOptions, guide, uniforms
+from .durations import Drawn, Stay
+from .sampling import SamplingOptions, draw_apart, guide, no_codes, uniforms
+from .step import Frame
 from .token_ar import TokenAR
+
+_NUMBERS = 6  # that a token takes: two for itself, two for the pointer's move before each half of the next
+
+
+class TokenState(NamedTuple):
+    """What a token hands to the next."""
+
+    cache: State  # the transformer's, of R rows
+    before: Tensor  # (R, W) the token before
+    halves: tuple[Stay, Stay]  # the pointer in both halves of the next token
+    recent: Tensor  # the tokens that repetition-aware sampling looks at
 
 
 @dataclass(frozen=True, eq=False)
 class TokenPrompt:
-    """What the token AR reads of a voice: tokens (S,) of a recording, which may be none, and its speaker vector (E,)."""
+    """What the token AR reads of a voice: tokens (S,) of a recording, which may be none, and its speaker vector
+    (E,)."""
 
     tokens: Tensor
     speaker: Tensor
@@ -53,11 +68,11 @@ class TokenGenerator:
             raise InputError("there are no phones to be said; give a text with letters or digits")
         if n_prompt > model.config.context // 2:
             raise InputError(
-                f"the voice has a prompt of {n_prompt} tokens, at most {model.config.context // 2} can be used; make it "
-                "anew from a shorter recording"
+                f"the voice has a prompt of {n_prompt} tokens, at most {model.config.context // 2} can be used; "
+                "make it anew from a shorter recording"
             )
-        self._symbols: list[int] = phones.tokens[0].tolist()
-        self.n_phones = len(self._symbols)
+        self.n_phones = len(phones)
+        self._durations = Drawn(phones.tokens[0].tolist(), self.options, model.begin.device)
         self._guides_text = self.options.text_guidance != 1
         self._guides_voice = self.options.voice_guidance != 1 and prompt is not None
         with torch.inference_mode():
@@ -77,7 +92,10 @@ class TokenGenerator:
         if prompt is not None:
             speaker[shown] = prompt.speaker.to(speaker)
         self._voice = model.voice(speaker * 16)
-        self._state, self._reach = model.init_state(rows), 0
+        weights = [self.options.text_guidance - 1] * self._guides_text
+        weights += [self.options.voice_guidance - 1] * self._guides_voice
+        self._guidance = torch.tensor(weights, device=device)
+        self._cache, self._reach = model.init_state(rows), 0
         self._before = model.begin.detach().expand(rows, -1)
         if prompt is not None and len(prompt.tokens):
             self._before = self._read_prompt(prompt.tokens.to(device), shown)
@@ -94,8 +112,8 @@ class TokenGenerator:
         lengths = torch.zeros(rows, dtype=torch.long, device=tokens.device)
         lengths[shown] = len(tokens)
         self._reach = len(tokens)
-        _, self._state = model.transformer.step(
-            x.transpose(1, 2), self._state, lengths=lengths, reach=self._reach
+        _, self._cache = model.transformer.step(
+            x.transpose(1, 2), self._cache, lengths=lengths, reach=self._reach
         )
         last = model.begin.detach().expand(rows, -1).clone()
         last[shown] = embedded[-1]
@@ -103,58 +121,55 @@ class TokenGenerator:
 
     def __iter__(self) -> Iterator[Frame]:
         """Token by token. Once only."""
-        run = self._run()
-        while True:
+        source = uniforms(self.options.seed)
+        with torch.inference_mode():
+            state = self._begin(next(source))
+        while int(state.halves[0].pointer) < self.n_phones:
+            numbers = [next(source) for _ in range(_NUMBERS)]
             # Entered anew for every token: a generator that pauses inside would leave the mode on for its caller.
             with torch.inference_mode():
-                frame = next(run, None)
-            if frame is None:
-                return
+                self._reach += 1
+                drawn = torch.tensor(numbers, dtype=torch.float64, device=self._before.device)
+                frame, state = self.step(state, drawn, self._reach)
             yield frame
 
-    def _run(self) -> Iterator[Frame]:
-        model, options = self.model, self.options
-        numbers = uniforms(options.seed)
-        sample, durations = CodeSampler(options, numbers), Durations(self._symbols, options, numbers)
-        constant = self._voice + model.segment.weight[1]
-        # The first token begins with the first phone and stays on it.
-        halves = [(0, 0), (0, 1)]
-        while True:
-            states = [self._text[:, p] + model.age.weight[min(a, model.config.max_age)] for p, a in halves]
-            x = self._before + model.halves(torch.cat(states, dim=-1)) + constant
-            hidden = self._step(x)
-            token = sample(self._guided(model.head(hidden)))
-            chosen = torch.tensor([token], device=hidden.device)
-            pointers = torch.tensor([p for p, _ in halves])
-            yield Frame(chosen.cpu(), pointers, hidden[0])
-            self._before = model.token(chosen).expand(len(hidden), -1)
-            halves, ended = self._moved(halves[1], hidden[:1], chosen, durations)
-            if ended:
-                return
+    def _begin(self, number: float) -> TokenState:
+        """Before the first token, which begins with the first phone and stays on it. number: of its duration."""
+        device = self._before.device
+        first = Stay.begin(0, device)
+        until = 0.5 + self.options.duration_temperature * (number - 0.5)
+        second = first._replace(age=first.age + 1, until=first.until + until)
+        return TokenState(self._cache, self._before, (first, second), no_codes(self.options, device))
 
-    def _moved(
-        self, at: tuple[int, int], hidden: Tensor, token: Tensor, durations: Durations
-    ) -> tuple[list[tuple[int, int]], bool]:
-        """(phone, age) of both halves of the next token, after the half `at`; whether speech is over before it."""
-        model, halves = self.model, []
-        for half in range(2):
-            pointer, age = at
-            phone = self._text[:1, pointer] + model.age.weight[min(age, model.config.max_age)]
-            moves = durations(pointer, age, model.move_head(hidden, token, phone, half)[0])
-            at = (pointer + moves, 0) if moves else (pointer, age + 1)
-            if at[0] >= self.n_phones:
-                if half == 0:
-                    return [], True
-                at = (pointer, age + 1)  # the last token is whole: the last phone takes its second half, too
-            halves.append(at)
-        return halves, False
+    def step(self, state: TokenState, numbers: Tensor, reach: int | None = None) -> tuple[Frame, TokenState]:
+        """One token: tensors in, tensors out, of fixed shapes. numbers (6,) in [0, 1).   reach: an upper bound of
+        the tokens since the beginning, this one included, which spares work."""
+        model, (first, second) = self.model, state.halves
+        states = torch.cat([self._phone(self._text, first), self._phone(self._text, second)], dim=-1)
+        x = state.before + model.halves(states) + self._voice + model.segment.weight[1]
+        hidden, cache = model.step(x, state.cache, reach)
+        logits = guide(model.head(hidden), self._guidance)
+        token, recent = draw_apart(logits, state.recent, numbers[:2], self.options)
+        chosen = token.reshape(1)
+        frame = Frame(chosen, torch.stack([first.pointer, second.pointer]), hidden[0])
+        following = self._move(second, hidden[:1], chosen, 0, numbers[2:4])
+        after = self._move(following, hidden[:1], chosen, 1, numbers[4:])
+        # The last token is whole: the last phone takes its second half, too.
+        over = after.pointer >= self.n_phones
+        held = following._replace(age=following.age + 1)
+        after = Stay(*(torch.where(over, h, a) for h, a in zip(held, after, strict=True)))
+        before = model.token(chosen).expand(len(hidden), -1)
+        return frame, TokenState(cache, before, (following, after), recent)
 
-    def _step(self, x: Tensor) -> Tensor:
-        self._reach += 1
-        hidden, self._state = self.model.step(x, self._state, self._reach)
-        return hidden
+    def _phone(self, text: Tensor, stay: Stay) -> Tensor:
+        """What each row knows of the phone that is said, (R, W)."""
+        at = stay.pointer.clamp(max=self.n_phones - 1).reshape(1)
+        age = stay.age.clamp(max=self.model.config.max_age).reshape(1)
+        return text[:, at][:, 0] + self.model.age.weight[age]
 
-    def _guided(self, logits: Tensor) -> Tensor:
-        weights = [self.options.text_guidance - 1] * self._guides_text
-        weights += [self.options.voice_guidance - 1] * self._guides_voice
-        return guide(logits, torch.tensor(weights, device=logits.device))
+    def _move(self, stay: Stay, hidden: Tensor, token: Tensor, half: int, numbers: Tensor) -> Stay:
+        """The pointer in the half after `stay`; half: which of its token that one is."""
+        logits = self.model.move_head(hidden, token, self._phone(self._text[:1], stay), half)[0]
+        inside = stay._replace(pointer=stay.pointer.clamp(max=self.n_phones - 1))
+        moved = self._durations(inside, logits, numbers)
+        return moved._replace(pointer=moved.pointer + stay.pointer - inside.pointer)

@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from num2words import num2words
-
 from .english import MONTH, MONTHS
 
 _Say = Callable[[re.Match[str]], str]
@@ -22,16 +20,22 @@ _NEG = r"(?<![\w.])(?<!\w-)[-+]?"
 _LONGEST = 18  # digits: from here on a number is read digit by digit
 
 
+def _words(n: int, to: str = "cardinal") -> str:
+    from num2words import num2words  # seventy languages, which a text without numbers need not wait for
+
+    return num2words(n, to=to)
+
+
 @lru_cache(maxsize=4096)
 def cardinal(n: int) -> str:
     """123 -> one hundred twenty-three."""
-    words = num2words(abs(n)).replace(",", "").replace(" and ", " ")
+    words = _words(abs(n)).replace(",", "").replace(" and ", " ")
     return f"minus {words}" if n < 0 else words
 
 
 def ordinal(n: int) -> str:
     """21 -> twenty-first."""
-    return num2words(n, to="ordinal").replace(",", "").replace(" and ", " ")
+    return _words(n, to="ordinal").replace(",", "").replace(" and ", " ")
 
 
 def digits(text: str) -> str:

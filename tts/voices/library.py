@@ -1,7 +1,8 @@
 """The voices that are kept: the user's in a folder, and those that ship with the package.
 
-The user's are in $MYNA_HOME/voices, or ~/.local/share/myna/voices. Those of the package are recordings of three to
-four seconds; codes of the codec that is installed are made of them the first time, and kept in the cache.
+The user's are in $MYNA_VOICES, in $MYNA_HOME/voices, or in ~/.local/share/myna/voices. Those of the package are
+recordings of three to four seconds; codes of the codec that is installed are made of them the first time, and kept in
+the cache.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Kept:
 
 def library_dir() -> Path:
     """Where the user's voices are."""
+    if folder := os.environ.get("MYNA_VOICES"):
+        return Path(folder)
     home = os.environ.get("MYNA_HOME")
     return (Path(home) if home else Path.home() / ".local" / "share" / "myna") / "voices"
 
@@ -145,7 +148,7 @@ def known_voice(name: str, codec: Codec, aligner: Aligner | None = None) -> Voic
         return load_voice(path)
     shipped = shipped_voices().get(name)
     if shipped is None:
-        raise _unknown(name)
+        raise unknown_voice(name)
     return prepared_voice(shipped, codec, aligner)
 
 
@@ -166,6 +169,7 @@ def prepared_voice(shipped: ShippedVoice, codec: Codec, aligner: Aligner | None 
     return voice
 
 
-def _unknown(name: str) -> UsageError:
+def unknown_voice(name: str) -> UsageError:
+    """What to raise for a name that nobody has."""
     names = [kept.name for kept in kept_voices()] + list(shipped_voices())
     return UsageError(f"no voice named {name!r}; there are {', '.join(names)}, or give a recording")

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -28,7 +29,12 @@ from ...codec.checkpoint import weights_hash
 from ...data.audio import Audio
 from ...data.checkpoint import read_safetensors
 from ...data.files import atomic_output, input_errors
+from ...data.resample import resample
 from ...errors import InputError, MissingModelError, UsageError
+from ...layers.mel import MelFrames
+from ...pretrained.ge2e import DIMS as SPEAKER_DIMS
+from ...pretrained.ge2e import RATE as SPEAKER_RATE
+from ...pretrained.ge2e import load_ge2e
 from ..lm.batch import Prompt
 from ..text.phones import N_SYMBOLS, Phones
 from .recording import CleanPrompt, PromptOptions, clean_prompt
@@ -39,8 +45,9 @@ if TYPE_CHECKING:
 FORMAT = "myna-voice 1"
 SUFFIX = ".safetensors"
 _NAME = re.compile(r"\w[\w .'+-]{0,63}")
-_LONGEST_PROMPT = 60 * 50  # frames: no voice of ours is nearly as long
+_LONGEST_PROMPT = 60  # seconds: no voice of ours is nearly as long
 _MIN_CONSENT = 10  # characters
+MEL_RATE = 24_000  # samples a second of the recordings whose mel is kept
 # Sounds a second of speech, below which a transcript leaves most of it out: the slowest of 500 children and adults of
 # speechocean762's test split reads 3.8.
 _SLOWEST = 3.0
@@ -53,7 +60,8 @@ class Voice:
     codes (K, T): the prompt.   phones, pointer (T,): what it says, and the phone of each frame, or None.
     codec_hash: 16 hex digits of the codec whose codes these are.   source: the recording's name.
     created: ISO 8601, UTC.   consent: the statement that its speaker agreed.   text: the transcript.
-    notes: what was found wanting in the recording.
+    notes: what was found wanting in the recording.   frame_rate: of the codes, a second.
+    mel (M, T') natural log-mel, speaker (E,) speaker vector: of the recording; None in a voice of an earlier version.
     """
 
     name: str
@@ -66,6 +74,9 @@ class Voice:
     consent: str
     text: str | None = None
     notes: tuple[str, ...] = ()
+    frame_rate: float = 50.0
+    mel: Tensor | None = None
+    speaker: Tensor | None = None
 
     def prompt(self) -> Prompt:
         """What the models are given; the same object every time, so that they can keep what they made of it."""
@@ -73,12 +84,12 @@ class Voice:
 
     @cached_property
     def _prompt(self) -> Prompt:
-        return Prompt(self.codes, self.phones, self.pointer)
+        return Prompt(self.codes, self.phones, self.pointer, self.mel, self.speaker)
 
     @property
     def seconds(self) -> float:
-        """Of the prompt, at 50 frames a second."""
-        return self.codes.shape[1] / 50
+        """Of the prompt."""
+        return self.codes.shape[1] / self.frame_rate
 
     def save(self, path: str | Path, force: bool = False) -> None:
         """Write a `.safetensors` file. Raises UsageError if it exists without `force`, OutputError as
@@ -89,13 +100,16 @@ class Voice:
         if self.phones is not None and self.pointer is not None:
             tensors["phones"] = self.phones.tokens.to(torch.int16).contiguous()
             tensors["pointer"] = self.pointer.to(torch.int16).contiguous()
+        if self.mel is not None and self.speaker is not None:
+            tensors["mel"] = self.mel.half().contiguous()
+            tensors["speaker"] = self.speaker.half().contiguous()
         facts = json.dumps({field: getattr(self, field) for field in _FACTS}, ensure_ascii=False)
         metadata = {"format": FORMAT, "voice": facts, "sha256": checksum(facts, tensors)}
         with atomic_output(path, force) as file:
             file.write(save(tensors, metadata=metadata))
 
 
-_FACTS = ("name", "codec_hash", "source", "created", "consent", "text", "notes")
+_FACTS = ("name", "codec_hash", "source", "created", "consent", "text", "notes", "frame_rate")
 
 
 def make_voice(
@@ -122,7 +136,9 @@ def make_voice(
     wav = torch.from_numpy(clean.samples)[None, None].to(next(codec.parameters()).device)
     codes = encode_prompt(codec, wav)
     text = " ".join(text.split()) if text else None
-    phones, pointer = (None, None) if not text else _aligned(clean, text, language, aligner, codes.shape[1])
+    phones, pointer = (
+        (None, None) if not text else _aligned(clean, text, language, aligner, codec, codes.shape[1])
+    )
     return Voice(
         name,
         codes,
@@ -134,21 +150,26 @@ def make_voice(
         consent,
         text or None,
         clean.notes,
+        float(codec.frame_rate),
+        *heard(clean.samples, codec.sample_rate),
     )
 
 
 @torch.inference_mode()
+def heard(samples: np.ndarray, sample_rate: int) -> tuple[Tensor, Tensor]:
+    """A recording (N,) as the flow decoder reads it: natural log-mel (M, T) at 100 Hz, float16, and speaker vector
+    (E,)."""
+    at_24k = resample(samples[None], sample_rate, MEL_RATE)[0]
+    at_16k = resample(samples[None], sample_rate, SPEAKER_RATE)[0]
+    mel = MelFrames(MEL_RATE)(torch.from_numpy(at_24k)[None])[0]
+    speaker = load_ge2e().vector(torch.from_numpy(at_16k))
+    return mel.half(), speaker.half()
+
+
+@torch.inference_mode()
 def encode_prompt(codec: Codec, wav: Tensor) -> Tensor:
-    """wav (1, 1, N) -> codes (K, T), chosen greedily, as those that the models were trained on."""
-    quantizer: Any = getattr(codec, "quantizer", None)
-    searched = getattr(quantizer, "n_paths", 1)
-    try:
-        if searched != 1:
-            quantizer.n_paths = 1
-        return codec.encode(wav).codes[0].cpu().clone()
-    finally:
-        if searched != 1:
-            quantizer.n_paths = searched
+    """wav (1, 1, N) -> codes (K, T), without a search, as those that the models were trained on."""
+    return codec.encode(wav).codes[0].cpu().clone()
 
 
 def decode_prompt(codec: Codec, voice: Voice) -> Tensor:
@@ -175,17 +196,28 @@ def load_voice(path: str | Path) -> Voice:
     try:
         if file.metadata["sha256"] != checksum(file.metadata["voice"], file.weights):
             raise ValueError
-        facts = json.loads(file.metadata["voice"])
+        facts = {"frame_rate": 50.0, **json.loads(file.metadata["voice"])}  # which older files do not say
         if set(facts) != set(_FACTS) or not isinstance(facts["notes"], list):
             raise ValueError
         facts["notes"] = tuple(map(str, facts["notes"]))
-        if not all(isinstance(facts[key], str) for key in _FACTS if key not in ("text", "notes")):
+        if not all(
+            isinstance(facts[key], str) for key in _FACTS if key not in ("text", "notes", "frame_rate")
+        ):
+            raise ValueError
+        if not isinstance(facts["frame_rate"], float) or not 1 <= facts["frame_rate"] <= 1000:
             raise ValueError
         if not isinstance(facts["text"], str | None) or not _NAME.fullmatch(facts["name"]):
             raise ValueError
-        tensors = {key: value.long() for key, value in file.weights.items()}
+        tensors = {key: v if v.is_floating_point() else v.long() for key, v in file.weights.items()}
         phones = Phones(tensors["phones"]) if "phones" in tensors else None
-        voice = Voice(codes=tensors["codes"], phones=phones, pointer=tensors.get("pointer"), **facts)
+        voice = Voice(
+            codes=tensors["codes"],
+            phones=phones,
+            pointer=tensors.get("pointer"),
+            mel=tensors.get("mel"),
+            speaker=tensors.get("speaker"),
+            **facts,
+        )
         _check_tensors(voice)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         raise InputError(
@@ -262,7 +294,7 @@ def is_recording(name: str) -> bool:
 
 
 def _aligned(
-    clean: CleanPrompt, text: str, language: str, aligner: Aligner | None, n_frames: int
+    clean: CleanPrompt, text: str, language: str, aligner: Aligner | None, codec: Codec, n_frames: int
 ) -> tuple[Phones, Tensor]:
     """The phones that the prompt says of the recording's text, and the pointer (T,) into them."""
     from ..aligner import align, load_aligner
@@ -282,7 +314,7 @@ def _aligned(
             "or no transcript"
         )
     pointer = align(aligner, torch.from_numpy(clean.recording), phones).pointer
-    first = clean.start * 50 // clean.sample_rate
+    first = clean.start // codec.frame_size
     at = torch.arange(first, first + n_frames).clamp(max=len(pointer) - 1)
     pointer = pointer[at]
     begin, end = int(pointer[0]), int(pointer[-1]) + 1
@@ -300,8 +332,18 @@ def checksum(facts: str, tensors: Mapping[str, Tensor]) -> str:
 def _check_tensors(voice: Voice) -> None:
     """Raises ValueError for shapes and values that no voice has."""
     codes = voice.codes
-    if codes.ndim != 2 or not 0 < codes.shape[1] <= _LONGEST_PROMPT or int(codes.min()) < 0:
+    if (
+        codes.ndim != 2
+        or not 0 < codes.shape[1] <= _LONGEST_PROMPT * voice.frame_rate
+        or int(codes.min()) < 0
+    ):
         raise ValueError
+    if (voice.mel is None) != (voice.speaker is None):
+        raise ValueError
+    if voice.mel is not None and voice.speaker is not None:
+        known = voice.mel.ndim == 2 and voice.speaker.shape == (SPEAKER_DIMS,)
+        if not known or not bool(voice.mel.isfinite().all()) or not bool(voice.speaker.isfinite().all()):
+            raise ValueError
     if (voice.phones is None) != (voice.pointer is None):
         raise ValueError
     if voice.phones is None or voice.pointer is None:

@@ -38,7 +38,7 @@ def tiny_speaker() -> speaker.Speaker:
     codec = MynaCodec(config).eval()
     with torch.no_grad():
         codec.decoder.layers[-2].scale.fill_(0.5)  # loud enough to be heard
-    rows = codec.quantizer.rows()
+    rows = codec.rows()
     ar = ARModel(ARConfig(codebook_dim=16, **SMALL), rows)
     nar = NARModel(NARConfig(codebook_dim=16, condition=8, **SMALL), rows)
     return speaker.Speaker(Valle(codec, ar.eval(), {"nar": NARDecoder(nar.eval(), codec)}))

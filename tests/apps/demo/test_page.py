@@ -196,11 +196,11 @@ class TestWithGradio:
         pytest.importorskip("imageio_ffmpeg")
         import shutil
 
-        from myna.apps.demo.server import _environment
+        from myna.apps.demo.server import page_environment
         from myna.data.environment import environment
 
         monkeypatch.setenv("PATH", str(tmp_path))
-        with Workspace() as workspace, environment(_environment(workspace)):
+        with Workspace() as workspace, environment(page_environment(workspace)):
             found = shutil.which("ffmpeg")
             assert found
             assert str(workspace.folder) in found

@@ -94,7 +94,7 @@ def only_scripted(monkeypatch):
 # ---- counting
 
 
-@settings(deadline=None)  # the first imports jiwer
+@settings(deadline=None)  # the first imports rapidfuzz
 @given(WORDS, WORDS)
 def test_errors_are_the_edit_distance_of_words_and_of_characters(said, heard):
     errors = compare(said, heard, str)

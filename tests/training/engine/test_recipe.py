@@ -3,14 +3,17 @@
 import pytest
 from myna.errors import InputError, UsageError
 from myna.training.engine.recipe import SHIPPED, find_recipe, load_recipe
-from myna.training.models.codec_recipe import CodecRecipe, weight_at
+from myna.training.models.codec_recipe import RECIPES, CodecRecipe, EncodecRecipe, weight_at
 
 MINIMAL = "output: out\nmax_steps: 5\ndata: {corpus: c}\n"
 
 
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("myna-24k*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*-24k*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid(path):
-    assert load_recipe(path, CodecRecipe).kind == "codec"
+    kind = {"myna": "codec"}.get(path.stem.split("-")[0], path.stem.split("-")[0])
+    recipe = load_recipe(path, RECIPES[kind])
+    assert recipe.kind == kind
+    assert recipe.model.name.startswith(path.stem.split("-")[0])
 
 
 def test_a_shipped_recipe_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
@@ -27,6 +30,13 @@ def test_include_and_overrides_change_only_what_they_name(tmp_path):
     assert (recipe.optimizer.lr, recipe.optimizer.clip) == (0.25, 7)
     assert (recipe.data.batch_size, recipe.model.width, recipe.model.n_codebooks) == (3, 32, 8)
     assert recipe.max_steps == 5
+
+
+def test_keys_of_nested_options_are_known_too(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(MINIMAL + "kind: encodec\nmodel: {seanet: {ratio: [2, 2]}}")
+    with pytest.raises(InputError, match=r"model: unknown key ratio \(known: .*ratios"):
+        load_recipe(path, EncodecRecipe)
 
 
 @pytest.mark.parametrize(

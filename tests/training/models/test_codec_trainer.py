@@ -1,6 +1,7 @@
 """The trainer whole: every phase, resume after SIGKILL bit for bit, two processes, errors of one line."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -11,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from myna.codec.checkpoint import load_checkpoint
+from myna.codec.dac import DAC
+from myna.codec.encodec import Encodec, EncodecConfig, build_encodec
 from myna.codec.myna import MynaCodec
+from myna.codec.seanet import SEANetConfig
 from myna.errors import InputError, MynaError, UsageError
 from myna.training.engine import distributed
 from myna.training.engine.checkpoint import load_state, module_state, save_state
@@ -19,6 +23,7 @@ from myna.training.engine.interrupt import Interrupt
 from myna.training.engine.recipe import load_recipe
 from myna.training.models.codec_recipe import CodecRecipe
 from myna.training.models.codec_trainer import CodecTrainer, train
+from myna.training.train import train as train_any
 
 TINY = "myna-24k-tiny"
 CPU = torch.device("cpu")
@@ -69,6 +74,48 @@ def test_tiny_recipe_goes_through_every_phase(tiny, tmp_path):
     assert isinstance(best, MynaCodec)
     codes = best.encode(torch.randn(1, 1, 2400) * 0.1)
     assert best.decode(codes).shape == (1, 1, 2400)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("encodec-24k-tiny", Encodec), ("dac-24k-tiny", DAC)])
+def test_published_shapes_are_trained_too(name, kind, tiny, tmp_path):
+    more = [
+        "max_steps=30",
+        "phases.adversarial_from=20",
+        "optimizer.lr=0.003",
+        "spectral.windows_per_step=null",
+    ]
+    train_any(name, [*tiny, *more], quiet=True)
+    run = tmp_path / "run"
+    steps = rows(run, "train")
+    assert ["commitment" in row for row in steps] == [False] * 2 + [True] * 28
+    assert ["generator" in row for row in steps] == [False] * 20 + [True] * 10
+    assert sum(row["mel"] for row in steps[-5:]) < 0.9 * sum(row["mel"] for row in steps[:5])
+    last = load_checkpoint(run / "last.safetensors")
+    assert type(last) is kind
+    assert all(math.isfinite(row["commitment"]) for row in steps[2:])
+    wav = torch.randn(1, 1, 2400) * 0.1
+    codes = last.encode(wav)
+    torch.testing.assert_close(last(wav).wav, last.decode(codes), atol=1e-4, rtol=1e-3)
+    train_any(name, [*tiny, *more, "max_steps=31"], quiet=True)
+    start = [*tiny, f"init_from={run / 'last.safetensors'}", f"output={tmp_path / 'next'}", "max_steps=1"]
+    assert train_any(name, start, quiet=True).steps == 1
+    with pytest.raises(UsageError, match="not a model of this kind"):
+        train_any(TINY, start, quiet=True)
+
+
+def test_a_segmented_codec_learns_from_segments():
+    seanet = SEANetConfig(channels=1, dimension=8, n_filters=4, ratios=(4, 2), n_lstm=1, causal=False)
+    config = EncodecConfig(
+        seanet=seanet, n_codebooks=2, codebook_size=16, segment=800, overlap=0.0125, normalize=True
+    )
+    codec = build_encodec(config).train()
+    wav = torch.randn(2, 1, 790)
+    codec.init_from_data(wav)
+    quiet, loud = codec.eval()(0.01 * wav).wav, codec(wav).wav
+    torch.testing.assert_close(100 * quiet, loud, atol=1e-4, rtol=1e-3)  # each crop is scaled to one loudness
+    torch.testing.assert_close(loud, codec.decode(codec.encode(wav)), atol=1e-5, rtol=1e-4)
+    with pytest.raises(UsageError, match=r"crops of 0\.0329"):
+        codec(torch.randn(1, 1, 900))
 
 
 BLIND = [
@@ -287,50 +334,14 @@ def test_the_best_of_another_measure_is_forgotten(tiny, tmp_path):
         run.log.close()
 
 
-TWO_PROCESSES = """
-import sys, torch, torch.distributed as dist
-from myna.training import distributed
-from myna.training.models.codec_recipe import CodecRecipe
-from myna.training.models.codec_trainer import CodecTrainer
-from myna.training.engine.interrupt import Interrupt
-from myna.training.engine.recipe import load_recipe
-
-
-def main(world, overrides):
-    run = CodecTrainer(load_recipe("myna-24k-tiny", CodecRecipe, overrides), world, quiet=True)
-    first = run.crops.batch(0, world.rank).wav
-    run.run(Interrupt())
-    weights = torch.cat([p.detach().flatten() for m in run.modules.values() for p in m.parameters()])
-    for mine, name in ((weights, "weights"), (first.flatten(), "crops")):
-        every = [torch.empty_like(mine) for _ in range(world.size)]
-        dist.all_gather(every, mine)
-        if world.is_main:
-            print(name, "same" if all(torch.equal(e, every[0]) for e in every) else "differ", run.step)
-
-world = distributed.setup("cpu")
-for quantizer in ("ema", "factorized"):
-    main(world, [*sys.argv[2:], f"model.quantizer={quantizer}", f"output={sys.argv[1]}/{quantizer}"])
-distributed.shutdown()
-"""
-
-
-def test_two_processes_learn_the_same_weights_from_different_crops(tiny, tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
+@pytest.mark.parametrize("quantizer", ["ema", "factorized"])
+def test_two_processes_learn_the_same_weights_from_different_crops(quantizer, tiny, tmp_path, two_processes):
+    extra = [
+        "balancer={decay: 0.9}",
+        "max_steps=6",
+        "data.held_out.every_steps=3",
+        f"model.quantizer={quantizer}",
     ]
-    extra = ["balancer={decay: 0.9}", "max_steps=6", "data.held_out.every_steps=3"]
-    done = subprocess.run(
-        [*command, str(tmp_path), *tiny, *extra], env=ENV, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split("\n")[:-1] == ["weights same 6", "crops differ 6"] * 2
-    for quantizer in ("ema", "factorized"):
-        assert load_state(tmp_path / quantizer / "state.pt", CPU)["step"] == 6
+    found = two_processes(CodecTrainer, CodecRecipe, TINY, [*tiny, *extra])
+    assert found == ["batches differ 6", "codec same 6", "discriminators same 6"]
+    assert load_state(tmp_path / "run" / "state.pt", CPU)["step"] == 6

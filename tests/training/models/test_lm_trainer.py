@@ -249,40 +249,8 @@ def test_the_recipes_for_real_fit_the_trainer():
             assert recipe.model.code_noise > 0
 
 
-TWO_PROCESSES = """
-import sys, torch, torch.distributed as dist
-from myna.training import distributed
-from myna.training.engine.interrupt import Interrupt
-from myna.training.models.lm_recipe import ARRecipe, NARRecipe
-from myna.training.models.lm_trainer import ARTrainer, NARTrainer
-from myna.training.engine.recipe import load_recipe
-
-
-def main(world, kind, overrides):
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_learn_the_same_weights_from_different_batches(kind, lm_tiny, two_processes):
     make, schema = {"ar": (ARTrainer, ARRecipe), "nar": (NARTrainer, NARRecipe)}[kind]
-    run = make(load_recipe(f"myna-{kind}-tiny", schema, overrides), world, quiet=True)
-    first = float(run.batch(0).codes.sum())
-    run.run(Interrupt())
-    weights = torch.cat([p.detach().flatten() for p in run.model.parameters()])
-    for mine, name in ((weights, "weights"), (torch.tensor([first]), "batches")):
-        every = [torch.empty_like(mine) for _ in range(world.size)]
-        dist.all_gather(every, mine)
-        if world.is_main:
-            print(name, "same" if all(torch.equal(e, every[0]) for e in every) else "differ", run.step)
-
-world = distributed.setup("cpu")
-for kind in ("ar", "nar"):
-    main(world, kind, [*sys.argv[2:], f"output={sys.argv[1]}/{kind}"])
-distributed.shutdown()
-"""
-
-
-def test_two_processes_learn_the_same_weights_from_different_batches(lm_tiny, tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, str(script), str(tmp_path), *lm_tiny], env=ENV, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split("\n")[:-1] == ["weights same 6", "batches differ 6"] * 2
+    found = two_processes(make, schema, f"myna-{kind}-tiny", lm_tiny)
+    assert found == ["batches differ 6", f"myna-{kind} same 6"]

@@ -14,7 +14,8 @@ from myna.codec.registry import load_codec
 from myna.data.corpus import open_corpus
 from myna.errors import InputError, MynaError, UsageError
 from myna.layers.harmonic import PITCHES, Sound
-from myna.training.models.vocoder_trainer import pitch_losses, without_gaps
+from myna.training.models.vocoder_recipe import VocoderRecipe
+from myna.training.models.vocoder_trainer import VocoderTrainer, pitch_losses, without_gaps
 from myna.training.sets import extract_hidden
 from myna.training.sets.extract_hidden import HiddenOptions, Overhearing, overheard, said_alone, track_pitch
 from myna.training.sets.extract_hidden import main as extract_main
@@ -62,7 +63,7 @@ def world(tmp_path_factory, vowels):
         Speech(s.item, phones, pointer, torch.from_numpy(c).long()) for s, c in zip(said, codes, strict=True)
     ]
     spoken = weights_hash(codec)[:16]
-    (folder / "speech.safetensors").write_bytes(speech_set_bytes(said, V, "codec", spoken))
+    (folder / "speech.safetensors").write_bytes(speech_set_bytes(said, V, "codec", spoken, 50))
     config = ARConfig(
         n_codebooks=K,
         n_coarse=N,
@@ -75,7 +76,7 @@ def world(tmp_path_factory, vowels):
         hidden=16,
         text_depth=1,
     )
-    save_model(ARModel(config, codec.quantizer.rows()), folder / "ar.safetensors", spoken, {})
+    save_model(ARModel(config, codec.rows()), folder / "ar.safetensors", spoken, {})
     return folder
 
 
@@ -161,7 +162,7 @@ def test_what_is_overheard_is_the_ar_after_the_true_frames(world):
     with torch.no_grad():
         encoded = ar.encode_text(batch.phones, batch.n_phones, batch.drop_text)
         expected = ar.transformer(ar.frame_inputs(batch, encoded).transpose(1, 2)).transpose(1, 2)[0, n:]
-        likeliest = ar.logits(expected).argmax(-1)
+        likeliest = ar.code_head(expected).argmax(-1)
     torch.testing.assert_close(states, expected)
     assert torch.equal(codes[0], likeliest)
     guided, _ = overheard(ar, batch, HiddenOptions(temperature=1e-6, text_guidance=30.0), 2.0)
@@ -311,6 +312,14 @@ def test_a_run_may_gain_a_discriminator_and_goes_on_exactly(world, hidden, tmp_p
     twice = load_vocoder(tmp_path / "run" / "last.safetensors").state_dict()
     for name, value in load_vocoder(once / "run" / "last.safetensors").state_dict().items():
         torch.testing.assert_close(value, twice[name], rtol=0, atol=0)
+
+
+def test_two_processes_learn_the_same_weights_from_different_crops(world, hidden, tmp_path, two_processes):
+    options = overrides(world, hidden, tmp_path, "max_steps=4", "data.batch_size=3")
+    adversary = "adversary={width: 4, frames: 30, from_step: 1, heard_from: 2}"
+    held = f"data.held_out={{hidden_set: {hidden}, crops: 2, every_steps: 2}}"
+    found = two_processes(VocoderTrainer, VocoderRecipe, "myna-vocoder-cpu", [*options, adversary, held])
+    assert found == ["batches differ 4", "discriminator same 4", "myna-vocoder same 4"]
 
 
 @pytest.mark.parametrize(

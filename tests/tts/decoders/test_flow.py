@@ -26,7 +26,9 @@ def model() -> FlowDecoder:
     torch.manual_seed(0)
     decoder = FlowDecoder(SMALL).eval()
     for parameter in decoder.parameters():  # what starts at zero would hide mistakes
-        parameter.data = torch.randn_like(parameter) * (0.4 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5)
+        parameter.data = torch.randn_like(parameter) * (
+            0.4 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
+        )
     return decoder
 
 
@@ -34,7 +36,9 @@ def model() -> FlowDecoder:
 def said() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Phones (3, P), pointer (T,) and levels of tokens (T / 2, D)."""
     generator = torch.Generator().manual_seed(1)
-    phones = torch.stack([torch.randint(2, 40, (9,), generator=generator), torch.zeros(9).long(), torch.zeros(9).long()])
+    phones = torch.stack(
+        [torch.randint(2, 40, (9,), generator=generator), torch.zeros(9).long(), torch.zeros(9).long()]
+    )
     counts = torch.tensor([4, 6, 2, 9, 12, 5, 3, 14, 11])
     pointer = torch.arange(9).repeat_interleave(counts)
     return phones, pointer, torch.rand(33, 4, generator=generator) * 2 - 1

@@ -183,19 +183,6 @@ def test_losses_are_means_over_the_target_and_the_codebooks(n):
 
 
 @every_n
-def test_the_end_of_plain_valle_is_a_code_of_the_first_codebook_alone(n):
-    net, b = model(alignment="none", n_coarse=n, prompt_weight=0.0), batch()
-    with torch.no_grad():
-        result = net(b)
-        h = net._plain_hidden(b, net.encode_text(b.phones, b.n_phones))[:, PROMPT:]
-        wanted = F.pad(b.codes[:, 0, PROMPT:], (0, 1), value=V)
-        first = F.cross_entropy(net.logits(h).flatten(0, 1), wanted.flatten())
-        each = torch.stack([first, *depth_losses(net, h[:, :-1], b.codes[:, :, PROMPT:])])
-    torch.testing.assert_close(result.code_losses, each)
-    torch.testing.assert_close(result.loss, each.mean())
-
-
-@every_n
 def test_the_prompt_counts_as_its_weight_says(n):
     b = batch()
     losses = [model(n_coarse=n, prompt_weight=w)(b).code_loss.item() for w in (0.0, 0.25, 0.5)]
@@ -216,9 +203,8 @@ def test_prompts_with_and_without_transcript_are_trained(transcript):
 
 
 @every_n
-@pytest.mark.parametrize("alignment", ["pointer", "none"])
-def test_it_learns_a_few_utterances_by_heart(alignment, n):
-    net, b = model(alignment=alignment, n_coarse=n).train(), batch(4)
+def test_it_learns_a_few_utterances_by_heart(n):
+    net, b = model(n_coarse=n).train(), batch(4)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
     first = last = net(b)
     for _ in range(45):
@@ -231,38 +217,17 @@ def test_it_learns_a_few_utterances_by_heart(alignment, n):
     assert (last.code_losses < 0.3 * first.code_losses).all()
     assert last.code_accuracy > 0.9
     assert last.top10_accuracy >= last.code_accuracy
-    if alignment == "pointer":
-        assert last.advance_loss < 0.2
+    assert last.advance_loss < 0.2
 
 
 @every_n
 def test_every_weight_of_the_default_model_learns(n):
-    net = model(n_coarse=n, code_noise=0.1, alignment="pointer").train()
+    net = model(n_coarse=n, code_noise=0.1).train()
     b = batch(transcript=False)
     b = dataclasses.replace(b, drop_text=torch.tensor([True, False]))
     net(b).loss.backward()
     still = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert still == []
-
-
-def test_plain_valle_ends_its_speech():
-    """Without a pointer the frames of rows of different length, after texts of different length, meet no padding."""
-    net, b = model(alignment="none"), batch(2)
-    short = dataclasses.replace(b, n_phones=torch.tensor([P - 3, P]), n_frames=torch.tensor([T - 4, T]))
-    alone = SpeechBatch(
-        b.phones[:1, :, : P - 3],
-        torch.tensor([P - 3]),
-        b.codes[:1, :, : T - 4],
-        b.pointer[:1, : T - 4],
-        b.n_prompt[:1],
-        torch.tensor([T - 4]),
-        b.drop_text[:1],
-        b.drop_voice[:1],
-    )
-    with torch.no_grad():
-        h = net._plain_hidden(short, net.encode_text(short.phones, short.n_phones))
-        one = net._plain_hidden(alone, net.encode_text(alone.phones, alone.n_phones))
-    torch.testing.assert_close(h[:1, : T - 3], one, rtol=1e-4, atol=1e-5)
 
 
 def test_the_default_model_is_small():

@@ -13,7 +13,16 @@ from myna.tts.lm.token_generate import TokenGenerator, TokenPrompt
 from myna.tts.text.phones import Phones
 
 SMALL = TokenARConfig(
-    levels=(4, 3), speaker=6, width=32, depth=2, n_heads=2, n_kv_heads=1, hidden=48, text_depth=1, context=128, extra=4
+    levels=(4, 3),
+    speaker=6,
+    width=32,
+    depth=2,
+    n_heads=2,
+    n_kv_heads=1,
+    hidden=48,
+    text_depth=1,
+    context=128,
+    extra=4,
 )
 
 
@@ -65,7 +74,8 @@ def test_the_pointer_walks_through_all_phones(model, phones, seed):
     options = SamplingOptions(seed=seed, text_guidance=1.5, voice_guidance=1.3, max_sound_frames=9)
     frames = list(TokenGenerator(model, phones, PROMPT, options))
     pointer = torch.cat([frame.pointer for frame in frames])
-    assert pointer[0] == 0 and pointer[-1] == len(phones) - 1
+    assert pointer[0] == 0
+    assert pointer[-1] == len(phones) - 1
     steps = pointer.diff()
     assert steps.min() >= 0
     spaces = phones.tokens[0] == 2
@@ -109,13 +119,16 @@ def test_the_loss_falls_and_every_part_learns(model, phones):
         loss.backward()
         optimizer.step()
     last = learner.eval()(batch)
-    assert last.token_loss < 0.5 * first.token_loss and last.advance_loss < 0.5 * first.advance_loss
+    assert last.token_loss < 0.5 * first.token_loss
+    assert last.advance_loss < 0.5 * first.advance_loss
 
 
 def test_every_token_has_its_levels():
     quantizer = FiniteScalarQuantizer((8, 5, 5, 5))
     rows = quantizer.rows
-    assert rows.shape == (1000, 4) and rows.min() == -1 and rows.max() == 1
+    assert rows.shape == (1000, 4)
+    assert rows.min() == -1
+    assert rows.max() == 1
     assert torch.equal(quantizer.tokens(rows), torch.arange(1000))
     drawn = quantizer.rounded(quantizer.bounded(torch.randn(50, 4)))
     assert torch.allclose(quantizer.vectors(quantizer.tokens(drawn)), drawn, atol=1e-6)
@@ -134,4 +147,5 @@ def test_the_tokenizer_looks_ahead_as_far_as_it_says():
     after = tokenizer(changed)
     same = 12 - config.look_ahead
     assert before.shape == (1, 20, 4)
-    assert torch.allclose(after[:, :same], before[:, :same]) and not torch.allclose(after, before, atol=1e-3)
+    assert torch.allclose(after[:, :same], before[:, :same])
+    assert not torch.allclose(after, before, atol=1e-3)

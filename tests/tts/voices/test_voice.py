@@ -82,13 +82,18 @@ def same(one: Voice, other: Voice) -> bool:
     assert other.phones is not None
     assert one.pointer is not None
     assert other.pointer is not None
-    facts = [
-        field.name for field in dataclasses.fields(Voice) if field.name not in ("codes", "phones", "pointer")
-    ]
+    assert one.mel is not None
+    assert one.speaker is not None
+    assert other.mel is not None
+    assert other.speaker is not None
+    tensors = ("codes", "phones", "pointer", "mel", "speaker")
+    facts = [field.name for field in dataclasses.fields(Voice) if field.name not in tensors]
     return (
         torch.equal(one.codes, other.codes)
         and torch.equal(one.pointer, other.pointer)
         and torch.equal(one.phones.tokens, other.phones.tokens)
+        and torch.equal(one.mel, other.mel)
+        and torch.equal(one.speaker, other.speaker)
         and all(getattr(one, fact) == getattr(other, fact) for fact in facts)
     )
 

@@ -60,8 +60,8 @@ class FlowInputs:
 
     text (B, P, C): encoded phones.   pointer (B, T): the phone of each frame, -1: none.   timing: of each frame.
     tokens (B, S, D): levels of speech tokens.   prompt (B, T, F): normalised mel, 0 outside of the prompt.
-    prompted, target (B, T) bool: frames of the prompt, of the target.   knows_phone, knows_token (B, T), (B, S) bool: what
-    is not hidden.
+    prompted, target (B, T) bool: frames of the prompt, of the target.   knows_phone, knows_token (B, T), (B, S)
+    bool: what is not hidden.
     """
 
     text: Tensor

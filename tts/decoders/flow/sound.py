@@ -3,6 +3,9 @@
     recording of the voice -> mel, speaker vector, tokens -> FlowVoice (kept)
     pointer, tokens -> FlowStream -> mel -> MelVocoderStream -> samples
 
+It speaks after two kinds of AR: one that says speech tokens (`tts.flow_speech`), or one over a codec's codes, of
+which it reads the pointer alone.
+
 Shapes: S samples of a prompt at 24 kHz, T frames of 50 Hz, M mel bands, E speaker vector.
 """
 
@@ -19,9 +22,9 @@ from ....codec.checkpoint import weights_hash
 from ....codec.mel_vocoder import MelVocoder
 from ....codec.mel_vocoder_stream import MelVocoderStream
 from ....data.resample import resample
-from ....errors import MissingModelError
 from ....pretrained.ge2e import GE2E
 from ....pretrained.ge2e import RATE as SPEAKER_RATE
+from ...lm.ar import ARModel
 from ...lm.batch import Prompt
 from ...lm.quantize import prepare
 from ...lm.speech_tokens import STRIDE, SpeechTokenizer
@@ -32,19 +35,20 @@ from .decoder import PATCH, FlowDecoder
 from .stream import FlowOptions, FlowStream, FlowVoice, read_voice
 
 LONGEST_PROMPT = 200  # frames: what was trained
-_NARROW = 8.0  # nats that the bands above 8 kHz lie below those of 3 to 6 kHz in a recording that has none
+# Nats from the bands of 3 to 6 kHz down to those above 9 kHz: 3 to 7 in recordings of 16 kHz, 0 to 3 in others.
+_NARROW = 3.0
 
 
 @dataclass(frozen=True, eq=False)
 class ReadVoice:
-    """What the flow path keeps of a prompt: for the decoder, and for its AR."""
+    """What the flow path keeps of a prompt: for the decoder, and for an AR over tokens."""
 
     flow: FlowVoice
-    tokens: TokenPrompt
+    tokens: TokenPrompt | None
 
 
 class FlowSpeechDecoder:
-    """Flow decoder and mel vocoder."""
+    """Flow decoder and mel vocoder. tokenizer: of the AR's tokens; None where only its pointer is read."""
 
     name = "flow"
 
@@ -52,32 +56,41 @@ class FlowSpeechDecoder:
         self,
         flow: FlowDecoder,
         vocoder: MelVocoder,
-        tokenizer: SpeechTokenizer,
+        tokenizer: SpeechTokenizer | None,
         speakers: GE2E,
         options: FlowOptions | None = None,
         contrast: float = 1.0,
     ):
         self.options = options or FlowOptions()
-        self._originals = (flow, vocoder, tokenizer)
+        self._originals = [model for model in (flow, vocoder, tokenizer) if model is not None]
         self.flow = cast(FlowDecoder, prepare(flow, int8=False))
         self.vocoder, self.tokenizer, self.speakers, self.contrast = vocoder, tokenizer, speakers, contrast
-        # Tokens a push: the first block and its look-ahead, then a block each.
-        ahead = flow.config.look_ahead
+        # Frames of the AR a push: the first block and its look-ahead, then a block each.
+        ahead, places = flow.config.look_ahead, 1 if tokenizer is None else PATCH
         first, *others = self.options.blocks
-        self.chunks = ((first + ahead) // PATCH, *(block // PATCH for block in others or [first]))
+        self.chunks = ((first + ahead) // places, *(block // places for block in others or [first]))
 
     @torch.inference_mode()
     def read_voice(self, prompt: Prompt, wav: Tensor) -> ReadVoice:
-        """wav (S,): the recording."""
-        mel = self.vocoder.mel(wav[None])[0]
+        """wav (S,): what stands for the recording in a voice that has neither mel nor speaker vector."""
+        mel = self.vocoder.mel(wav[None])[0] if prompt.mel is None else prompt.mel.to(wav)
         longest = LONGEST_PROMPT * PATCH
         mel = mel[:, : min(longest, mel.shape[1]) // STRIDE * STRIDE]
-        at_16k = resample(wav[None].cpu().numpy(), self.vocoder.config.sample_rate, SPEAKER_RATE)[0]
-        speaker = self.speakers.vector(torch.from_numpy(at_16k).to(wav.device))
-        tokens = self.tokenizer.tokens(mel[None])[0]
-        levels = self.tokenizer.quantizer.vectors(tokens)
+        speaker = self._speaker(wav) if prompt.speaker is None else prompt.speaker.to(wav)
+        tokens, levels = None, None
+        if self.tokenizer is not None:
+            tokens = self.tokenizer.tokens(mel[None])[0]
+            levels = self.tokenizer.quantizer.vectors(tokens)
         voice = read_voice(self.flow, mel, speaker, levels, self.options, is_narrow(mel))
-        return ReadVoice(voice, TokenPrompt(tokens, speaker))
+        return ReadVoice(voice, None if tokens is None else TokenPrompt(tokens, speaker))
+
+    def _speaker(self, wav: Tensor) -> Tensor:
+        """The speaker vector (E,) of a recording (S,)."""
+        at_16k = resample(wav[None].cpu().numpy(), self.vocoder.config.sample_rate, SPEAKER_RATE)[0]
+        return self.speakers.vector(torch.from_numpy(at_16k).to(wav.device))
+
+    def check(self, ar: ARModel) -> None:
+        """Any AR has the pointer. Whether one says this tokenizer's tokens, its file says (`tts.flow_speech`)."""
 
     def stream(self, phones: Phones, voice: ReadVoice | None, seed: int) -> FlowSound:
         flow = None if voice is None else voice.flow
@@ -89,34 +102,31 @@ class FlowSpeechDecoder:
 
 
 class FlowSound:
-    """The samples of one utterance."""
+    """The samples of one utterance. tokenizer: None where latents come at the decoder's own rate and only their
+    pointer is read."""
 
-    def __init__(self, stream: FlowStream, vocoder: MelVocoderStream, tokenizer: SpeechTokenizer):
+    def __init__(self, stream: FlowStream, vocoder: MelVocoderStream, tokenizer: SpeechTokenizer | None):
         self.stream, self.vocoder, self.tokenizer = stream, vocoder, tokenizer
+        self._odd = torch.zeros(0, dtype=torch.long)  # a frame that waits for its other half
 
     def push(self, latents: Latents) -> np.ndarray:
-        pointer = latents.pointer.flatten()  # two halves a token
-        if pointer.numel() == 0:
+        pointer = torch.cat([self._odd, latents.pointer.flatten()])
+        n = len(pointer) // PATCH * PATCH
+        pointer, self._odd = pointer[:n], pointer[n:]
+        if n == 0:
             return np.zeros(0, np.float32)
-        levels = self.tokenizer.quantizer.vectors(latents.codes[0])
+        levels = None if self.tokenizer is None else self.tokenizer.quantizer.vectors(latents.codes[0])
         return to_samples(self.vocoder.push(self.stream.push(pointer, levels)))
 
     def flush(self) -> np.ndarray:
-        mel = self.stream.flush()
-        return to_samples(torch.cat([self.vocoder.push(mel), self.vocoder.flush()]))
+        parts = []
+        if len(self._odd):  # the last phone takes its other half, too
+            parts.append(self.vocoder.push(self.stream.push(self._odd.repeat(PATCH))))
+        parts += [self.vocoder.push(self.stream.flush()), self.vocoder.flush()]
+        return to_samples(torch.cat(parts))
 
 
 def is_narrow(mel: Tensor) -> bool:
     """Whether a recording (M, T) of 80 bands to 12 kHz has nothing above 8 kHz: it was of 16 kHz or less."""
     loud = mel[:, mel.mean(0) > mel.mean()]
     return bool(loud[48:62].mean() - loud[72:].mean() > _NARROW) if loud.shape[1] else False
-
-
-def check_tokens(tokens_hash: str, tokenizer: SpeechTokenizer, name: str) -> None:
-    """Raises MissingModelError, one line, where a model was trained on another tokenizer's tokens."""
-    here = weights_hash(tokenizer)
-    if here[: len(tokens_hash)] != tokens_hash:
-        raise MissingModelError(
-            f"{name} speaks the tokens of {tokens_hash}, but the tokenizer here is {here[:16]}; use the two that were "
-            "trained together"
-        )

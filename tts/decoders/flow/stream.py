@@ -1,7 +1,7 @@
 """The flow decoder as a stream: phones, pointer and tokens in as they come, mel frames out block by block.
 
-Blocks are cut at the same places however the stream is fed, and noise is drawn frame by frame, so that the mel is the same.
-Rows of the batch are what guidance compares: the voice as it is, and no voice (Ho and Salimans 2022).
+Blocks are cut at the same places however the stream is fed, and noise is drawn frame by frame, so that the mel is
+the same. Rows of the batch are what guidance compares: the voice as it is, and no voice (Ho and Salimans 2022).
 
 Shapes: R rows, T frames of 50 Hz, S = T / 2 tokens, F numbers of a frame, M mel bands, P phones, E speaker vector.
 """
@@ -9,6 +9,7 @@ Shapes: R rows, T frames of 50 Hz, S = T / 2 tokens, F numbers of a frame, M mel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +29,10 @@ class FlowOptions:
 
     steps: int = 2  # of the head, 0: the trunk's mean alone
     guidance: float = 1.0  # 0: none; above, what the voice changes is exaggerated
-    sway: float = 0.0  # below 0: steps lie nearer to the noise (Chen et al. 2024, F5-TTS, section 3.3), at least -1
-    temperature: float = 1.0  # of the noise
+    sway: float = (
+        0.0  # below 0: steps lie nearer to the noise (Chen et al. 2024, F5-TTS, section 3.3), at least -1
+    )
+    temperature: float = 0.4  # of the noise; by words and likeness of vox-dev (docs/log.md)
     blocks: tuple[int, ...] = (12, 16, 24, 32)  # frames, even; the last repeats
 
     def __post_init__(self) -> None:
@@ -46,8 +49,8 @@ class FlowOptions:
 
 @dataclass(frozen=True)
 class FlowVoice:
-    """What is kept of a prompt of T frames. condition (1, C): the voice as a whole.   trunk: its state after the prompt.
-    heads: that of the head, for every step.   steps: of the options that they were made for."""
+    """What is kept of a prompt of T frames. condition (1, C): the voice as a whole.   trunk: its state after the
+    prompt. heads: that of the head, for every step.   steps: of the options that they were made for."""
 
     condition: Tensor
     trunk: DiTState
@@ -77,7 +80,9 @@ def read_voice(
     mean, spread = model.statistics(prompt, yes)
     condition = model.voice(speaker[None].to(prompt), mean, spread)
     known = yes[:, ::2] if tokens is not None else ~yes[:, ::2]
-    levels = prompt.new_zeros(1, n // 2, model.config.token_dims) if tokens is None else tokens[None].to(prompt)
+    levels = (
+        prompt.new_zeros(1, n // 2, model.config.token_dims) if tokens is None else tokens[None].to(prompt)
+    )
     read = model.token_frames(levels, known, torch.zeros_like(known, dtype=torch.long))
     phones = model.no_phone.expand(1, n, -1)
     trunk = model.trunk.init_state(1, prompt, slots=n)
@@ -137,8 +142,8 @@ class FlowStream:
 
     @torch.inference_mode()
     def push(self, pointer: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """The phone of each frame, pointer (T,), T even, and the levels of their tokens (T / 2, D), None where there are
-        none -> the mel (M, 2 n) of the n frames that are certain."""
+        """The phone of each frame, pointer (T,), T even, and the levels of their tokens (T / 2, D), None where
+        there are none -> the mel (M, 2 n) of the n frames that are certain."""
         return self._advance(pointer, tokens, final=False)
 
     @torch.inference_mode()
@@ -210,7 +215,7 @@ class FlowStream:
         noise = [torch.randn(mean.shape[2], generator=self._generator) for _ in range(mean.shape[1])]
         x = (options.temperature * torch.stack(noise))[None].to(mean)
         times = options.times()
-        for k, (now, then) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for k, (now, then) in enumerate(pairwise(times)):
             rows = x.expand(len(mean), -1, -1)
             timed = model.timed(self._condition, mean.new_full((len(mean),), now))
             hidden, self._heads[k] = model.head.step(

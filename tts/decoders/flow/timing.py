@@ -1,7 +1,7 @@
 """When each phone is said, as the decoder reads it: for how long already, and for how much longer.
 
-In a stream the end of a phone may not be known yet. What is known of a frame depends on its block: all up to the block's
-end and a fixed look-ahead beyond it, whatever arrives when.
+In a stream the end of a phone may not be known yet. What is known of a frame depends on its block: all up to the
+block's end and a fixed look-ahead beyond it, whatever arrives when.
 
 Shapes: B batch, T frames (50 Hz).
 """
@@ -18,8 +18,8 @@ UNKNOWN = LONGEST + 1  # of `left`: the end of the phone cannot be seen yet
 
 
 class Timing(NamedTuple):
-    """age (B, T): frames since the phone began, 0 to LONGEST.   left (B, T): frames until its last one, 0 to LONGEST, or
-    UNKNOWN."""
+    """age (B, T): frames since the phone began, 0 to LONGEST.   left (B, T): frames until its last one, 0 to
+    LONGEST, or UNKNOWN."""
 
     age: Tensor
     left: Tensor

@@ -1,0 +1,153 @@
+"""Uploads to samples, in processes of their own: a file that is made to break its decoder breaks only that.
+
+Shapes: N samples of one channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....data.audio import Audio
+from ....errors import InputError
+
+_ROOT = Path(__file__).resolve().parents[4]  # what `myna` is a folder of
+
+
+@dataclass(frozen=True)
+class DecodingLimits:
+    """seconds: of a recording.   megabytes: of address space for a process.   patience: seconds until it is ended."""
+
+    seconds: float = 3600.0
+    megabytes: int = 1500
+    patience: float = 60.0
+
+
+class Decoders:
+    """A few worker processes, started when they are needed and replaced when they die.
+
+    >>> audio = await decoders.decode(data, sample_rate=16_000)
+    """
+
+    def __init__(self, limits: DecodingLimits | None = None, n_workers: int = 2):
+        self.limits = limits or DecodingLimits()
+        self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
+        self._workers = [_Worker(self.limits) for _ in range(n_workers)]
+        for worker in self._workers:
+            self._free.put_nowait(worker)
+
+    async def start(self) -> None:
+        """One process ready before the first upload comes."""
+        await self._workers[-1].start()
+
+    async def decode(
+        self,
+        data: bytes,
+        sample_rate: int | None = None,
+        raw: int | None = None,
+        seconds: float | None = None,
+    ) -> Audio:
+        """A file of any format that libsndfile reads, channels averaged, to (1, N) at `sample_rate` (its own: None).
+
+        raw: the data are samples of 16 bits at this rate.   seconds: at most, below the general limit.
+        Raises InputError, one sentence.
+        """
+        if not data:
+            raise InputError("the recording is empty; send an audio file")
+        most = self.limits.seconds if seconds is None else min(seconds, self.limits.seconds)
+        job = {"size": len(data), "rate": sample_rate, "raw": raw, "seconds": most}
+        worker = await self._free.get()
+        try:
+            try:
+                return await worker.decode(job, data)
+            except _DiedError:
+                # Perhaps somebody else ended it: this upload is to blame only if it happens again.
+                return await worker.decode(job, data)
+        except _DiedError:
+            raise InputError(
+                "the recording cannot be decoded within the limits of memory and time; send a shorter or plainer one"
+            ) from None
+        finally:
+            self._free.put_nowait(worker)
+
+    async def close(self) -> None:
+        for worker in self._workers:
+            await worker.stop()
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that run."""
+        return [worker.process.pid for worker in self._workers if worker.process is not None]
+
+
+class _DiedError(Exception):
+    """The process ended, or had to be ended, over a job."""
+
+
+class _Worker:
+    def __init__(self, limits: DecodingLimits):
+        self.limits = limits
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> asyncio.subprocess.Process:
+        if self.process is None or self.process.returncode is not None:
+            paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+            # Nothing of the server's environment: its keys are in there.
+            environment = {
+                "PATH": os.environ.get("PATH", ""),
+                "PYTHONPATH": os.pathsep.join(paths),
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                "TMPDIR": os.environ.get("TMPDIR", ""),
+                "SYSTEMROOT": os.environ.get("SYSTEMROOT", ""),  # without it Windows starts nothing
+            }
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "myna.apps.serve.audio.decode_worker",
+                str(self.limits.megabytes),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={name: value for name, value in environment.items() if value},
+            )
+        return self.process
+
+    async def decode(self, job: dict[str, Any], data: bytes) -> Audio:
+        try:
+            return await asyncio.wait_for(self._ask(job, data), self.limits.patience)
+        except (TimeoutError, asyncio.TimeoutError, OSError, asyncio.IncompleteReadError, ValueError):
+            await self.stop()
+            raise _DiedError from None
+        except asyncio.CancelledError:  # the process is in the middle of a job that nobody wants
+            await self.stop()
+            raise
+
+    async def _ask(self, job: dict[str, Any], data: bytes) -> Audio:
+        process = await self.start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(job).encode() + b"\n")
+        process.stdin.write(data)
+        await process.stdin.drain()
+        answer = json.loads(await process.stdout.readline())
+        if "error" in answer:
+            raise InputError(answer["error"])
+        samples = await process.stdout.readexactly(4 * answer["n"])
+        return Audio(np.frombuffer(samples, np.float32)[None], answer["rate"])
+
+    async def stop(self) -> None:
+        process, self.process = self.process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -1,0 +1,108 @@
+"""Bodies of requests within their limits."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from .options import Limits
+from .problems import InvalidError, TooLargeError, envelope
+from .security import App, Receive, Scope, Send
+
+_ROOM = 1 << 20  # bytes of a form beside its file
+_UPLOADS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/voices")
+
+
+class BodyLimit:
+    """The middleware: a body that is too long is refused by its stated length, or as soon as it has become too long."""
+
+    def __init__(self, app: App, limits: Limits):
+        self.app, self.limits = app, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self.app(scope, receive, send)
+            return
+        upload = scope["path"] in _UPLOADS
+        most = self.limits.upload_bytes + _ROOM if upload else self.limits.json_bytes
+        stated = dict(scope["headers"]).get(b"content-length", b"0")
+        too_large = TooLargeError(f"the request is longer than {most // (1 << 20)} MB; send less")
+        n = int(stated) if stated.isdigit() else 0
+        message: MutableMapping[str, Any] = {}
+
+        async def counted() -> MutableMapping[str, Any]:
+            nonlocal n_read, message
+            if n <= most:
+                message = await receive()
+                n_read += len(message.get("body", b""))
+            if max(n, n_read) > most:
+                n_read = most + 1
+                raise too_large
+            return message
+
+        async def answered(message: MutableMapping[str, Any]) -> None:
+            """Whoever read the body may have taken the exception for a damaged one."""
+            nonlocal refused
+            if n_read <= most:
+                await send(message)
+            elif not refused:
+                refused = True
+                response = JSONResponse(envelope(too_large), too_large.status, dict(too_large.headers))
+                await response(scope, receive, send)
+
+        n_read, refused = 0, False
+        await self.app(scope, counted, answered)
+
+
+@contextlib.asynccontextmanager
+async def opened_form(request: Request) -> AsyncIterator[FormData]:
+    """A multipart form, its files on the disk where they are long, until the block ends. Raises InvalidError."""
+    form = await _read_form(request)
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+async def _read_form(request: Request) -> FormData:
+    if not request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form")):
+        raise InvalidError("expected a form (multipart/form-data) with a file")
+    try:
+        return await request.form(max_files=2, max_fields=64, max_part_size=_ROOM)
+    except MultiPartException as error:
+        raise InvalidError(f"the form cannot be read: {error.message.rstrip('.').lower()}") from None
+    except Exception as error:
+        if type(error).__name__ != "HTTPException":
+            raise
+        raise InvalidError(f"the form cannot be read: {getattr(error, 'detail', error)}") from None
+
+
+async def read_upload(form: FormData, name: str, limits: Limits) -> bytes:
+    """The bytes of a file of the form. Raises InvalidError where there is none, TooLargeError."""
+    file = form.get(name)
+    if not isinstance(file, UploadFile):
+        raise InvalidError(f"the form has no file named {name}", param=name, code="missing_file")
+    if (file.size or 0) > limits.upload_bytes:
+        raise TooLargeError(
+            f"the file is longer than {limits.upload_bytes >> 20} MB; send it in parts", param=name
+        )
+    return await file.read()
+
+
+def fields_of(form: FormData) -> dict[str, Any]:
+    """The fields that are no files; those that end in [] as lists."""
+    fields: dict[str, Any] = {}
+    for key, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            continue
+        if key.endswith("[]"):
+            fields.setdefault(key[:-2], []).append(value)
+        else:
+            fields[key] = value
+    return fields

@@ -1,0 +1,1 @@
+"""What computes: speech and transcription, for many requests at once."""

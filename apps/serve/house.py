@@ -1,0 +1,106 @@
+"""All that the routes share: engines, voices, admission, counters. One for a server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from ...errors import MynaError
+from .admission import Admission
+from .audio.decoding import Decoders, DecodingLimits
+from .engines.recognition import Recognition
+from .engines.speech import SpeechEngine
+from .metrics import Metrics
+from .options import ServeOptions
+from .problems import TooLateError
+from .voices import Voices
+
+# OpenAI's names and ours for the one speech engine there is.
+SPEECH_MODELS = ("myna", "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+
+
+class House:
+    """Belongs to one event loop.
+
+    speech: None loads the models that ship when the server starts.   recognition: None for this machine's Whispers.
+    """
+
+    def __init__(
+        self,
+        options: ServeOptions | None = None,
+        speech: SpeechEngine | None = None,
+        recognition: Recognition | None = None,
+    ):
+        self.options = options or ServeOptions()
+        self._speech, self._voices = speech, None
+        self.recognition = recognition or Recognition(self.options.default_model, self.options.models)
+        self.metrics = Metrics()
+        self.decoders = Decoders(DecodingLimits(seconds=self.options.limits.seconds))
+        slots, places = self.options.max_concurrency, self.options.queue
+        self.admissions = {
+            "speech": Admission(slots, places),
+            "transcription": Admission(slots, places),
+            "session": Admission(4 * slots, 0),  # connections that stay
+        }
+        self.listening = asyncio.Semaphore(2)  # live recognitions at a time
+        self.started = int(time.time())
+        self._loading = asyncio.Lock()
+        self.problem: MynaError | None = None  # why speech is not there
+
+    async def start(self) -> None:
+        """Load what is needed first. A server without speech models still transcribes."""
+        await self.decoders.start()
+        try:
+            await self.speech()
+        except MynaError as error:
+            self.problem = error
+
+    async def close(self) -> None:
+        await self.decoders.close()
+
+    async def speech(self) -> SpeechEngine:
+        """Raises MissingModelError while the models are not installed."""
+        async with self._loading:
+            if self._speech is None:
+                self._speech = await asyncio.to_thread(SpeechEngine)
+        return self._speech
+
+    async def voices(self) -> Voices:
+        engine = await self.speech()
+        if self._voices is None:
+            self._voices = Voices(engine.speaker, self.options.limits.voices)
+        return self._voices
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, kind: str, client: str) -> AsyncIterator[None]:
+        """A slot, and the deadline of the request. Raises BusyError, TooLateError."""
+        admission = self.admissions[kind]
+        deadline = self.options.limits.deadline
+        try:
+            async with _deadline(deadline), admission.slot(client):
+                yield
+        except (TimeoutError, asyncio.TimeoutError):
+            raise TooLateError(f"the request took longer than {deadline:g} s; send less at a time") from None
+
+    def measure(self) -> None:
+        """The counters that are read from elsewhere."""
+        for kind, admission in self.admissions.items():
+            self.metrics.active.labels(kind).set(admission.n_active)
+            self.metrics.waiting.labels(kind).set(admission.n_waiting)
+        if self._speech is not None:
+            self.metrics.ar_steps.set(self._speech.shared.steps)
+            self.metrics.ar_frames.set(self._speech.shared.frames_made)
+
+
+@contextlib.asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    if hasattr(asyncio, "timeout"):
+        async with asyncio.timeout(seconds):
+            yield
+        return
+    import anyio  # Python 3.10 has no timeout of its own
+
+    with anyio.fail_after(seconds):
+        yield

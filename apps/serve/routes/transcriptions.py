@@ -1,0 +1,176 @@
+"""`POST /v1/audio/transcriptions` and `/v1/audio/translations`: a recording to its text."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+
+from ....asr.model.features import SAMPLE_RATE
+from ....asr.model.languages import LANGUAGES
+from ....asr.transcribe import TranscribeOptions
+from ....asr.transcript import Segment, Transcript
+from ....asr.vad import VadOptions, speech_spans
+from ....asr.writers import render
+from ..body import fields_of, opened_form, read_upload
+from ..engines.recognition import Recogniser
+from ..house import House
+from ..live import STREAM_HEADERS, Answer, Head, Live
+from ..problems import InvalidError, envelope, problem_of
+from ..schemas import TRANSCRIPTION_FORM, TranscriptionRequest
+from .speech import event
+
+router = APIRouter()
+_RAW_RATE = 16_000  # of uploads of type audio/pcm
+
+
+@router.post("/v1/audio/transcriptions", response_class=Live, openapi_extra=TRANSCRIPTION_FORM)
+async def transcriptions(request: Request) -> Any:
+    """What is said in a recording, in its language."""
+    return await _live(request, "transcribe")
+
+
+@router.post("/v1/audio/translations", response_class=Live, openapi_extra=TRANSCRIPTION_FORM)
+async def translations(request: Request) -> Any:
+    """What is said in a recording, in English."""
+    return await _live(request, "translate")
+
+
+async def _live(request: Request, task: str) -> Live:
+    house: House = request.app.state.house
+    client = request.scope["client_name"]
+    house.admissions["transcription"].check(client)  # before the body is read
+    async with opened_form(request) as form:
+        try:
+            body = TranscriptionRequest(**fields_of(form))
+        except ValidationError as error:
+            raise invalid(error.errors()[0]) from None
+        data = await read_upload(form, "file", house.options.limits)
+        raw = getattr(form["file"], "content_type", None) == "audio/pcm"
+    return Live(house, task, _answer(house, body, task, data, raw, client))
+
+
+async def _answer(
+    house: House, body: TranscriptionRequest, task: str, data: bytes, raw: bool, client: str
+) -> Answer:
+    name = house.recognition.resolve(body.model, task, body.language)
+    async with house.admitted("transcription", client), house.recognition.pool.use(name) as recogniser:
+        options = _options(recogniser, body, task)
+        audio = await house.decoders.decode(data, SAMPLE_RATE, raw=_RAW_RATE if raw else None)
+        del data
+        samples = audio.samples[0]
+        house.metrics.transcribed.inc(len(samples) / SAMPLE_RATE)
+        options = await speech_only(samples, options) if body.vad_filter else options
+        if body.stream:
+            async for part in _events(recogniser, samples, options):
+                yield part
+            return
+        transcript = await recogniser.transcribe(samples, options)
+    media_type, text = rendered(transcript, body, task)
+    yield Head(media_type, whole=True)
+    yield text.encode()
+
+
+def _options(recogniser: Recogniser, body: TranscriptionRequest, task: str) -> TranscribeOptions:
+    """Raises UsageError for what the model cannot do."""
+    # OpenAI: at 0 "the model will use log probability to automatically increase the temperature".
+    given: dict[str, Any] = {} if body.temperature == 0 else {"temperature": body.temperature}
+    return recogniser.transcriber.options(
+        task=task,
+        language=body.language or None,
+        initial_prompt=body.prompt or None,
+        hotwords=body.hotwords or None,
+        beam_size=body.beam_size if body.temperature == 0 else 5,
+        word_timestamps="word" in body.timestamp_granularities and body.response_format == "verbose_json",
+        **given,
+    )
+
+
+async def speech_only(samples: np.ndarray, options: TranscribeOptions) -> TranscribeOptions:
+    """The options with the stretches in which somebody speaks."""
+    spans = await asyncio.to_thread(speech_spans, samples, VadOptions(min_silence=2.0))
+    times = [time for span in spans for time in (span.start, span.end)]
+    return replace(options, clip_timestamps=tuple(times) or (0.0, 0.0))
+
+
+async def _events(recogniser: Recogniser, samples: np.ndarray, options: TranscribeOptions) -> Answer:
+    yield Head("text/event-stream", STREAM_HEADERS)
+    try:
+        said = ""
+        async for item in recogniser.stream(samples, options):
+            if isinstance(item, Segment):
+                # All deltas together are the text that the last event has.
+                delta = item.text if said else item.text.lstrip()
+                said += delta
+                yield event({"type": "transcript.text.delta", "delta": delta})
+            else:
+                yield event({"type": "transcript.text.done", "text": said, "usage": _usage(item)})
+    except Exception as error:
+        yield event(envelope(problem_of(error)))
+
+
+def rendered(transcript: Transcript, body: TranscriptionRequest, task: str) -> tuple[str, str]:
+    """Media type and text of a format. Whisper's last timestamp may lie after the end of the recording: it is moved."""
+    end = round(transcript.duration, 3)
+    segments = tuple(
+        replace(segment, start=min(segment.start, end), end=min(segment.end, end))
+        for segment in transcript.segments
+    )
+    transcript = replace(transcript, segments=segments)
+    text = transcript.text.strip()
+    kind = body.response_format
+    if kind == "text":
+        return "text/plain; charset=utf-8", text + "\n"
+    if kind in ("srt", "vtt"):
+        shown = replace(
+            transcript, segments=tuple(segment for segment in transcript.segments if segment.text.strip())
+        )
+        media_type = "text/vtt" if kind == "vtt" else "application/x-subrip"
+        return f"{media_type}; charset=utf-8", render(shown, kind)
+    answer: dict[str, Any] = {"text": text, "usage": _usage(transcript)}
+    if kind == "verbose_json":
+        answer = {**_verbose(transcript, body, task), **answer}
+    return "application/json", json.dumps(answer, ensure_ascii=False, allow_nan=False)
+
+
+def _verbose(transcript: Transcript, body: TranscriptionRequest, task: str) -> dict[str, Any]:
+    language = "english" if task == "translate" else LANGUAGES.get(transcript.language, transcript.language)
+    answer: dict[str, Any] = {"task": task, "language": language, "duration": round(transcript.duration, 3)}
+    if "segment" in body.timestamp_granularities:
+        answer["segments"] = [_segment(segment) for segment in transcript.segments]
+    if "word" in body.timestamp_granularities:
+        answer["words"] = [
+            {"word": word.word.strip(), "start": word.start, "end": word.end}
+            for segment in transcript.segments
+            for word in segment.words or ()
+        ]
+    return answer
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    fields = {name: value for name, value in segment.to_dict().items() if name != "words"}
+    # A window that was not decoded has no numbers, and JSON has no NaN.
+    return {
+        name: 0.0 if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in fields.items()
+    }
+
+
+def _usage(transcript: Transcript) -> dict[str, Any]:
+    return {"type": "duration", "seconds": math.ceil(transcript.duration)}
+
+
+def invalid(error: Any) -> InvalidError:
+    """One of pydantic's errors as ours."""
+    where = [str(part) for part in error["loc"] if part not in ("body", "query", "path")]
+    message = str(error["msg"])
+    return InvalidError(
+        f"{'.'.join(where) or 'the request'}: {message[:1].lower()}{message[1:]}",
+        param=where[0] if where else None,
+    )

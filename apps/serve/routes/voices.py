@@ -1,0 +1,77 @@
+"""`/v1/audio/voices`: the voices there are, and those that users add with the speaker's consent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from ..body import fields_of, opened_form, read_upload
+from ..house import House
+from ..problems import InvalidError
+from ..schemas import VOICE_FORM
+from ..voices import MAX_SECONDS, OPENAI, VoiceEntry
+
+router = APIRouter()
+_TRUE = ("true", "1", "yes", "on")
+
+
+@router.get("/v1/audio/voices")
+async def voices(request: Request, legacy: bool = False) -> Any:
+    """All voices. legacy: their names alone."""
+    house: House = request.app.state.house
+    entries = await asyncio.to_thread((await house.voices()).entries)
+    listed = [entry.name for entry in entries] if legacy else [_described(entry) for entry in entries]
+    return {"object": "list", "voices": listed, "openai": list(OPENAI)}
+
+
+@router.post("/v1/audio/voices", openapi_extra=VOICE_FORM)
+async def add_voice(request: Request) -> Any:
+    """A voice from a recording of 1 to 30 s. Its speaker has to agree: `consent` says so in words, and is kept."""
+    house: House = request.app.state.house
+    client = request.scope["client_name"]
+    house.admissions["speech"].check(client)
+    async with opened_form(request) as form:
+        fields = fields_of(form)
+        for name in ("name", "consent"):
+            if not str(fields.get(name, "")).strip():
+                raise InvalidError(
+                    f"{name} is missing; a voice needs a name, a recording and its speaker's consent",
+                    param=name,
+                )
+        part = "audio_sample" if "audio_sample" in form else "file"
+        data = await read_upload(form, part, house.options.limits)
+    library = await house.voices()
+    async with house.admitted("speech", client):
+        audio = await house.decoders.decode(data, seconds=10 * MAX_SECONDS)
+        voice = await asyncio.to_thread(
+            library.add,
+            audio,
+            str(fields["name"]),
+            str(fields["consent"]),
+            str(fields["text"]) if fields.get("text") else None,
+            str(fields.get("replace", "")).lower() in _TRUE,
+        )
+    entry = VoiceEntry(voice.name, house.started, False, voice.consent, "recording")
+    return {**_described(entry), "seconds": voice.seconds, "notes": list(voice.notes)}
+
+
+@router.delete("/v1/audio/voices/{name}")
+async def remove_voice(request: Request, name: str) -> Any:
+    """Forget a voice."""
+    house: House = request.app.state.house
+    library = await house.voices()
+    await asyncio.to_thread(library.remove, name)
+    return {"id": name, "object": "audio.voice.deleted", "deleted": True}
+
+
+def _described(entry: VoiceEntry) -> dict[str, Any]:
+    return {
+        "id": entry.name,
+        "object": "audio.voice",
+        "name": entry.name,
+        "created_at": entry.created,
+        "owned_by": "myna" if entry.ours else "user",
+        "consent": entry.consent,
+    }

@@ -1,0 +1,110 @@
+"""The bodies of requests: OpenAI's fields by their names, and ours after them. Fields that nobody knows are left alone,
+since clients send what one server or another understands."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ...tts.presets import SpeechOptions
+
+
+def _voice_name(voice: Any) -> Any:
+    """A name, or a voice object {"id": name}."""
+    return voice.get("id") if isinstance(voice, dict) else voice
+
+
+class SpeechRequest(BaseModel):
+    """`POST /v1/audio/speech`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = Field("myna", description="myna, or any of OpenAI's speech models, which stand for it.")
+    input: str = Field(description="What to say.")
+    voice: Annotated[str, BeforeValidator(_voice_name)] = Field(
+        "alloy", description="A name of /v1/audio/voices, one of OpenAI's voices, or a voice object."
+    )
+    instructions: str | None = Field(None, max_length=4096, description="Taken and not followed.")
+    response_format: str = Field("mp3", description="mp3, opus, aac, flac, wav or pcm.")
+    speed: float = Field(1.0, description="0.25 to 4, at the same pitch.")
+    stream_format: Literal["audio", "sse"] = "audio"
+
+    seed: int = Field(0, description="The same seed, text and voice give the same audio.")
+    preset: str = Field("standard", description="fast, standard, or best.")
+    decoder: str | None = Field(None, description="What makes the sound.")
+    language: str = Field("en-us", description="As espeak-ng names it.")
+    temperature: float | None = Field(None, description="Variety, 0 to 2.")
+    timestamp_granularities: list[Literal["word"]] = Field(
+        [], description="With stream_format sse: when each word is said, as speech.audio.words events."
+    )
+
+    def options(self) -> SpeechOptions:
+        """Raises UsageError."""
+        return SpeechOptions(
+            preset=self.preset,
+            seed=self.seed,
+            language=self.language,
+            temperature=self.temperature,
+            speed=self.speed,
+            decoder=self.decoder,
+        )
+
+
+class TranscriptionRequest(BaseModel):
+    """`POST /v1/audio/transcriptions` and `/translations`, without the file."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = "whisper-1"
+    language: str | None = None
+    prompt: str | None = None
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
+    temperature: float = Field(0.0, ge=0, le=1)
+    timestamp_granularities: list[Literal["word", "segment"]] = ["segment"]
+    stream: bool = False
+    include: list[str] = []
+
+    beam_size: int | None = Field(5, ge=1, le=16, description="Beams at temperature 0.")
+    hotwords: str | None = Field(None, max_length=4096, description="Words to expect.")
+    vad_filter: bool = Field(False, description="Leave silence out first.")
+
+
+# For the description of the interface: FastAPI does not see a form that is read by hand.
+TRANSCRIPTION_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    **TranscriptionRequest.model_json_schema(),
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        **TranscriptionRequest.model_json_schema()["properties"],
+                    },
+                    "required": ["file"],
+                }
+            }
+        },
+    }
+}
+VOICE_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string"},
+                        "audio_sample": {"type": "string", "format": "binary"},
+                        "consent": {"type": "string", "description": "That the speaker agrees, in words."},
+                        "text": {"type": "string", "description": "What is said in the recording."},
+                        "replace": {"type": "boolean"},
+                    },
+                    "required": ["name", "audio_sample", "consent"],
+                }
+            }
+        },
+    }
+}

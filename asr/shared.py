@@ -1,0 +1,129 @@
+"""Continuous batching of transcriptions: recordings of different requests share the rounds of the model, and join and
+leave between them.
+
+    recording 1 --> coroutine --.                        .--> encode, decode with fallback, windows together
+    recording 2 --> coroutine --+--> requests of a round +--> align words
+    recording 3 --> coroutine --'      (one thread)      '--> tell the language
+
+The transcript of a recording is that of the sequential algorithm alone (`transcribe`).
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from .decoding.fallback import FallbackOptions
+from .model.whisper import Whisper
+from .transcribe import TranscribeOptions, answered, sequential
+from .transcript import OnSegment, Transcript
+
+
+class CancelledError(Exception):
+    """The transcription was given up."""
+
+
+@dataclass(eq=False)
+class Transcription:
+    """One that is under way. result: of the whole.   cancel: it takes part in no further round."""
+
+    job: Any
+    fallback: FallbackOptions
+    result: Future[Transcript] = field(default_factory=Future)
+    asked: Any = None
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class SharedTranscription:
+    """Transcribes any number of recordings, up to `batch_size` windows of them at a time. Safe to use from several
+    threads.
+
+    >>> shared.submit(samples, options).result.result()
+    """
+
+    def __init__(self, model: Whisper, batch_size: int = 8):
+        self.model, self.batch_size = model, batch_size
+        self._changed = threading.Condition()
+        self._waiting: list[Transcription] = []
+        self._thread: threading.Thread | None = None
+        self.rounds = self.windows = 0
+
+    def submit(
+        self, samples: np.ndarray, options: TranscribeOptions, on_segment: OnSegment | None = None
+    ) -> Transcription:
+        """samples (N,) at 16 kHz. on_segment: called in the computing thread, with every segment as it is settled.
+        Errors are those of `transcribe`, in the result."""
+        options.check()
+        job = sequential(self.model, samples, options, on_segment)
+        made = Transcription(job, options.fallback)
+        with self._changed:
+            self._waiting.append(made)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="shared-asr", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return made
+
+    @property
+    def n_running(self) -> int:
+        return len(self._waiting)
+
+    def _work(self) -> None:
+        while (members := self._next()) is not None:
+            with torch.inference_mode():
+                self._round(members)
+
+    def _next(self) -> list[Transcription] | None:
+        """Whose turn it is, those first that have waited longest; None after a minute without any."""
+        with self._changed:
+            while True:
+                for one in [one for one in self._waiting if one.cancelled]:
+                    self._waiting.remove(one)
+                    one.job.close()
+                    one.result.set_exception(CancelledError())
+                if self._waiting:
+                    return self._waiting[: self.batch_size]
+                if not self._changed.wait(timeout=60) and not self._waiting:
+                    self._thread = None
+                    return None
+
+    def _round(self, members: list[Transcription]) -> None:
+        for one in members:
+            if one.asked is None:
+                self._advance(one, None)
+        groups: dict[FallbackOptions, list[Transcription]] = {}
+        for one in members:
+            if not one.result.done():
+                groups.setdefault(one.fallback, []).append(one)
+        for fallback, group in groups.items():
+            try:
+                answers = answered(self.model, [one.asked for one in group], fallback)
+            except Exception as error:
+                for one in group:
+                    one.result.set_exception(error)
+                continue
+            self.windows += len(group)
+            for one, given in zip(group, answers, strict=True):
+                self._advance(one, given)
+        self.rounds += 1
+        with self._changed:
+            for one in members:
+                self._waiting.remove(one)
+                if not one.result.done():
+                    self._waiting.append(one)
+
+    def _advance(self, one: Transcription, given: Any) -> None:
+        try:
+            one.asked = one.job.send(given)
+        except StopIteration as stop:
+            one.result.set_result(stop.value)
+        except Exception as error:
+            one.result.set_exception(error)

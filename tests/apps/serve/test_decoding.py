@@ -1,0 +1,108 @@
+"""Uploads are decoded by processes that may die of them; the server does not."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from myna.apps.serve.audio.decoding import Decoders, DecodingLimits
+from myna.errors import InputError
+
+ASSETS = Path(__file__).parents[2] / "assets"
+
+
+def run(job, limits: DecodingLimits | None = None):
+    async def main():
+        decoders = Decoders(limits, n_workers=1)
+        try:
+            return await job(decoders)
+        finally:
+            await decoders.close()
+
+    return asyncio.run(main())
+
+
+def file(seconds: float, rate: int = 16_000, form: str = "FLAC", channels: int = 1) -> bytes:
+    data = io.BytesIO()
+    soundfile.write(data, np.zeros((round(seconds * rate), channels), np.float32), rate, format=form)
+    return data.getvalue()
+
+
+def test_one_process_decodes_one_file_after_the_other():
+    async def job(decoders):
+        speech = (ASSETS / "speech.wav").read_bytes()
+        first = await decoders.decode(speech, 16_000)
+        pid = decoders.pids
+        again = await decoders.decode(speech)
+        raw = await decoders.decode(np.arange(-800, 800, dtype="<i2").tobytes(), raw=8_000)
+        assert decoders.pids == pid
+        return first, again, raw
+
+    first, again, raw = run(job)
+    own, rate = soundfile.read(ASSETS / "speech.wav", dtype="float32")
+    assert np.array_equal(again.samples[0], own)
+    assert again.sample_rate == rate
+    assert first.samples.shape[1] == pytest.approx(len(own) * 16_000 / rate, abs=2)
+    assert raw.samples[0] * 32768 == pytest.approx(np.arange(-800, 800))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b"not audio at all" * 100, "not audio"),
+        (b"RIFF\x24\x00\x00\x00WAVEfmt ", "WAV header"),
+        (file(3.0)[:200], "recording"),
+    ],
+)
+def test_what_is_no_audio_is_a_sentence(data, words):
+    async def job(decoders):
+        with pytest.raises(InputError, match=words) as raised:
+            await decoders.decode(data)
+        assert "\n" not in str(raised.value)
+        return await decoders.decode(file(0.5))
+
+    assert run(job).samples.shape == (1, 8000)
+
+
+def test_a_bomb_of_silence_is_refused_long_before_it_is_unpacked():
+    bomb = file(1200.0, 8_000)
+    assert len(bomb) < 200_000
+
+    async def job(decoders):
+        with pytest.raises(InputError, match="longer than 60 s"):
+            await decoders.decode(bomb)
+
+    run(job, DecodingLimits(seconds=60))
+
+
+def test_a_process_that_is_killed_is_replaced_and_the_file_is_decoded():
+    async def job(decoders):
+        await decoders.start()
+        (pid,) = decoders.pids
+        os.kill(pid, signal.SIGKILL)
+        audio = await decoders.decode(file(0.5))
+        assert decoders.pids != [pid]
+        return audio
+
+    assert run(job).samples.shape == (1, 8000)
+
+
+def test_what_takes_too_long_or_too_much_ends_its_process_only():
+    async def job(decoders):
+        with pytest.raises(InputError, match="memory"):
+            await decoders.decode(file(1500.0, 48_000), 48_000)
+
+    run(job, DecodingLimits(megabytes=500))
+
+    async def slow(decoders):
+        with pytest.raises(InputError, match="limits of memory and time"):
+            await decoders.decode(file(0.5))
+
+    run(slow, DecodingLimits(patience=0.001))

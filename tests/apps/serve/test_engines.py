@@ -1,0 +1,143 @@
+"""The parts under the routes: turns, pumped generators, a pool of models."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+from myna.apps.serve.engines.pool import Pool
+from myna.apps.serve.engines.pump import pumped
+from myna.apps.serve.engines.turns import Turns
+
+
+def test_the_smallest_priority_has_the_next_turn():
+    turns, order = Turns(1), []
+    inside, release = threading.Event(), threading.Event()
+
+    def first():
+        with turns.turn((0.0,)):
+            inside.set()
+            release.wait()
+
+    def other(priority: float):
+        with turns.turn((priority,)):
+            order.append(priority)
+
+    threads = [threading.Thread(target=first)]
+    threads[0].start()
+    inside.wait()
+    for priority in (3.0, 1.0, 2.0):
+        threads.append(threading.Thread(target=other, args=(priority,)))
+        threads[-1].start()
+    while len(turns._waiting) < 3:
+        time.sleep(0.001)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert order == [1.0, 2.0, 3.0]
+
+
+def test_a_pumped_generator_gives_its_items_and_its_error():
+    def source():
+        yield from range(20)
+        raise ValueError("after them")
+
+    async def main():
+        found, items = [], pumped(source, depth=3)
+        while len(found) < 20:
+            found.append(await anext(items))
+        with pytest.raises(ValueError, match="after them"):
+            await anext(items)
+        return found
+
+    assert asyncio.run(main()) == list(range(20))
+
+
+def test_a_pumped_generator_is_never_far_ahead_and_closed_in_its_thread():
+    made, closed = [], []
+
+    def source():
+        try:
+            for i in range(1000):
+                made.append(i)
+                yield i
+        finally:
+            closed.append(threading.current_thread().name)
+
+    async def main():
+        told = []
+        items = pumped(source, depth=3, on_cancel=lambda: told.append(True), name="test")
+        assert await anext(items) == 0
+        await asyncio.sleep(0.2)
+        assert len(made) <= 6
+        await items.aclose()
+        return told
+
+    assert asyncio.run(main()) == [True]
+    assert closed == ["myna-test"]
+
+
+def test_cancelling_waits_until_the_work_has_ended():
+    ended = threading.Event()
+    told = threading.Event()
+
+    def source():
+        try:
+            yield 0
+            told.wait(5)  # a step that is under way
+            yield 1
+        finally:
+            time.sleep(0.05)
+            ended.set()
+
+    async def main():
+        async def use():
+            async for _ in pumped(source, on_cancel=told.set):
+                pass
+
+        task = asyncio.create_task(use())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended.is_set()
+
+    asyncio.run(main())
+
+
+def test_models_are_loaded_once_and_let_go_by_least_use():
+    loaded = []
+
+    def load(name: str) -> str:
+        time.sleep(0.02)
+        loaded.append(name)
+        if name == "broken":
+            raise ValueError("cannot be loaded")
+        return name.upper()
+
+    async def main():
+        pool = Pool(load, 2)
+
+        async def use(name: str) -> str:
+            async with pool.use(name) as model:
+                await asyncio.sleep(0.01)
+                return model
+
+        assert await asyncio.gather(*(use("a") for _ in range(5))) == ["A"] * 5
+        assert loaded == ["a"]
+        await use("b")
+        await use("a")
+        await use("c")
+        assert pool.loaded == ["a", "c"]
+        for _ in range(2):  # tried again
+            with pytest.raises(ValueError, match="cannot"):
+                await use("broken")
+        assert loaded.count("broken") == 2
+        # What is in use is never let go.
+        async with pool.use("a"), pool.use("b"), pool.use("d"):
+            assert set(pool.loaded) >= {"a", "b", "d"}
+        assert len(pool.loaded) <= 2
+
+    asyncio.run(main())

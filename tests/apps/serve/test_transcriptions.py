@@ -1,0 +1,136 @@
+"""`/v1/audio/transcriptions` with OpenAI's own client, on Whisper tiny.en."""
+
+from __future__ import annotations
+
+import io
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from myna.data.resample import resample
+
+from .conftest import SPEECH
+
+openai = pytest.importorskip("openai")
+SAID = "out of the scanty"
+
+
+@pytest.fixture
+def client(server):
+    return openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+
+
+def hear(client, kind: str = "json", **more):
+    return client.audio.transcriptions.create(
+        model="whisper-1", file=SPEECH, response_format=kind, extra_body={"beam_size": 1}, **more
+    )
+
+
+def test_plain_answers(client):
+    heard = hear(client)
+    assert SAID in heard.text
+    assert heard.usage.type == "duration"
+    assert heard.usage.seconds == 8
+    assert hear(client, "text").strip() == heard.text
+
+
+def test_subtitles(client):
+    srt, vtt = hear(client, "srt"), hear(client, "vtt")
+    assert srt.startswith("1\n00:00:00,000 --> 00:00:")
+    assert vtt.startswith("WEBVTT\n\n00:00.000 --> ")
+    assert SAID in srt
+    assert SAID in vtt
+    assert all(float(time[-6:].replace(",", ".")) < 7.1 for time in re.findall(r"--> ([\d:,.]+)", srt))
+
+
+def test_words_and_segments_with_their_times(client):
+    heard = hear(client, "verbose_json", timestamp_granularities=["word", "segment"])
+    assert (heard.task, heard.language, round(heard.duration, 2)) == ("transcribe", "english", 7.05)
+    assert "".join(segment.text for segment in heard.segments).strip() == heard.text
+    assert " ".join(word.word for word in heard.words).lower().count(SAID) == 1
+    times = [time for word in heard.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert hear(client, "verbose_json").words is None
+
+
+def test_deltas_are_the_text(client):
+    with client.audio.transcriptions.create(
+        model="gpt-4o-transcribe", file=SPEECH, stream=True, extra_body={"beam_size": 1}
+    ) as stream:
+        events = list(stream)
+    assert [event.type for event in events[-1:]] == ["transcript.text.done"]
+    assert "".join(event.delta for event in events[:-1]) == events[-1].text
+    assert SAID in events[-1].text
+
+
+def test_raw_samples_and_other_formats(server):
+    samples, rate = soundfile.read(SPEECH, dtype="float32")
+    ogg = io.BytesIO()
+    soundfile.write(ogg, samples, rate, format="OGG", subtype="VORBIS")
+    raw = (resample(samples[None], rate, 16_000)[0] * 32767).astype("<i2").tobytes()
+    for file in (("a.ogg", ogg.getvalue(), "audio/ogg"), ("a.pcm", raw, "audio/pcm")):
+        answer = httpx.post(
+            server.url + "/v1/audio/transcriptions", files={"file": file}, data={"beam_size": "1"}, timeout=60
+        )
+        assert SAID in answer.json()["text"]
+
+
+def test_silence_is_no_text_and_no_error(server):
+    silence = io.BytesIO()
+    soundfile.write(silence, np.zeros(16_000, np.float32), 16_000, format="WAV")
+    data = {"beam_size": "1", "vad_filter": "true", "response_format": "verbose_json"}
+    answer = httpx.post(
+        server.url + "/v1/audio/transcriptions", files={"file": silence.getvalue()}, data=data, timeout=60
+    )
+    assert answer.status_code == 200
+    assert answer.json()["text"] == ""
+
+
+def test_requests_side_by_side_share_the_model_and_keep_their_texts(client, server):
+    (recogniser,) = [entry.loading.result() for entry in server.house.recognition.pool._entries.values()]
+    before = recogniser.shared.rounds, recogniser.shared.windows
+    alone = hear(client).text
+    with ThreadPoolExecutor(4) as threads:
+        texts = list(threads.map(lambda _: hear(client).text, range(4)))
+    assert texts == [alone] * 4
+    rounds, windows = recogniser.shared.rounds - before[0], recogniser.shared.windows - before[1]
+    assert 0 < rounds < windows
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "status", "words"),
+    [
+        ({}, {"model": "whisper-1"}, 400, "form"),
+        ({"other": b"x"}, {}, 400, "no file named file"),
+        ({"file": b""}, {}, 400, "empty"),
+        ({"file": b"no audio" * 99}, {}, 400, "not audio"),
+        ({"file": SPEECH.read_bytes()[:3000]}, {}, 400, "truncated"),
+        ({"file": SPEECH.read_bytes()}, {"model": "whisper-9"}, 404, "whisper-9"),
+        ({"file": SPEECH.read_bytes()}, {"model": "/etc/passwd"}, 404, "no model named"),
+        ({"file": SPEECH.read_bytes()}, {"model": "../weights/myna-ar.safetensors"}, 404, "no model named"),
+        ({"file": SPEECH.read_bytes()}, {"language": "de"}, 400, "English only"),
+        ({"file": SPEECH.read_bytes()}, {"language": "klingon"}, 400, "klingon"),
+        ({"file": SPEECH.read_bytes()}, {"response_format": "docx"}, 400, "response_format"),
+        ({"file": SPEECH.read_bytes()}, {"temperature": "7"}, 400, "temperature"),
+        (
+            {"file": SPEECH.read_bytes()},
+            {"timestamp_granularities[]": "letter"},
+            400,
+            "timestamp_granularities",
+        ),
+    ],
+)
+def test_what_cannot_be_heard_is_one_sentence(server, files, data, status, words):
+    answer = httpx.post(server.url + "/v1/audio/transcriptions", files=files, data=data, timeout=60)
+    error = answer.json()["error"]
+    assert answer.status_code == status, error
+    assert words in error["message"]
+    assert "\n" not in error["message"]
+
+
+def test_an_english_model_does_not_translate(client):
+    with pytest.raises(openai.BadRequestError, match="cannot translate"):
+        client.audio.translations.create(model="tiny.en", file=SPEECH)

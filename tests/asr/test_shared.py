@@ -1,0 +1,84 @@
+"""Recordings of different requests share the rounds of a model, and each has the transcript that it has alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from myna.asr.model.whisper import Whisper, WhisperDims
+from myna.asr.shared import CancelledError, SharedTranscription
+from myna.asr.transcribe import TranscribeOptions, transcribe
+from myna.asr.vocabularies import vocabulary_for
+from myna.errors import UsageError
+
+OPTIONS = TranscribeOptions(beam_size=None, best_of=None, temperature=0.0, sample_len=6)
+
+
+@pytest.fixture(scope="module")
+def model() -> Whisper:
+    torch.manual_seed(0)
+    small = {"n_audio_state": 64, "n_audio_head": 2, "n_audio_layer": 1}
+    small |= {"n_text_state": 64, "n_text_head": 2, "n_text_layer": 1}
+    return Whisper(WhisperDims(**small), vocabulary=vocabulary_for(51864)).eval()
+
+
+def noise(seed: int, seconds: float) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, int(seconds * 16_000)).astype(np.float32)
+
+
+def test_each_has_the_transcript_that_it_has_alone(model):
+    jobs = [(noise(i, 10 + 25 * (i % 3)), replace(OPTIONS, temperature=(0.0, 0.5)[i % 2])) for i in range(6)]
+    alone = [transcribe(model, audio, options) for audio, options in jobs]
+    shared = SharedTranscription(model, batch_size=4)
+    running = [shared.submit(audio, options) for audio, options in jobs]
+    together = [one.result.result(60) for one in running]
+    assert [t.text for t in together] == [t.text for t in alone]
+    assert [[s.tokens for s in t.segments] for t in together] == [
+        [s.tokens for s in t.segments] for t in alone
+    ]
+    assert shared.rounds < shared.windows
+    assert shared.n_running == 0
+
+
+def test_segments_are_told_as_they_are_settled(model):
+    told = []
+    shared = SharedTranscription(model)
+    transcript = shared.submit(noise(1, 70), OPTIONS, told.append).result.result(60)
+    assert told == [segment for segment in transcript.segments if segment.text]
+
+
+def test_who_is_cancelled_takes_part_no_more(model, monkeypatch):
+    shared = SharedTranscription(model)
+    entered, go_on = threading.Event(), threading.Event()
+    encode = model.encode
+
+    def waiting(mel):
+        entered.set()
+        go_on.wait(10)
+        return encode(mel)
+
+    monkeypatch.setattr(model, "encode", waiting)
+    running = shared.submit(noise(1, 100), OPTIONS)
+    entered.wait(10)
+    running.cancel()
+    go_on.set()
+    with pytest.raises(CancelledError):
+        running.result.result(20)
+    windows = shared.windows
+    time.sleep(0.1)
+    assert shared.windows == windows == 1
+
+
+def test_an_error_is_its_own_recording_s(model):
+    shared = SharedTranscription(model)
+    with pytest.raises(UsageError):
+        shared.submit(noise(1, 5), replace(OPTIONS, task="dance"))
+    broken = shared.submit(np.full(16_000, np.nan, np.float32), OPTIONS)
+    good = shared.submit(noise(2, 5), OPTIONS)
+    with pytest.raises(Exception, match="NaN"):
+        broken.result.result(20)
+    assert good.result.result(20).text == transcribe(model, noise(2, 5), OPTIONS).text

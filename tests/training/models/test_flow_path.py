@@ -1,0 +1,351 @@
+"""Trainers of the flow path, on sets that the tests make: they learn, go on exactly, and share their gradients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from myna.codec.checkpoint import weights_hash
+from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
+from myna.data.checkpoint import load_checkpoint, read_safetensors
+from myna.errors import InputError, MynaError, UsageError
+from myna.training.models.flow import FlowTrainer, Reader
+from myna.training.models.flow_recipe import FlowRecipe
+from myna.training.models.mel_vocoder import MelVocoderTrainer
+from myna.training.models.mel_vocoder_recipe import MelVocoderRecipe
+from myna.training.models.token_ar import TokenARTrainer, tokens_of
+from myna.training.models.token_ar_recipe import TokenARRecipe
+from myna.training.sets.examples import Batches, ExampleOptions, Planner
+from myna.training.sets.extract_mels import main as extract_mels
+from myna.training.sets.extract_mels import resample, spoken
+from myna.training.sets.extract_pitch import PitchSet
+from myna.training.sets.extract_pitch import main as extract_pitch
+from myna.training.sets.mel_set import MelItem, MelSet, MelUtterance, mel_set_bytes
+from myna.training.sets.sounds import without_gaps
+from myna.training.sets.speech_set import Aligned, SpeechItem, aligned_set_bytes
+from myna.training.train import train
+from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
+from myna.tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
+from myna.tts.lm.token_ar import TokenAR, TokenARConfig
+from myna.tts.text.phones import Phones
+
+TINY_DIT = "{width: 32, depth: 1, n_heads: 2, hidden: 24, kernel: 3, context: 400}"
+FLOW = [
+    f"model={{text_width: 24, text_depth: 1, condition: 16, trunk: {TINY_DIT}, head: {TINY_DIT}}}",
+    "tokens={width: 16, depth_before: 1, depth: 1, levels: [4, 3], look_ahead: 1}",
+    "model.token_dims=2",
+    "data.examples.prompt_frames=[10, 20]",
+    *(
+        "data.batch_frames=400",
+        "blocks=[4, 8, 1000]",
+        "log_every=1",
+        "schedule={over: steps, warmup_steps: 2}",
+    ),
+    *("max_minutes=null", "save_every_minutes=null", "optimizer.lr=0.003"),
+]
+AR = [
+    "model={width: 32, depth: 1, n_heads: 2, n_kv_heads: 1, hidden: 24, text_depth: 1, levels: [4, 3], extra: 4}",
+    "data.examples.prompt_frames=[10, 20]",
+    *(
+        "data.batch_frames=400",
+        "log_every=1",
+        "schedule={over: steps, warmup_steps: 2}",
+        "optimizer.lr=0.003",
+    ),
+    *("max_minutes=null", "save_every_minutes=null"),
+]
+VOCODER = [
+    "model={width: 16, depth: 1, bands: 24, look_ahead: 2}",
+    *("data.batch_size=2", "data.frames=60", "data.skipped=10", "data.sources=null", "data.held_out=null"),
+    "data.shortest=0.5",
+    *(
+        "log_every=1",
+        "schedule={over: steps, warmup_steps: 2}",
+        "max_minutes=null",
+        "save_every_minutes=null",
+    ),
+    "adversary={width: 4, samples: 4096, n_ffts: [256, 512], from_step: 1, heard_from: 2}",
+]
+
+
+def utterance(key: str, source: str, split: str, speaker: int, rng: np.random.Generator, text: bool = True):
+    """A mel that follows from phones and speaker, so that learning shows."""
+    n_phones = int(rng.integers(6, 10))
+    lasts = rng.integers(3, 8, n_phones)
+    lasts[-1] += lasts.sum() % 2
+    pointer = np.repeat(np.arange(n_phones), lasts)
+    symbols = rng.integers(14, 30, n_phones)
+    bands = np.arange(80)
+    mel = -5 + 2 * np.sin(bands / 9 + symbols[pointer][:, None]) + 0.3 * speaker
+    vector = np.eye(256)[speaker]
+    phones = np.stack([symbols, np.zeros(n_phones, int), np.zeros(n_phones, int)])
+    item = MelItem(key, source, split, f"s{speaker}", 1.0, 1.0, 12_000.0, -float(rng.random()) * text)
+    return MelUtterance(
+        item,
+        np.repeat(mel, 2, 0) + 0.1 * rng.standard_normal((2 * len(pointer), 80)),
+        np.full(2 * len(pointer), 110.0 + 20 * speaker),
+        pointer if text else np.full(len(pointer), -1),
+        phones if text else phones[:, :0],
+        vector,
+    )
+
+
+@pytest.fixture(scope="session")
+def mels(tmp_path_factory) -> Path:
+    rng = np.random.default_rng(0)
+    said = [utterance(f"a{s}{i}", "synth", "train", s, rng) for s in range(3) for i in range(4)]
+    said += [utterance(f"b{s}", "cvx", "train", s, rng, text=False) for s in range(3, 6)]
+    said += [utterance(f"d{s}{i}", "synth", "dev", s, rng) for s in range(2) for i in range(3)]
+    path = tmp_path_factory.mktemp("mels") / "mels.safetensors"
+    path.write_bytes(mel_set_bytes(said))
+    return path
+
+
+def flow_run(mels: Path, out: Path, *more: str) -> list[str]:
+    return [
+        f"data.mel_sets=[{mels}]",
+        f"output={out}",
+        "data.held_out={examples: 4, every_steps: 20}",
+        *FLOW,
+        *more,
+    ]
+
+
+def scalars(out: Path, kind: str, name: str) -> list[float]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row[name] for row in rows if row["kind"] == kind and name in row]
+
+
+@pytest.fixture(scope="session")
+def trained(mels, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("flow") / "run"
+    train("myna-flow-cpu", flow_run(mels, out, "max_steps=40", "unrounded_until=5"), quiet=True)
+    return out
+
+
+# ---- sets
+
+
+def test_a_mel_set_brings_back_what_was_written(tmp_path):
+    rng = np.random.default_rng(1)
+    said = [utterance(f"u{i}", "synth", "train", i, rng, text=i != 1) for i in range(3)]
+    turned = [
+        MelUtterance(u.item, np.asfortranarray(u.mel), u.pitch, u.pointer, u.phones, u.speaker) for u in said
+    ]
+    path = tmp_path / "mels.safetensors"
+    path.write_bytes(mel_set_bytes(turned))
+    found = MelSet([path, path])
+    assert len(found) == 6
+    assert found.items[4] == said[1].item
+    for i, one in enumerate([*said, *said]):
+        frames = slice(2 * found.starts[i], 2 * found.starts[i + 1])
+        assert np.allclose(found.mel[frames], one.mel, atol=1e-2)
+        assert np.array_equal(found.pointer[found.starts[i] : found.starts[i + 1]], one.pointer)
+        assert np.array_equal(found.phones[:, found.phone_starts[i] : found.phone_starts[i + 1]], one.phones)
+    (tmp_path / "other.safetensors").write_bytes(b"no")
+    with pytest.raises(InputError, match="extract_mels"):
+        MelSet([tmp_path / "other.safetensors"])
+    with pytest.raises(InputError, match="no mel set"):
+        MelSet([])
+
+
+def test_batches_are_a_function_of_the_step(mels):
+    speech = MelSet([mels])
+    chosen = [i for i, item in enumerate(speech.items) if item.split == "train"]
+    make = [Batches(Planner(speech, chosen, ExampleOptions()), 400, seed=3) for _ in range(2)]
+    for step in (0, 5, 17):
+        one, other = make[0].batch(step), make[1].batch(step)
+        assert all(torch.equal(a, b) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
+    assert not torch.equal(make[0].batch(0).start, make[0].batch(1).start) or len(make[0].batch(0).start) == 1
+
+
+def test_examples_hold_the_frames_that_were_planned(mels):
+    speech = MelSet([mels])
+    chosen = [i for i, item in enumerate(speech.items) if item.split == "train"]
+    options = ExampleOptions(prompt_frames=(8, 12), hide_voice=0, hide_prompt=0, hide_speaker=0, hide_highs=0)
+    plans = Planner(speech, chosen, options).draw(np.random.default_rng(0), 12)
+    batch = Reader(speech, FlowConfig()).batch(plans, block=8, offset=0)
+    for row in range(12):
+        n, m = int(plans.prompt_frames[row]), int(plans.frames[row])
+        assert n % 2 == m % 2 == 0
+        for at, first, count in ((0, plans.prompt_start[row], n), (n, plans.start[row], m)):
+            there = speech.mel[2 * first : 2 * (first + count)].float().T
+            assert torch.equal(batch.mel[row, :, 2 * at : 2 * (at + count)], there)
+        assert torch.equal(
+            batch.pointer[row, n : n + m], speech.pointer[plans.start[row] : plans.start[row] + m]
+        )
+        assert (batch.blocks[row, :n] == 0).all()
+        assert batch.blocks[row, n : n + m].tolist() == [1 + t // 8 for t in range(m)]
+        assert int(batch.inside[row].sum()) == n + m
+        assert speech.items[plans.utterance[row]].speaker == speech.items[plans.prompt_utterance[row]].speaker
+    unknown = speech.n_phones[plans.utterance] == 0
+    assert unknown.any()
+    assert not batch.knows_phone[torch.from_numpy(unknown)].any()
+
+
+def test_a_pitch_is_joined_over_its_gaps():
+    pitch = torch.tensor([[0.0, 100, 0, 0, 400, 0], [0, 0, 0, 0, 0, 0]])
+    joined = without_gaps(pitch)
+    assert torch.allclose(joined[0], torch.tensor([100, 100, 158.74, 251.98, 400, 400]), atol=0.1)
+    assert (joined[1] == joined[1, 0]).all()
+
+
+def test_resampling_moves_the_pitch_and_silence_is_cut():
+    t = torch.arange(24_000) / 24_000
+    moved = resample(torch.sin(2 * torch.pi * 200 * t)[None], 1.25)
+    assert moved.shape[1] == 19_200
+    spectrum = torch.fft.rfft(moved[0]).abs()
+    assert int(spectrum.argmax()) * 24_000 / 19_200 == pytest.approx(250, abs=2)
+    wav = np.zeros(48_000, np.float32)
+    wav[12_000:24_000] = 0.3
+    assert spoken(wav) == (15, 60)
+    assert spoken(wav[:100]) == (0, 0)
+
+
+def test_mels_are_extracted_from_a_corpus(corpus, tmp_path, monkeypatch, vowels):
+    monkeypatch.setenv("MYNA_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    meta = lambda key: {"source": "one" if key[0] == "a" else "two", "split": "train", "speaker": key}  # noqa: E731
+    vowels(folder / "x.tar", {"a0": (110, 1.4), "a1": (150, 1.4), "b0": (200, 1.6)}, meta)
+    item = SpeechItem("a0", "one", "train", "a0", 1.0, 0.0, 1.4, "", -1.0)
+    phones = Phones.from_ipa("aɪ")
+    pointer = torch.arange(70) * len(phones) // 70
+    (tmp_path / "aligned.safetensors").write_bytes(aligned_set_bytes([Aligned(item, phones, pointer)], 50))
+    assert extract_pitch([str(folder), str(tmp_path / "pitch.safetensors")]) == 0
+    track = PitchSet(tmp_path / "pitch.safetensors")["a0"]
+    assert np.median(track[track > 0]) == pytest.approx(110, rel=0.02)
+    made = [str(folder), str(tmp_path / "mels.safetensors"), "--scale", "1:1", "--scale", "0.8:1.25"]
+    files = [
+        "--aligned",
+        str(tmp_path / "aligned.safetensors"),
+        "--pitch",
+        str(tmp_path / "pitch.safetensors"),
+    ]
+    assert extract_mels([*made, *files]) == 0
+    found = MelSet([tmp_path / "mels.safetensors"])
+    # a1 has a text that was dropped, its source having texts; b0 has none.
+    assert sorted((i.key, i.scale) for i in found.items) == [
+        ("a0", 0.8),
+        ("a0", 1.0),
+        ("b0", 0.8),
+        ("b0", 1.0),
+    ]
+    for i, one in enumerate(found.items):
+        voiced = found.pitch[2 * found.starts[i] : 2 * found.starts[i + 1]]
+        expected = (110 if one.key == "a0" else 200) * one.scale
+        assert float(voiced[voiced > 0].float().median()) == pytest.approx(expected, rel=0.03)
+    lengths = {(one.key, one.scale): n for one, n in zip(found.items, found.n_frames, strict=True)}
+    assert lengths["a0", 0.8] == pytest.approx(lengths["a0", 1.0] / 1.25, abs=2)
+    assert extract_mels([*made, *files]) != 0  # the output exists
+
+
+# ---- trainers
+
+
+def test_the_decoder_learns_and_brings_its_tokens(trained):
+    losses = scalars(trained, "train", "mean_l2")
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
+    tokenizer = load_checkpoint(
+        SpeechTokenizer, SpeechTokensConfig, trained / "best.tokens.safetensors", "tokens"
+    )
+    file = read_safetensors(trained / "best.safetensors")
+    assert file.metadata["tokens_hash"] == weights_hash(tokenizer)[:16]
+    decoder = load_checkpoint(FlowDecoder, FlowConfig, trained / "best.safetensors", "flow")
+    assert decoder.deviation.min() > 0.1
+
+
+def test_a_stopped_run_goes_on_exactly(mels, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train("myna-flow-cpu", flow_run(mels, whole, "max_steps=6", "schedule.decay=constant"), quiet=True)
+    for steps in (3, 6):
+        train(
+            "myna-flow-cpu",
+            flow_run(mels, parts, f"max_steps={steps}", "schedule.decay=constant"),
+            quiet=True,
+        )
+    one, other = (
+        torch.load(p / "state.pt", weights_only=True)["modules"]["myna-flow"] for p in (whole, parts)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_tokens_stay_when_they_are_kept(mels, trained, tmp_path):
+    kept = trained / "best.tokens.safetensors"
+    more = [
+        f"init_from={trained / 'best.safetensors'}",
+        f"init_tokens={kept}",
+        "train_tokens=false",
+        "max_steps=3",
+    ]
+    train("myna-flow-cpu", flow_run(mels, tmp_path / "run", *more), quiet=True)
+    before = read_safetensors(kept).weights
+    after = read_safetensors(tmp_path / "run" / "last.tokens.safetensors").weights
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_ar_learns_from_the_tokens(mels, trained, tmp_path):
+    tokens = trained / "best.tokens.safetensors"
+    out = tmp_path / "run"
+    own = [f"data.mel_sets=[{mels}]", f"data.tokens={tokens}", f"output={out}", "max_steps=40"]
+    train("myna-token-ar-cpu", [*own, "data.held_out={examples: 4, every_steps: 40}", *AR], quiet=True)
+    losses = scalars(out, "train", "loss")
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
+    load_checkpoint(TokenAR, TokenARConfig, out / "best.safetensors", "token-ar")
+    tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, tokens, "tokens")
+    speech = MelSet([mels])
+    found = tokens_of(speech, tokenizer, batch=5)
+    alone = tokenizer.tokens(speech.mel[: 2 * speech.starts[1]].float().T[None])[0]
+    assert torch.equal(found[: len(alone)], alone)
+
+
+def test_the_vocoder_learns(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("MYNA_CACHE", str(tmp_path / "cache"))
+    pitch = tmp_path / "pitch.safetensors"
+    assert extract_pitch([str(corpus), str(pitch)]) == 0
+    out = tmp_path / "run"
+    own = [f"data.corpora=[{corpus}]", f"data.pitches=[{pitch}]", f"output={out}", "max_steps=30"]
+    train("myna-mel-vocoder-cpu", [*own, *VOCODER], quiet=True)
+    losses = scalars(out, "train", "mel")
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    assert len(scalars(out, "train", "generator")) > 10
+    load_checkpoint(MelVocoder, MelVocoderConfig, out / "last.safetensors", "mel-vocoder")
+
+
+def test_two_processes_share_their_gradients(mels, trained, tmp_path, two_processes):
+    flow = flow_run(mels, tmp_path / "flow", "max_steps=3", "flow_from=1")
+    found = two_processes(FlowTrainer, FlowRecipe, "myna-flow-cpu", flow)
+    assert found == ["batches differ 3", "myna-flow same 3"]
+    tokens = trained / "best.tokens.safetensors"
+    own = [f"data.mel_sets=[{mels}]", f"data.tokens={tokens}", f"output={tmp_path / 'ar'}", "max_steps=3"]
+    ar = [*own, "data.held_out=null", *AR]
+    assert two_processes(TokenARTrainer, TokenARRecipe, "myna-token-ar-cpu", ar) == [
+        "batches differ 3",
+        "myna-token-ar same 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ("data.mel_sets=[nowhere.safetensors]", InputError, "extract_mels"),
+        ("data.sources={nobody: 1}", UsageError, "'nobody' has a weight but no utterances"),
+        ("train_tokens=false", UsageError, "init_tokens must name"),
+        ("init_from=nowhere.safetensors", MynaError, "nowhere"),
+        ("data.examples.hide_voice=2", MynaError, "hide_voice is a share"),
+    ],
+)
+def test_mistakes_are_one_line(mels, tmp_path, change, error, message):
+    with pytest.raises(error, match=message) as caught:
+        train("myna-flow-cpu", [*flow_run(mels, tmp_path / "run", "max_steps=1"), change], quiet=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vocoder_of_other_dimensions_is_refused(trained, corpus, tmp_path):
+    with pytest.raises(InputError, match="holds flow, expected mel-vocoder"):
+        load_checkpoint(MelVocoder, MelVocoderConfig, trained / "best.safetensors", "mel-vocoder")
+    assert MelVocoderTrainer.name == "myna-mel-vocoder"
+    assert MelVocoderRecipe.model_fields["kind"].default == "mel-vocoder"

@@ -1,0 +1,148 @@
+"""Utterances that share the steps of the AR: each says what it says alone, whoever comes and goes beside it."""
+
+from __future__ import annotations
+
+import threading
+from itertools import islice
+
+import pytest
+import torch
+from myna.kernels.int8 import Int8Linear, int8_engine
+from myna.tts.lm.ar import ARConfig, ARModel
+from myna.tts.lm.batch import Prompt
+from myna.tts.lm.generate import ARGenerator
+from myna.tts.lm.quantize import prepare
+from myna.tts.lm.row_exact import RowExactInt8, RowExactLinear, row_exact
+from myna.tts.lm.sampling import SamplingOptions
+from myna.tts.lm.shared import SharedAR, _chosen
+from myna.tts.lm.step import Frame
+from myna.tts.text.phones import Phones
+
+K, V, D = 4, 64, 16
+TEXTS = ("hˈæloʊ wˈɜːld.", "ænd mˈoːɹ, ænd mˈoːɹ ʌv ɪt.", "ɡˈʊd.", "wˈʌn tˈuː θɹˈiː fˈoːɹ.")
+
+
+@pytest.fixture(scope="module")
+def ar() -> ARModel:
+    """Its matrices are large enough to be quantised."""
+    torch.manual_seed(0)
+    small = {"n_codebooks": K, "n_coarse": 2, "codebook_size": V, "codebook_dim": D, "width": 128, "depth": 2}
+    small |= {"n_heads": 2, "n_kv_heads": 1, "hidden": 128, "text_depth": 1, "context": 512, "extra": 16}
+    net = ARModel(ARConfig(**small), torch.randn(K, V, D)).eval()
+    with torch.no_grad():
+        for block in net.transformer.blocks:
+            block.attention.out.weight.normal_(0, 0.1)  # pyright: ignore
+            block.feed_forward.out.weight.normal_(0, 0.1)  # pyright: ignore
+    return prepare(net)  # pyright: ignore
+
+
+def prompt(seed: int) -> Prompt:
+    torch.manual_seed(seed)
+    return Prompt(torch.randint(V, (K, 8 + 3 * seed)))
+
+
+def options(seed: int) -> SamplingOptions:
+    """Utterances of one, two and three rows."""
+    return SamplingOptions(
+        seed=seed, text_guidance=1.0 if seed == 1 else 2.0, voice_guidance=1.5 if seed % 2 else 1.0
+    )
+
+
+def say(shared: SharedAR, seed: int, wait: threading.Barrier | None = None) -> list[Frame]:
+    if wait is not None:
+        wait.wait()
+    return list(shared.frames(Phones.from_ipa(TEXTS[seed % 4]), prompt(seed), options(seed)))
+
+
+def equal(a: list[Frame], b: list[Frame]) -> bool:
+    return len(a) == len(b) and all(
+        x.codes.equal(y.codes) and x.pointer.equal(y.pointer) and x.hidden.equal(y.hidden)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.skipif(int8_engine() is None, reason="no products in 8 bits on this machine")
+def test_what_is_said_does_not_depend_on_the_others(ar):
+    alone = [say(SharedAR(ar), seed) for seed in range(6)]
+    shared, barrier = SharedAR(ar), threading.Barrier(6)
+    said: dict[int, list[Frame]] = {}
+    threads = [
+        threading.Thread(target=lambda seed=seed: said.__setitem__(seed, say(shared, seed, barrier)))
+        for seed in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(equal(said[seed], alone[seed]) for seed in range(6))
+    assert shared.frames_made == sum(map(len, alone))
+    assert shared.steps < shared.frames_made  # they did share
+
+
+def test_alone_it_is_the_loop_of_one(ar):
+    exact = row_exact(ar)
+    one = list(ARGenerator(exact, Phones.from_ipa(TEXTS[0]), prompt(0), options(0)))  # pyright: ignore
+    shared = SharedAR(ar)
+    made = say(shared, 0)
+    assert [f.codes.tolist() for f in made] == [f.codes.tolist() for f in one]
+    assert torch.allclose(
+        torch.stack([f.hidden for f in made]), torch.stack([f.hidden for f in one]), atol=1e-5
+    )
+
+
+def test_who_leaves_is_gone_before_the_next_step_and_the_others_go_on(ar):
+    shared = SharedAR(ar)
+    leaving = shared.frames(Phones.from_ipa(TEXTS[1]), prompt(1), options(1))
+    assert len(list(islice(leaving, 3))) == 3
+    assert shared.n_running == 1
+    leaving.close()
+    assert shared.n_running == 0
+    assert equal(say(shared, 2), say(SharedAR(ar), 2))
+
+
+def test_an_error_is_that_of_its_own_utterance(ar):
+    shared = SharedAR(ar)
+    broken = shared.frames(Phones.from_ipa(TEXTS[1]), prompt(1), options(1))
+    next(broken)
+    shared._running[0].generator.step.numbers = _failing  # pyright: ignore
+    with pytest.raises(RuntimeError, match="broken"):
+        list(broken)
+    assert equal(say(shared, 0), say(SharedAR(ar), 0))
+
+
+def _failing(*_):
+    raise RuntimeError("broken")
+
+
+def test_those_who_have_not_been_heard_go_first(ar):
+    class One:
+        def __init__(self, opening: int, n_made: int):
+            self.opening, self.made, self.wanted, self.over = opening, [None] * n_made, True, False
+
+    old, starving, new, far = One(0, 60), One(0, 2), One(5, 0), One(0, 1000)
+    assert _chosen([old, starving, far]) == [old, starving]  # pyright: ignore
+    assert _chosen([old, starving, new, far]) == [starving, new]  # pyright: ignore
+
+
+@pytest.mark.skipif(int8_engine() is None, reason="no products in 8 bits on this machine")
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_row_of_an_exact_layer_is_the_same_in_every_batch(bias):
+    torch.manual_seed(0)
+    weight, x = torch.randn(96, 64), torch.randn(17, 64) * torch.logspace(-2, 2, 17)[:, None]
+    given = torch.randn(96) if bias else None
+    layer = RowExactInt8(Int8Linear(weight, given, str(int8_engine())))
+    whole = layer(x)
+    assert all(torch.equal(layer(x[i : i + n]), whole[i : i + n]) for n in (1, 2, 5) for i in range(17 - n))
+    true = torch.nn.functional.linear(x, weight, given)
+    assert float(((whole - true).norm(dim=1) / true.norm(dim=1)).max()) < 0.02
+
+
+def test_a_small_float_layer_too():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(96, 4)
+    x = torch.randn(11, 96)
+    layer = RowExactLinear(linear)
+    with torch.no_grad():
+        whole = layer(x)
+        assert all(torch.equal(layer(x[i : i + 1]), whole[i : i + 1]) for i in range(11))
+        assert torch.allclose(whole, linear(x), atol=1e-5)

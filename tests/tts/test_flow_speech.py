@@ -1,0 +1,139 @@
+"""The flow path put together, on tiny random models: text to samples, voices kept and read again, and what does
+not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from myna.codec.checkpoint import weights_hash
+from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
+from myna.codec.myna import MynaCodec, MynaConfig
+from myna.data.audio import read_audio
+from myna.data.checkpoint import save_checkpoint
+from myna.errors import InputError, MissingModelError
+from myna.layers.dit import DiTConfig
+from myna.tts.decoders.base import Latents
+from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
+from myna.tts.decoders.flow.sound import is_narrow
+from myna.tts.flow_speech import FlowSpeech, load_flow_speech
+from myna.tts.lm.batch import Prompt
+from myna.tts.lm.sampling import SamplingOptions
+from myna.tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
+from myna.tts.lm.token_ar import TokenAR, TokenARConfig
+from myna.tts.registry import FLOW_FILES
+from myna.tts.text.phones import Phones
+from myna.tts.voices.voice import heard, load_voice, make_voice
+
+SPEECH = Path(__file__).parents[1] / "assets" / "speech.wav"
+CONSENT = "the reader of a public-domain recording"
+PHONES = Phones(torch.tensor([[2, 20, 31, 2, 25, 40, 6], [0] * 7, [0] * 7]))
+DIT = DiTConfig(width=32, depth=1, n_heads=2, hidden=24, kernel=3, context=400)
+
+
+def save_all(folder: Path, seed: int = 0, tokens_hash: str | None = None) -> None:
+    """Tiny models of the flow path."""
+    torch.manual_seed(seed)
+    tokenizer = SpeechTokenizer(SpeechTokensConfig(width=16, depth_before=1, depth=1))
+    flow = FlowDecoder(FlowConfig(text_width=24, text_depth=1, condition=16, trunk=DIT, head=DIT))
+    ar = TokenAR(
+        TokenARConfig(width=32, depth=1, n_heads=2, n_kv_heads=1, hidden=24, text_depth=1, context=256)
+    )
+    vocoder = MelVocoder(MelVocoderConfig(width=16, depth=1))
+    for model in (tokenizer, flow, ar, vocoder):  # what starts at zero would hide mistakes
+        for parameter in model.parameters():
+            if parameter.abs().sum() == 0:
+                parameter.data.normal_(0, 0.1)
+    own = {"tokens_hash": tokens_hash or weights_hash(tokenizer)[:16]}
+    save_checkpoint(tokenizer, tokenizer.config, folder / FLOW_FILES["tokens"], "tokens")
+    save_checkpoint(flow, flow.config, folder / FLOW_FILES["flow"], "flow", own)
+    save_checkpoint(ar, ar.config, folder / FLOW_FILES["ar"], "token-ar", own)
+    save_checkpoint(vocoder, vocoder.config, folder / FLOW_FILES["vocoder"], "mel-vocoder")
+
+
+@pytest.fixture(scope="module")
+def codec() -> MynaCodec:
+    torch.manual_seed(0)
+    config = MynaConfig(
+        width=32, latent_width=32, encoder_depth=(1, 1), decoder_depth=(1, 1), latent_dim=16, n_codebooks=2
+    )
+    return MynaCodec(config).eval()
+
+
+@pytest.fixture(scope="module")
+def speech(codec, tmp_path_factory) -> FlowSpeech:
+    folder = tmp_path_factory.mktemp("flow")
+    save_all(folder)
+    return load_flow_speech(codec, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def prompt() -> Prompt:
+    samples = read_audio(SPEECH, 24_000, mono=True).samples[0, : 3 * 24_000]
+    mel, speaker = heard(samples, 24_000)
+    return Prompt(torch.zeros(2, 150, dtype=torch.long), mel=mel, speaker=speaker)
+
+
+def said(speech: FlowSpeech, prompt: Prompt | None, cuts: int, seed: int = 3) -> np.ndarray:
+    frames = list(speech.first_codes(PHONES, prompt, SamplingOptions(seed=seed)))
+    sound = speech.sound(PHONES, prompt, seed=seed)
+    parts = [sound.push(Latents.of(frames[i : i + cuts])) for i in range(0, len(frames), cuts)]
+    return np.concatenate([*parts, sound.flush()])
+
+
+def test_samples_are_the_same_however_they_are_asked_for(speech, prompt):
+    whole = said(speech, prompt, 1000)
+    frames = list(speech.first_codes(PHONES, prompt, SamplingOptions(seed=3)))
+    assert len(whole) == len(frames) * 960
+    for cuts in (1, 7):
+        assert np.allclose(said(speech, prompt, cuts), whole, atol=1e-4)
+    assert np.array_equal(said(speech, prompt, 1000), whole)
+
+
+def test_the_voice_and_the_seed_count(speech, prompt):
+    ours = said(speech, prompt, 1000)
+    assert not np.array_equal(said(speech, prompt, 1000, seed=4)[: len(ours)], ours[: len(ours)])
+    without = said(speech, None, 1000)
+    assert len(without) != len(ours) or not np.allclose(without, ours, atol=1e-3)
+
+
+def test_a_kept_voice_speaks_as_the_new_one(speech, codec, prompt, tmp_path, monkeypatch):
+    monkeypatch.setenv("MYNA_HOME", str(tmp_path))
+    voice = make_voice(SPEECH, codec, CONSENT, name="reader")
+    assert voice.mel is not None
+    assert voice.mel.shape[0] == 80
+    assert voice.mel.shape[1] >= 100
+    assert voice.speaker is not None
+    assert abs(float(voice.speaker.float().norm()) - 1) < 1e-2
+    voice.save(tmp_path / "reader.safetensors")
+    again = load_voice(tmp_path / "reader.safetensors")
+    assert np.array_equal(said(speech, again.prompt(), 1000), said(speech, voice.prompt(), 1000))
+
+
+def test_a_voice_without_its_recording_is_read_from_its_codes(speech):
+    old = Prompt(torch.randint(0, 16, (2, 100), generator=torch.Generator().manual_seed(0)))
+    assert np.isfinite(said(speech, old, 1000)).all()
+
+
+def test_models_that_do_not_belong_together_are_refused(codec, tmp_path):
+    save_all(tmp_path, tokens_hash="0123456789abcdef")
+    with pytest.raises(MissingModelError, match="trained on the tokens of 0123456789abcdef"):
+        load_flow_speech(codec, folder=tmp_path)
+    save_all(tmp_path)
+    (tmp_path / FLOW_FILES["vocoder"]).write_bytes((tmp_path / FLOW_FILES["tokens"]).read_bytes())
+    with pytest.raises(InputError, match="holds tokens, expected mel-vocoder"):
+        load_flow_speech(codec, folder=tmp_path)
+    (tmp_path / FLOW_FILES["ar"]).unlink()
+    with pytest.raises(MissingModelError, match=r"needs myna-token-ar\.safetensors"):
+        load_flow_speech(codec, folder=tmp_path)
+
+
+def test_recordings_of_16_khz_are_noticed():
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(80, 200, generator=generator) - 4
+    narrow = wide.clone()
+    narrow[68:] = -11.5
+    assert is_narrow(narrow)
+    assert not is_narrow(wide)

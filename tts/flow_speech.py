@@ -1,0 +1,92 @@
+"""The flow path put together: token AR, flow decoder, mel vocoder (DESIGN's default), as the synthesizer asks for them.
+
+phones, voice -> TokenAR -> tokens, pointer -> FlowDecoder -> mel -> MelVocoder -> samples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from ..codec import Codec
+from ..codec.checkpoint import weights_hash
+from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
+from ..data.checkpoint import load_checkpoint, read_safetensors
+from ..errors import MissingModelError
+from ..pretrained.ge2e import load_ge2e
+from .aligner import Aligner
+from .decoders.flow.decoder import FlowConfig, FlowDecoder
+from .decoders.flow.sound import FlowSpeechDecoder, ReadVoice
+from .lm.ar import ARModel
+from .lm.batch import Prompt
+from .lm.generate import Frame
+from .lm.sampling import SamplingOptions
+from .lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
+from .lm.token_ar import TokenAR, TokenARConfig
+from .lm.token_generate import TokenGenerator
+from .registry import FLOW_FILES, flow_folder
+from .text.phones import Phones
+from .valle import Valle
+
+
+class FlowSpeech(Valle):
+    """Valle whose AR says speech tokens. decoder: reads them."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        ar: TokenAR,
+        decoder: FlowSpeechDecoder,
+        aligner: Aligner | None = None,
+        int8: bool = True,
+    ):
+        super().__init__(codec, cast(ARModel, ar), {decoder.name: decoder}, aligner, int8)
+
+    def first_codes(
+        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
+    ) -> Iterator[Frame]:
+        voice = None
+        if prompt is not None:
+            read = self._read(prompt, self.decoder()).voices[self.decoder().name]
+            voice = cast(ReadVoice, read).tokens
+        return iter(TokenGenerator(cast(TokenAR, self.ar), phones, voice, sampling))
+
+
+def load_flow_speech(
+    codec: Codec,
+    aligner: Aligner | None = None,
+    device: str | torch.device = "cpu",
+    folder: str | Path | None = None,
+) -> FlowSpeech:
+    """The models of the flow path in a folder; None: where they ship.
+
+    Raises MissingModelError, one line, where one is missing or belongs to another, InputError for a damaged file.
+    """
+    folder = flow_folder() if folder is None else Path(folder)
+    paths = {role: folder / name for role, name in FLOW_FILES.items()}
+    for path in paths.values():
+        if not path.is_file():
+            raise MissingModelError(
+                f"the decoder flow needs {path.name}, which is not in {folder}; install myna from its repository, or "
+                "train it: myna train recipes/myna-flow-cpu.yaml"
+            )
+    tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, paths["tokens"], "tokens", device)
+    here = weights_hash(tokenizer)
+    for role in ("flow", "ar"):
+        trained_on = read_safetensors(paths[role]).metadata.get("tokens_hash", "")
+        if not trained_on or here[: len(trained_on)] != trained_on:
+            raise MissingModelError(
+                f"{paths[role]} was trained on the tokens of {trained_on or 'an unknown tokenizer'}, the tokenizer "
+                f"here is {here[:16]}; use models that were trained together"
+            )
+    decoder = FlowSpeechDecoder(
+        load_checkpoint(FlowDecoder, FlowConfig, paths["flow"], "flow", device),
+        load_checkpoint(MelVocoder, MelVocoderConfig, paths["vocoder"], "mel-vocoder", device),
+        tokenizer,
+        load_ge2e(device=str(device)),
+    )
+    ar = load_checkpoint(TokenAR, TokenARConfig, paths["ar"], "token-ar", device)
+    return FlowSpeech(codec, ar, decoder, aligner)

@@ -1,0 +1,74 @@
+"""Linear layers whose rows do not know of each other: a row's numbers are the same in a batch of any size.
+
+Two things make a row depend on the others: 8-bit products that quantise their input with one scale a call, and float
+products, whose order of summation follows the shape. Here every row gets a scale of its own and is quantised in the
+same range; sums in 32-bit integers are exact. Small float products are summed row by row.
+
+Shapes: B rows, I channels in, O channels out.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ...kernels.int8 import Int8Linear
+
+_SMALL = 4096  # weights of a float product that is summed row by row
+
+
+class RowExactInt8(nn.Module):
+    """`Int8Linear` with the same weights, one scale a row of x."""
+
+    def __init__(self, linear: Int8Linear):
+        super().__init__()
+        weight, bias = torch.ops.quantized.linear_unpack(linear._packed)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self._packed = torch.ops.quantized.linear_prepack(weight, None)
+        self._bias = bias if linear._bias is None else linear._bias
+        self._reduce_range = linear._reduce_range
+        # A last row of -1 and 1 sets the range in which all are quantised, whatever they hold.
+        self._limits = torch.zeros(1, self.in_features)
+        self._limits[0, :2] = torch.tensor([-1.0, 1.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) -> (..., O)."""
+        rows = x.reshape(-1, self.in_features)
+        size = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp_(min=1e-12)
+        scaled = torch.cat([rows / size, self._limits])
+        y = torch.ops.quantized.linear_dynamic(scaled, self._packed, self._reduce_range)[:-1]
+        y = y.mul_(size) if self._bias is None else torch.addcmul(self._bias, y, size)
+        return y.view(*x.shape[:-1], self.out_features)
+
+
+class RowExactLinear(nn.Module):
+    """A small float `nn.Linear`."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) -> (..., O)."""
+        y = (x.unsqueeze(-2) * self.linear.weight).sum(-1)
+        return y if self.linear.bias is None else y + self.linear.bias
+
+
+def row_exact(model: nn.Module) -> nn.Module:
+    """A copy of what `quantize.prepare` made, its linear layers as above; it shares the other weights. Large float
+    layers (where there is no 8-bit engine, and on a GPU) stay: their rows agree to rounding."""
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    shared |= {id(part): part for part in model.modules() if isinstance(part, Int8Linear)}
+    return _converted(copy.deepcopy(model, shared))
+
+
+def _converted(module: nn.Module) -> nn.Module:
+    if isinstance(module, Int8Linear):
+        return RowExactInt8(module)
+    if isinstance(module, nn.Linear) and module.weight.numel() < _SMALL:
+        return RowExactLinear(module)
+    for name, child in module.named_children():
+        setattr(module, name, _converted(child))
+    return module

@@ -1,0 +1,210 @@
+"""Continuous batching of the AR: utterances of different requests share every step, and join and leave between steps.
+
+    utterance 1 --> coroutine --.                            .--> one pass of the transformer
+    utterance 2 --> coroutine --+--> what they ask for ------+--> one pass of each head
+    utterance 3 --> coroutine --'     (one thread)           '--> frames, to whoever iterates
+
+A batch costs hardly more than one utterance, which is as slow as its weights are long in memory. What an utterance says
+does not depend on the others (`row_exact`). Utterances of which nothing has been heard yet go first: while there is
+one, the others step only as long as they have less than `margin` frames in hand.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator
+from typing import Any, cast
+
+import torch
+
+from ..text.phones import Phones
+from .ar import ARModel
+from .batch import Prompt
+from .generate import ARGenerator
+from .row_exact import row_exact
+from .sampling import SamplingOptions
+from .step import Ask, Frame
+
+_AHEAD = 100  # frames that an utterance may be ahead of whoever takes them
+_MARGIN = 25
+
+
+class SharedAR:
+    """Speaks any number of utterances at once. Safe to use from several threads.
+
+    ar: of `quantize.prepare`.   exact: an utterance's numbers do not depend on the others.
+    opening: frames after which the first sound of an utterance can be heard.
+
+    >>> shared = SharedAR(prepare(model))
+    >>> for frame in shared.frames(phones, prompt, options): ...  # in as many threads as there are utterances
+    """
+
+    def __init__(self, ar: ARModel, exact: bool = True, opening: int = 24):
+        self.ar = cast(ARModel, row_exact(ar)) if exact else ar
+        self.opening = opening
+        self._changed = threading.Condition()
+        self._running: list[_Utterance] = []
+        self._thread: threading.Thread | None = None
+        self.steps = self.frames_made = 0
+
+    def frames(
+        self,
+        phones: Phones,
+        prompt: Prompt | None,
+        options: SamplingOptions,
+        opens: bool = True,
+    ) -> Generator[Frame, None, None]:
+        """As iterating over `ARGenerator`: phones and prompt are read at once, by whoever calls. Closing it takes the
+        utterance out before the next step.
+
+        opens: somebody waits for the first sound of it.
+        """
+        with torch.inference_mode():
+            generator = ARGenerator(self.ar, phones, prompt, options)
+        return self._frames(_Utterance(generator, self.opening if opens else 0))
+
+    def _frames(self, utterance: _Utterance) -> Generator[Frame, None, None]:
+        self._join(utterance)
+        try:
+            yield from self._taken(utterance)
+        finally:
+            self._leave(utterance)
+
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    # ---- of those who iterate
+
+    def _join(self, utterance: _Utterance) -> None:
+        with self._changed:
+            self._running.append(utterance)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="shared-ar", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _leave(self, utterance: _Utterance) -> None:
+        with self._changed:
+            utterance.wanted = False
+            if utterance in self._running:
+                self._running.remove(utterance)
+            self._changed.notify_all()
+
+    def _taken(self, utterance: _Utterance) -> Iterator[Frame]:
+        while True:
+            with self._changed:
+                while not utterance.made and not utterance.over:
+                    self._changed.wait()
+                taken = list(utterance.made)
+                utterance.made.clear()
+                over, error = utterance.over, utterance.error
+                if not over:
+                    self._changed.notify_all()
+            yield from taken
+            if over:
+                if error is not None:
+                    raise error
+                return
+
+    # ---- of the thread that computes
+
+    def _work(self) -> None:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            while (chosen := self._next()) is not None:
+                self._step(chosen)
+
+    def _next(self) -> list[_Utterance] | None:
+        """Those whose turn it is; waits for one. None, and the thread ends, after a minute without."""
+        with self._changed:
+            while not (chosen := _chosen(self._running)):
+                if not self._changed.wait(timeout=60) and not self._running:
+                    self._thread = None
+                    return None
+            return chosen
+
+    def _step(self, chosen: list[_Utterance]) -> None:
+        """One frame more of each."""
+        for utterance in chosen:
+            utterance.resume(None)
+        while asking := [utterance for utterance in chosen if utterance.asked is not None]:
+            kinds: dict[Any, list[_Utterance]] = {}
+            for utterance in asking:
+                kinds.setdefault(cast(Ask, utterance.asked).part, []).append(utterance)
+            # One kind at a time, so that those who are behind catch up and ask for the rest together.
+            part, members = next(iter(kinds.items()))
+            try:
+                answers = _answers(self.ar, part, members)
+            except Exception as error:
+                for utterance in members:
+                    utterance.fail(error)
+                continue
+            for utterance, answer in zip(members, answers, strict=True):
+                utterance.resume(answer)
+        with self._changed:
+            self.steps += 1
+            for utterance in chosen:
+                self.frames_made += utterance.frame is not None
+                utterance.hand_over()
+                if utterance.over and utterance in self._running:
+                    self._running.remove(utterance)
+            self._changed.notify_all()
+
+
+class _Utterance:
+    """One that is being said. The first fields are the computing thread's, the others are under the lock."""
+
+    def __init__(self, generator: ARGenerator, opening: int):
+        self.generator, self.run = generator, generator.run()
+        self.asked: Ask | None = None
+        self.frame: Frame | None = None
+        self._ended, self._failure = False, cast("BaseException | None", None)
+
+        self.opening = opening  # frames until something can be heard
+        self.wanted, self.over = True, False
+        self.error: BaseException | None = None
+        self.made: deque[Frame] = deque()
+
+    def resume(self, answer: Any) -> None:
+        """On to the next thing it asks for, its next frame or its end."""
+        self.asked, self.frame = None, None
+        try:
+            asked = self.run.send(answer)
+        except StopIteration:
+            self._ended = True
+        except Exception as error:
+            self.fail(error)
+        else:
+            if isinstance(asked, Ask):
+                self.asked = asked
+            else:
+                self.frame = asked
+
+    def fail(self, error: BaseException) -> None:
+        self.asked, self._ended, self._failure = None, True, error
+
+    def hand_over(self) -> None:
+        if self.frame is not None:
+            self.made.append(self.frame)
+            self.opening -= 1
+        self.over, self.error = self._ended, self._failure
+
+
+def _chosen(running: list[_Utterance]) -> list[_Utterance]:
+    ready = [one for one in running if one.wanted and not one.over and len(one.made) < _AHEAD]
+    if any(one.opening > 0 for one in ready):
+        return [one for one in ready if one.opening > 0 or len(one.made) < _MARGIN]
+    return ready
+
+
+def _answers(model: ARModel, part: Any, members: list[_Utterance]) -> list[Any]:
+    asked = [cast(Ask, one.asked) for one in members]
+    counts = [len(one.inputs[0]) for one in asked]
+    together = [torch.cat(column) for column in zip(*(one.inputs for one in asked), strict=True)]
+    if part is not None:
+        return list(part(*together).split(counts))
+    reaches = [model.config.context if one.reach is None else one.reach for one in asked]
+    hidden, caches = model.transformer.step_many(together[0], [one.cache for one in asked], reaches)
+    return list(zip(hidden.split(counts), caches, strict=True))

@@ -1,0 +1,139 @@
+"""One frame of the AR: tensors in, tensors out, of fixed shapes, so that a CUDA graph can hold it.
+
+Random numbers are inputs, and nothing is read back: whoever runs the loop looks at the frame.
+
+Shapes: R rows that guidance compares, P phones, N coarse codebooks, V codebook_size, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from ...layers.streaming import State
+from .ar import ARModel
+from .durations import Durations, Stay
+from .sampling import SamplingOptions, draw, draw_apart, guide, no_codes
+
+
+class Frame(NamedTuple):
+    """One frame of what is said."""
+
+    codes: Tensor  # (N,) long
+    pointer: Tensor  # () long: the phone that is said
+    hidden: Tensor  # (W,) the model's state that the codes were drawn from
+
+
+class ARState(NamedTuple):
+    """What a frame hands to the next."""
+
+    cache: State  # the transformer's, of R rows
+    before: Tensor  # (R, W) the frame before
+    stay: Stay
+    recent: Tensor  # the codes that repetition-aware sampling looks at
+
+
+class Ask(NamedTuple):
+    """What the model has to compute for a frame.
+
+    part: a part of it that reads every row on its own; None: the transformer's next step, answered by the hidden states
+    and the next cache.   inputs: (R, ...) each.   cache, reach: of the transformer.
+    """
+
+    part: Callable[..., Tensor] | None
+    inputs: tuple[Tensor, ...]
+    cache: State = None
+    reach: int | None = None
+
+    def answer(self, model: ARModel) -> Any:
+        if self.part is not None:
+            return self.part(*self.inputs)
+        return model.step(self.inputs[0], self.cache, self.reach)
+
+
+class ARStep:
+    """From frame to frame.
+
+    phones: (R, P, W), what each row knows of each phone.   guidance: (R - 1,), the weights of the rows that hide
+    something, less one.
+    """
+
+    def __init__(
+        self,
+        model: ARModel,
+        options: SamplingOptions,
+        phones: Tensor,
+        guidance: Tensor,
+        durations: Durations,
+    ):
+        self.model, self.options, self.guidance = model, options, guidance
+        # What the target's frames add to the code before them, phone by phone.
+        self.phones, self.durations = phones + model.segment.weight[1], durations
+        self.tables, self.ages = _tables(model), model.age.weight
+
+    def begin(self, cache: State, before: Tensor, pointer: int) -> ARState:
+        """Before the first frame; before: (R, W)."""
+        return ARState(
+            cache, before, Stay.begin(pointer, before.device), no_codes(self.options, before.device)
+        )
+
+    def numbers(self, source: Iterator[float], begins: bool) -> Tensor:
+        """Those of a frame, (3 + N,): two for the first code, two for the duration (the first of them only where a
+        phone `begins`), one for each further code."""
+        drawn, draws = [next(source), next(source)], self.durations.draws
+        drawn += [next(source) if draws and begins else 0.0, next(source) if draws else 0.0]
+        drawn += [next(source) for _ in self.model.depth_heads]
+        return torch.tensor(drawn, dtype=torch.float64, device=self.phones.device)
+
+    def __call__(self, state: ARState, numbers: Tensor, reach: int | None = None) -> tuple[Frame, ARState]:
+        """reach: an upper bound of the frames since the beginning, this one included, which spares work."""
+        asking = self.asks(state, numbers, reach)
+        answer: Any = None
+        while True:
+            try:
+                answer = asking.send(answer).answer(self.model)
+            except StopIteration as stop:
+                return stop.value
+
+    def asks(
+        self, state: ARState, numbers: Tensor, reach: int | None = None
+    ) -> Generator[Ask, Any, tuple[Frame, ARState]]:
+        """The same as a coroutine that asks for what the model has to compute, so that several can share it
+        (`tts.lm.shared`)."""
+        model, stay = self.model, state.stay
+        age = stay.age.clamp(max=model.config.max_age).reshape(1)
+        x = state.before + self.phones[:, stay.pointer.reshape(1)][:, 0] + self.ages[age]
+        hidden, cache = yield Ask(None, (x,), state.cache, reach)
+        logits = self._guided((yield Ask(model.code_head, (hidden,))))
+        code, recent = draw_apart(logits, state.recent, numbers, self.options)
+        advance = yield Ask(model.advance_head, (hidden[:1], code.reshape(1)))
+        after = self.durations(stay, advance[0], numbers[2:4])
+        codes = yield from self._deeper(hidden, code, numbers[4:])
+        before = sum(table[c.reshape(1)] for table, c in zip(self.tables, codes, strict=True))
+        following = ARState(cache, cast(Tensor, before).expand(len(x), -1), after, recent)
+        return Frame(torch.stack(codes), stay.pointer, hidden[0]), following
+
+    def _deeper(self, hidden: Tensor, first: Tensor, numbers: Tensor) -> Generator[Ask, Tensor, list[Tensor]]:
+        """All coarse codes of the frame whose first one is drawn."""
+        codes, o = [first], self.options
+        for k, head in enumerate(self.model.depth_heads):
+            known = torch.stack(codes).expand(len(hidden), -1)
+            logits = self._guided((yield Ask(head, (hidden, known))))
+            codes.append(draw(logits, numbers[k], o.temperature, o.top_k, o.top_p))
+        return codes
+
+    def _guided(self, logits: Tensor) -> Tensor:
+        return guide(logits, self.guidance)
+
+
+def _tables(model: ARModel) -> Tensor:
+    """The embeddings of all coarse codes of the target, (N, V, W)."""
+    embedding = model.response_embedding
+    if isinstance(embedding, torch.nn.Embedding):
+        return embedding.weight[None]
+    table = embedding.table
+    rows = table if isinstance(table, Tensor) else table()
+    return rows if rows.ndim == 3 else rows[None]

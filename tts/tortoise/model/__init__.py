@@ -1,0 +1,1 @@
+"""TorToise's networks, one a file."""

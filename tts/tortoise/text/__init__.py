@@ -1,0 +1,1 @@
+"""What TorToise reads: sentences it can say, spelled out, as its tokens."""
