@@ -100,7 +100,7 @@ def test_no_watermark_no_speech(voice, myna, monkeypatch):
     def broken(*_):
         raise MissingModelError("speech cannot be watermarked without the package resemble-perth")
 
-    monkeypatch.setattr(speaker.Speaker.__init__, "__defaults__", (None, "cpu", broken))
+    monkeypatch.setattr(speaker.Speaker.__init__, "__defaults__", (None, "cpu", broken, None))
     myna("say", "Hello.", "--voice", voice).failed_with(4, "watermarked")
     assert list(Path().iterdir()) == []
 

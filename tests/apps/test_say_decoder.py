@@ -71,7 +71,9 @@ def hum(monkeypatch, tmp_path) -> Hum:
     ar = ARModel(ARConfig(codebook_dim=16, **SMALL), codec.rows()).eval()
     decoder = Hum(codec.frame_size)
     monkeypatch.setitem(registry.DECODERS, "hum", DecoderRow("hum", "it hums", lambda *_: decoder))
-    monkeypatch.setattr(speaker, "load_models", lambda device, decoder=None: Valle(codec, ar, load_decoders(codec, ar)))
+    monkeypatch.setattr(
+        speaker, "load_models", lambda device, decoder=None: Valle(codec, ar, load_decoders(codec, ar))
+    )
     codes = torch.randint(0, 1024, (8, 60), generator=torch.Generator().manual_seed(1))
     monkeypatch.chdir(tmp_path)
     Voice("ada", codes, None, None, codec_hash(codec), "ada.wav", "2026-01-01", "Ada agreed in May").save(

@@ -76,7 +76,7 @@ def test_a_pumped_generator_is_never_far_ahead_and_closed_in_its_thread():
         return told
 
     assert asyncio.run(main()) == [True]
-    assert closed == ["myna-test"]
+    assert closed == ["pump-test"]
 
 
 def test_cancelling_waits_until_the_work_has_ended():
