@@ -18,8 +18,8 @@ settings.load_profile("patient")
 # TRITON_INTERPRET=0 runs them on a GPU instead.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Packages that are references here (encodec, tortoise-tts, transformers) import torchaudio, and what is compared does not
-# need it. The wheel of the package index does not load beside a CPU-only torch: then an empty module stands for it.
+# Packages that are references here (encodec, tortoise-tts, transformers) import torchaudio, and what is compared does
+# not need it. The package index's wheel does not load beside a CPU-only torch: then an empty module stands for it.
 try:
     import torchaudio  # noqa: F401
 except (ImportError, OSError, RuntimeError):
