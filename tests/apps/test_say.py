@@ -262,7 +262,10 @@ def test_a_stopped_book_goes_on_where_it_was(voice, myna, how):
     assert f"after {kept} of 5 sentences" in done.err
     assert json.loads(done.out)["resumed_at"] == kept
     assert myna("say", "-t", "book.txt", "-v", voice, "-o", "whole.wav").code == 0
-    assert Path("book.wav").read_bytes() == Path("whole.wav").read_bytes()
+    resumed, whole = (read_audio(name).samples for name in ("book.wav", "whole.wav"))
+    assert resumed.shape == whole.shape
+    # The first sentences were said in another process: sums in another order may round another way.
+    assert abs(resumed - whole).max() <= 2 / 32768
     assert sorted(path.name for path in Path().iterdir()) == ["book.txt", "book.wav", "whole.wav"]
 
 
