@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from ..data.audio import AudioReader
 
 
+LONGEST_PACKET = 30.0  # seconds: a reader holds a packet in memory
+
+
 @dataclass(frozen=True)
 class CompressOptions:
     """The options of the command.
 
     model: name or checkpoint.   bitrate: bits a second, at most.   target_size: bytes, at most.
     lm: entropy-code `.ecdc` with EnCodec's language model, the file `lm_model` if it is given.
+    packet: seconds of a packet of `.myna`; None: a pipe's is a second, so that it plays soon, a file's five.
     """
 
     model: str
@@ -40,6 +44,7 @@ class CompressOptions:
     lm_model: str | None = None
     force: bool = False
     device: str = "cpu"
+    packet: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,12 +112,15 @@ class Compressor:
 
         options, codec = self.options, self.codec
         k = codec.codebooks_for(options.bitrate)
+        packet = options.packet
+        if packet is None and target != PIPE:
+            packet = pipeline.FILE_PACKET_SECONDS
         if options.target_size is None:
-            made = pipeline.compress(reader, file, codec, k, progress)
+            made = pipeline.compress(reader, file, codec, k, progress, packet)
         else:
             counted = Counted(file)
             with tempfile.TemporaryFile() as whole:
-                made = pipeline.compress(reader, whole, codec, k, progress)
+                made = pipeline.compress(reader, whole, codec, k, progress, packet)
                 k = pipeline.shrink(whole, counted, options.target_size).n_codebooks  # pyright: ignore
             made = replace(made, n_bytes=counted.n_bytes, n_codebooks=k)
         return _report(source, target, codec, made)
@@ -230,6 +238,10 @@ def check_kind(suffix: str, options: CompressOptions) -> None:
         )
     if kind != ".myna" and options.target_size is not None:
         raise UsageError(f"--target-size works with .myna, not with {kind}; use --bitrate")
+    if kind != ".myna" and options.packet is not None:
+        raise UsageError(f"--packet works with .myna, not with {kind}")
+    if options.packet is not None and not 0.1 <= options.packet <= LONGEST_PACKET:
+        raise UsageError(f"--packet {options.packet:g} is outside 0.1 to {LONGEST_PACKET:g} seconds")
     if kind != ".ecdc" and options.lm:
         raise UsageError(
             "--lm belongs to .ecdc; name the output .ecdc, or leave --lm out (.myna has its own)"
@@ -261,6 +273,10 @@ def command(
     lm_model: str | None = typer.Option(
         None, help="The language model's .th or checkpoint; implies --lm.  [default: the downloaded one]"
     ),
+    packet: float | None = typer.Option(
+        None,
+        help="Seconds of a packet of .myna: what damage costs; longer, smaller.  [default: 5, to a pipe 1]",
+    ),
     force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no result line."),
@@ -283,6 +299,7 @@ def command(
         lm_model,
         force,
         device,
+        packet,
     )
     compressor = Compressor(options, console)
     if output == PIPE:

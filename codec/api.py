@@ -17,6 +17,7 @@ from ..data.wav import WavWriter
 from ..errors import InputError, UsageError
 from .base import Codec
 from .formats import open_compressed
+from .pipeline import FILE_PACKET_SECONDS
 from .pipeline import compress as compress_stream
 from .pipeline import decompress as decompress_stream
 from .registry import codec_for, load_codec, load_encodec_lm
@@ -26,12 +27,14 @@ def compress(
     source: str | Path | BinaryIO | Audio,
     model: str | Path | Codec = "myna-24k",
     bitrate: float | None = None,
+    packet_seconds: float = FILE_PACKET_SECONDS,
 ) -> bytes:
     """A recording to the bytes of a `.myna` file.
 
     source: a path, an open file, or an `Audio` (samples (C, N), sample_rate).
     model: a name of `myna models list`, a checkpoint, or a codec that is loaded.
     bitrate: bits a second before entropy coding and for one channel, at most; None for all the model has.
+    packet_seconds: of a packet: what damage to it costs; longer ones make smaller files.
     Raises InputError, UsageError or MissingModelError.
 
     >>> data = compress("speech.wav", bitrate=2000)
@@ -42,7 +45,7 @@ def compress(
         source = _as_wav(source)
     out = io.BytesIO()
     with AudioReader(source) as reader:
-        compress_stream(reader, out, codec, codec.codebooks_for(bitrate))
+        compress_stream(reader, out, codec, codec.codebooks_for(bitrate), packet_seconds=packet_seconds)
     return out.getvalue()
 
 

@@ -36,6 +36,7 @@ from .formats.header import Header
 Progress = Callable[[float, float | None], None]  # seconds of audio done, seconds in all if known
 
 BLOCK_SECONDS = 1.0  # of audio a step of a codec: the time of a packet, so that a pipe waits for nothing else
+FILE_PACKET_SECONDS = 5.0  # of a file's packets: what surrounds them is 1 % of it; a damaged one costs 5 s
 PREROLL_SECONDS = 2.0  # decoded and dropped before a start in the middle: longer than a decoder remembers
 
 
@@ -292,15 +293,18 @@ def compress(
     codec: Codec,
     n_codebooks: int | None = None,
     progress: Progress | None = None,
+    packet_seconds: float | None = None,
 ) -> Compressed:
     """Write a recording to an open file or pipe as `.myna`.
 
-    Raises InputError as `AudioReader.blocks` does.
+    packet_seconds: what is lost with a damaged packet, and waited for in a pipe; longer packets make smaller files.
+    None: the codec's, a second.
+    Raises InputError as `AudioReader.blocks` does, UsageError for packets that the codec or the format cannot have.
     """
     began = time.perf_counter()
     counted, info = CountedReader(reader, progress), reader.info
     n_codebooks = n_codebooks or codec.n_codebooks
-    writer = MynaWriter(file, myna_header(codec, info, n_codebooks))
+    writer = MynaWriter(file, myna_header(codec, info, n_codebooks, packet_seconds))
     for piece in encode_blocks(counted, codec, n_codebooks):
         for codes, scale in segments(piece, codec):
             writer.push(codes, scale)
@@ -311,8 +315,13 @@ def compress(
     )
 
 
-def myna_header(codec: Codec, info: AudioInfo, n_codebooks: int) -> Header:
-    """The header of a recording's `.myna` file."""
+def myna_header(
+    codec: Codec, info: AudioInfo, n_codebooks: int, packet_seconds: float | None = None
+) -> Header:
+    """The header of a recording's `.myna` file; packet_seconds as in `compress`."""
+    frames = None
+    if packet_seconds is not None and not isinstance(codec, SegmentedEncodec):
+        frames = max(1, round(packet_seconds * codec.frame_rate))
     header = header_for(
         codec,
         info.sample_rate,
@@ -320,6 +329,7 @@ def myna_header(codec: Codec, info: AudioInfo, n_codebooks: int) -> Header:
         n_codebooks,
         n_samples=None if info.format in LOSSY else info.n_frames,
         streams=stream_count(info.channels, codec),
+        packet_frames=frames,
         weights_hash=weights_hash(codec),
     )
     if isinstance(codec, SegmentedEncodec):  # a packet is a segment

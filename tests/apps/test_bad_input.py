@@ -133,7 +133,7 @@ def test_odd_but_right_input(compress, myna, tiny_model, tmp_path, samples):
 
 @pytest.fixture
 def compressed(myna, tiny_model, tmp_path) -> bytes:
-    assert myna("compress", SPEECH, tmp_path / "good.myna", "--model", tiny_model).code == 0
+    assert myna("compress", SPEECH, tmp_path / "good.myna", "--model", tiny_model, "--packet", "1").code == 0
     return (tmp_path / "good.myna").read_bytes()
 
 
@@ -281,7 +281,7 @@ def test_existing_output_is_kept_without_force(myna, tiny_model, tmp_path, compr
     myna("compress", SPEECH, out, "--model", tiny_model).failed_with(2, "--force")
     myna("decompress", tmp_path / "good.myna", out.with_suffix(".myna"), "--model", tiny_model).failed_with(2)
     assert out.read_bytes() == b"precious"
-    assert myna("compress", SPEECH, out, "--model", tiny_model, "--force").code == 0
+    assert myna("compress", SPEECH, out, "--model", tiny_model, "--packet", "1", "--force").code == 0
     assert out.read_bytes() == compressed
 
 

@@ -240,3 +240,34 @@ def test_models_list_path_convert(myna, tiny_model, tmp_path):
     assert myna("models", "convert", tiny_model, tmp_path / "copy.safetensors").code == 0
     assert load_codec(tmp_path / "copy.safetensors").n_codebooks == 4
     myna("models", "path", "nonsense").failed_with(2, "nonsense")
+
+
+def test_a_file_has_packets_of_five_seconds_and_a_pipe_of_one(myna, tiny_model, tmp_path, speech):
+    write_audio(tmp_path / "in.wav", np.tile(speech, 7), 24_000)
+    sizes = {}
+    for name, options in (("file", ()), ("short", ("--packet", "1"))):
+        out = tmp_path / f"{name}.myna"
+        assert myna("compress", tmp_path / "in.wav", out, "--model", tiny_model, *options).code == 0
+        opened = open_compressed(io.BytesIO(out.read_bytes()))
+        rate = float(opened.info.frame_rate)
+        sizes[name] = round(opened.info.packet_frames / rate, 2), out.stat().st_size
+        assert codes_of(out.read_bytes()).equal(codes_of((tmp_path / "file.myna").read_bytes()))
+    assert [seconds for seconds, _ in sizes.values()] == [5, 1]
+    assert sizes["file"][1] < sizes["short"][1]
+
+
+@pytest.mark.parametrize("seconds", ["0.05", "31", "nan"])
+def test_packets_that_are_too_short_or_too_long_are_refused(myna, tiny_model, tmp_path, seconds):
+    outcome = myna("compress", SPEECH, tmp_path / "x.myna", "--model", tiny_model, "--packet", seconds)
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "0.1 to 30 seconds" in outcome.err
+    assert not (tmp_path / "x.myna").exists()
+
+
+def test_entropy_coding_pays_for_all_that_surrounds_the_codes():
+    """In seven seconds; a longer file saves more."""
+    data = package.compress(SPEECH)
+    info = open_compressed(io.BytesIO(data)).info
+    raw = info.n_samples / info.original_sample_rate * 4000 / 8
+    assert len(data) < 0.85 * raw

@@ -66,8 +66,8 @@ def piped(monkeypatch):
 
 @pytest.fixture
 def files(myna, tiny_model, tmp_path) -> tuple[bytes, bytes]:
-    """speech.wav compressed, and decompressed, from file to file."""
-    assert myna("compress", SPEECH, tmp_path / "x.myna", "--model", tiny_model).code == 0
+    """speech.wav compressed, and decompressed, from file to file, in packets of a second as a pipe has them."""
+    assert myna("compress", SPEECH, tmp_path / "x.myna", "--model", tiny_model, "--packet", "1").code == 0
     assert myna("decompress", tmp_path / "x.myna", tmp_path / "x.wav", "--model", tiny_model).code == 0
     return (tmp_path / "x.myna").read_bytes(), (tmp_path / "x.wav").read_bytes()
 
