@@ -139,7 +139,7 @@ def test_a_convolutional_net_takes_one_too():
     x = torch.randn(2, 16, 9)
     plain = net(x)
     view = adapted(net, trained(net, 1, targets=("*.expand", "*.contract", "*.linear")))
-    assert torch.equal(net(x), plain)
+    torch.testing.assert_close(net(x), plain)  # frozen, its convolution is computed in another order
     assert not torch.allclose(view(x), plain, atol=1e-2)
 
 
