@@ -66,7 +66,7 @@ def gather(
     Raises InputError for less than half a minute of one person, or texts of other recordings, OutputError.
     """
     corpus = open_corpus(folder, RATE, work / "decoded")
-    person = one_person(corpus, corpus.items)
+    person = one_person(corpus, corpus.items, work / "vectors.safetensors")
     seconds = sum(item.length for item in person.items) / RATE
     if seconds < SHORTEST:
         raise InputError(

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 from torch import Tensor
 
+from ...data.checkpoint import read_safetensors
 from ...data.corpus import Corpus, Item
+from ...data.files import atomic_output
 from ...data.resample import resample
 from ...errors import InputError
 from ...pretrained.ge2e import GE2E, LEVEL, RATE, load_ge2e
@@ -36,11 +40,10 @@ class Person:
     vectors: Mapping[str, Tensor]
 
 
-def one_person(corpus: Corpus, items: Sequence[Item], network: GE2E | None = None) -> Person:
-    """Raises InputError where two people speak about as much."""
-    network = network or load_ge2e()
+def one_person(corpus: Corpus, items: Sequence[Item], kept: Path | None = None) -> Person:
+    """kept: file of the vectors, so that they are made once.   Raises InputError where two people speak about as much."""
     rate = corpus.sample_rate
-    vectors = {i.key: speaker_vector(network, corpus.read(i, 0, i.length), rate) for i in items}
+    vectors = _vectors(corpus, items, kept)
     seconds: dict[str, float] = defaultdict(float)
     for item in items:
         seconds[item.speaker or ""] += item.length / rate
@@ -57,6 +60,19 @@ def one_person(corpus: Corpus, items: Sequence[Item], network: GE2E | None = Non
             "one person"
         )
     return Person(tuple(same), tuple(others), vectors)
+
+
+def _vectors(corpus: Corpus, items: Sequence[Item], kept: Path | None) -> dict[str, Tensor]:
+    if kept is not None and kept.is_file():
+        found = read_safetensors(kept).weights
+        if set(found) == {item.key for item in items}:
+            return {key: vector.float() for key, vector in found.items()}
+    network, rate = load_ge2e(), corpus.sample_rate
+    vectors = {i.key: speaker_vector(network, corpus.read(i, 0, i.length), rate) for i in items}
+    if kept is not None:
+        with atomic_output(kept, force=True) as file:
+            file.write(save(vectors))
+    return vectors
 
 
 @torch.inference_mode()
