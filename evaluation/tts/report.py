@@ -63,7 +63,8 @@ class SpeechEvaluation:
     needed: those of them that are not to be left out.   hard: say the hard sentences too.   prompt_text: is the
     prompt's transcript given to the model: "without", "with", or "both".   codec, ar, decoder_weights:
     names or checkpoints; None: those that ship (`load_speaker`).   adapted: a voice of the library, or its file, whose
-    speaker is the one of the recordings: it says the same lines with its adapters and without.   speech: how it is said, and by which decoder; its
+    speaker is the one of the recordings: it says the same lines with its adapters and without.
+    speech: how it is said, and by which decoder; its
     seed also chooses prompts and texts.   audio: keep what was said, beside the report.   remark: to be
     among the report's notes.
     """
@@ -446,8 +447,8 @@ def _with_adapted(casts: Sequence[_Cast], name: str, codec: Codec) -> _Cast:
     if len(casts) != 1:
         who = ", ".join(cast.person.name for cast in casts[:_MANY])
         raise UsageError(
-            f"the adapted voice {name} is measured on recordings of its speaker alone, these are of {who}; give --source, "
-            "--max-voices 1 or other recordings"
+            f"the adapted voice {name} is measured on recordings of its speaker alone, these are of {who}; give "
+            "--source, --max-voices 1 or other recordings"
         )
     voice = find_voice(name, codec)
     if not voice.adapters:

@@ -41,7 +41,7 @@ class Person:
 
 
 def one_person(corpus: Corpus, items: Sequence[Item], kept: Path | None = None) -> Person:
-    """kept: file of the vectors, so that they are made once.   Raises InputError where two people speak about as much."""
+    """kept: file of the vectors, which are made once. Raises InputError where two people speak about as much."""
     rate = corpus.sample_rate
     vectors = _vectors(corpus, items, kept)
     seconds: dict[str, float] = defaultdict(float)
