@@ -101,6 +101,10 @@ def tts(
     preset: str = typer.Option("standard", help="standard, fast or best."),
     decoder: str = typer.Option(None, help="What makes the sound: vocoder, or nar.  [default: vocoder]"),
     decoder_weights: Path = typer.Option(None, help="A checkpoint in place of the decoder's that ships."),
+    adapted: str = typer.Option(
+        None,
+        help="A voice of `myna voices adapt`: on recordings of its speaker, with what it learned and without.",
+    ),
     seed: int = typer.Option(0, help="Of the speech, and of the choice of prompts and texts."),
     candidates: int = typer.Option(None, help="Times a sentence is said, the clearest kept."),
     temperature: float = typer.Option(None, help="Of the sampled codes."),
@@ -151,6 +155,7 @@ def tts(
         codec=codec,
         ar=ar,
         decoder_weights=decoder_weights,
+        adapted=adapted,
         device=device,
         audio=audio,
         remark=QUICK_REMARK if quick else None,

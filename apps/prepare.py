@@ -150,12 +150,12 @@ def _prepare(
 ) -> Prepared:
     from ..preparation.prepare import prepare
 
-    with _bars(console) as progress:
+    with bars(console) as progress:
         return prepare(folder, out, options, engine, force, progress)
 
 
 @contextmanager
-def _bars(console: Console) -> Iterator[Progress]:
+def bars(console: Console) -> Iterator[Progress]:
     """A bar for each thing that is done, one after the other."""
     from contextlib import ExitStack
 

@@ -266,7 +266,7 @@ def _speaking(
     from ..tts.text.phonemes import language_note
     from ..tts.voices.library import shipped_voices
     from ..tts.voices.voice import SUFFIX
-    from .voices import ask_consent
+    from .consent import ask_consent
 
     if note := language_note(options.language):
         console.note(note)

@@ -114,7 +114,7 @@ def speaking(
     from ..tts.tortoise.text.passages import split, spoken
     from ..tts.tortoise.text.tokenizer import encode
     from ..tts.voices.library import shipped_voices
-    from .voices import ask_consent
+    from .consent import ask_consent
 
     sentences = split(text)
     for sentence in sentences:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import UsageError
+from .consent import ask_consent
 from .console import Console
+from .voices_adapt import adapt
 
 if TYPE_CHECKING:
     from ..tts.voices.voice import Voice
 
 app = typer.Typer(help="Voices made once from a recording and used by name.", no_args_is_help=True)
 
-STATEMENT = "The speaker of this recording is me, or has agreed that I clone this voice"
 _JSON = typer.Option(False, "--json", help="Print the facts as JSON.")
+
+app.command("adapt")(adapt)
 
 
 @app.command("add")
@@ -139,22 +143,6 @@ def remove(
     Console(quiet, json).result({"name": name, "removed": str(path)}, f"removed {name!r}")
 
 
-def ask_consent(recording: str, given: str | None) -> str:
-    """The statement of `--consent`, or the answer of whoever sits at the terminal.
-
-    Raises UsageError without one, and where nobody can be asked.
-    """
-    from ..tts.voices.voice import check_consent
-
-    if given is not None or recording == "-" or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return check_consent(given)
-    print(f"{STATEMENT}. Is that so? [yes/no] ", end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline().strip().lower()
-    if answer not in ("y", "yes"):
-        raise UsageError("without the speaker's consent no voice is made")
-    return f"{STATEMENT} (answered yes on the terminal)"
-
-
 def voice_facts(voice: Voice) -> dict[str, Any]:
     """What there is to say about a voice."""
     return {
@@ -167,7 +155,13 @@ def voice_facts(voice: Voice) -> dict[str, Any]:
         "transcript_used": voice.phones is not None,
         "codec_hash": voice.codec_hash,
         "notes": list(voice.notes),
+        "adapted": [_adapted(part, one.facts) for part, one in voice.adapters.items()],
     }
+
+
+def _adapted(part: str, facts: Mapping[str, Any]) -> str:
+    seconds, created = facts.get("seconds_of_speech"), str(facts.get("created", ""))[:10]
+    return f"{part}, by {seconds} s of speech, on {created}"
 
 
 def _shown(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .activations import snake
@@ -49,4 +48,4 @@ class Pointwise(nn.Module):
         self.linear = nn.Linear(in_channels, out_channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.transpose(1, 2), self.linear.weight, self.linear.bias).transpose(1, 2)
+        return self.linear(x.transpose(1, 2)).transpose(1, 2)

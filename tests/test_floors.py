@@ -49,6 +49,7 @@ ROOMS = {
     "training/engine": set(),
     "training/sets": set(),
     "training/models": {"training/engine", "training/sets"},
+    "training/adapt": {"training/engine", "training/sets", "training/models"},
     "evaluation/measures": {"evaluation/clips"},
 }
 

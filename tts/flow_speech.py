@@ -35,6 +35,8 @@ from .valle import Valle
 class FlowSpeech(Valle):
     """Valle whose AR says speech tokens. decoder: reads them."""
 
+    ar_part = "token-ar"
+
     def __init__(
         self,
         codec: Codec,
@@ -52,7 +54,7 @@ class FlowSpeech(Valle):
         if prompt is not None:
             read = self._read(prompt, self.decoder()).voices[self.decoder().name]
             voice = cast(ReadVoice, read).tokens
-        return iter(TokenGenerator(cast(TokenAR, self.ar), phones, voice, sampling))
+        return iter(TokenGenerator(cast(TokenAR, self.ar_for(prompt)), phones, voice, sampling))
 
 
 def load_flow_speech(

@@ -187,6 +187,8 @@ class Speaker:
         prompt = voice.prompt()
         digest.update(prompt.codes.cpu().numpy().tobytes())
         digest.update(repr(prompt.pointer.tolist() if prompt.pointer is not None else None).encode())
+        for part, adapter in sorted(prompt.adapters.items()):
+            digest.update(f"{part} {adapter.base} {adapter.weights.digest()}".encode())
         return digest.hexdigest()
 
 

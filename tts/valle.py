@@ -15,9 +15,11 @@ from torch import Tensor
 from ..codec import Codec, Codes
 from ..codec.checkpoint import weights_hash
 from ..errors import MissingModelError, MynaError
+from ..layers.lora import LoRAWeights
 from .aligner import Aligner
 from .decoders.base import SoundStream, SpeechDecoder, VoiceState
 from .finish.level import LevelState, active_level, start_state
+from .lm.adapter import adapted_model, adapter_of, folded
 from .lm.ar import ARModel
 from .lm.batch import Prompt
 from .lm.generate import ARGenerator
@@ -37,6 +39,7 @@ class _ReadPrompt:
     prompt: Prompt
     wav: Tensor  # (S,) at the codec's rate
     level: LevelState
+    ar: ARModel  # with the voice's adapter, if it has one
     voices: dict[str, VoiceState] = field(default_factory=dict)  # by decoder
 
 
@@ -46,6 +49,8 @@ class Valle:
     decoders: by name, the preferred first; a mapping that loads one when it is asked for will do.   aligner: judges
     candidates (the preset "best"); without it all count the same.   int8: the AR's weights in 8 bits on a CPU.
     """
+
+    ar_part = "ar"  # its name among a voice's adapters
 
     def __init__(
         self,
@@ -85,7 +90,17 @@ class Valle:
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
     ) -> Iterator[Frame]:
-        return iter(ARGenerator(self.ar, phones, prompt, sampling))
+        return iter(ARGenerator(self.ar_for(prompt), phones, prompt, sampling))
+
+    def ar_for(self, prompt: Prompt | None) -> ARModel:
+        """The AR as it speaks in a voice. Raises InputError for an adapter of other weights."""
+        return self.ar if prompt is None or not prompt.adapters else self._read(prompt).ar
+
+    def ar_adapter(self, prompt: Prompt | None) -> LoRAWeights | None:
+        """What a voice adds to `ar`. Raises as `ar_for`."""
+        adapters = {} if prompt is None else prompt.adapters
+        adapter = adapter_of(adapters, self.ar_part, self._original)
+        return None if adapter is None else folded(adapter, self._original)
 
     def sound(
         self, phones: Phones, prompt: Prompt | None, decoder: str | None = None, seed: int = 0
@@ -109,7 +124,8 @@ class Valle:
             if found is None:
                 wav = self._decoded(prompt)
                 level = start_state(active_level(wav.cpu().numpy(), self.codec.sample_rate))
-                found = self._prompts[id(prompt)] = _ReadPrompt(prompt, wav, level)
+                ar = adapted_model(prompt.adapters, self.ar_part, self._original, self.ar)
+                found = self._prompts[id(prompt)] = _ReadPrompt(prompt, wav, level, cast(ARModel, ar))
             if decoder is not None and decoder.name not in found.voices:
                 found.voices[decoder.name] = decoder.read_voice(prompt, found.wav)
             self._prompts.move_to_end(id(prompt))

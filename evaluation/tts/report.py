@@ -10,7 +10,7 @@ surpass), and the same texts said by Myna in the voice of another recording of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, cycle
 from pathlib import Path
@@ -27,6 +27,7 @@ from ...tts import speaker as tts
 from ...tts.finish.tags import synthetic_tags
 from ...tts.presets import SpeechOptions
 from ...tts.registry import DECODERS, SHIPPED_AR
+from ...tts.voices.library import find_voice
 from ...tts.voices.voice import Voice, make_voice
 from ..clips import Clip, load_clips
 from ..codec.systems import reconstruct
@@ -48,6 +49,7 @@ QUICK_REMARK = (
 )
 CONSENT = "a corpus's recording, used only to measure, as its licence allows"
 MYNA, MYNA_TEXT = "myna", "myna, prompt's text known"
+UNADAPTED, ADAPTED = "myna, {} as it was", "myna, {} adapted"
 _PICTURED = 3  # voices
 _MANY = 6  # names in a note
 
@@ -60,7 +62,9 @@ class SpeechEvaluation:
     source, evenly spread; None for all.   source, split: only these recordings of the shards.   measures: of MEASURES.
     needed: those of them that are not to be left out.   hard: say the hard sentences too.   prompt_text: is the
     prompt's transcript given to the model: "without", "with", or "both".   codec, ar, decoder_weights:
-    names or checkpoints; None: those that ship (`load_speaker`).   speech: how it is said, and by which decoder; its
+    names or checkpoints; None: those that ship (`load_speaker`).   adapted: a voice of the library, or its file, whose
+    speaker is the one of the recordings: it says the same lines with its adapters and without.
+    speech: how it is said, and by which decoder; its
     seed also chooses prompts and texts.   audio: keep what was said, beside the report.   remark: to be
     among the report's notes.
     """
@@ -77,6 +81,7 @@ class SpeechEvaluation:
     codec: str | Path = "myna-24k"
     ar: str | Path | None = None
     decoder_weights: str | Path | None = None
+    adapted: str | None = None
     device: str = "cpu"
     audio: bool = False
     remark: str | None = None
@@ -132,6 +137,8 @@ def evaluate_tts(
         load_clips(data, codec.sample_rate, source=options.source, split=options.split, max_seconds=60)
     )
     casts = _casts(some_of(everybody, options.max_speakers), everybody, codec, texts, options, notes)
+    if options.adapted is not None:
+        casts = [_with_adapted(casts, options.adapted, codec)]
     audio = None if out is None or not options.audio else out / "audio"
     run = _Run(casts, everybody, codec, judge, options, audio, force, progress)
     clips = run.clips(speaker)
@@ -179,6 +186,7 @@ class _Cast:
     prompt: tuple[Clip, ...]
     voices: dict[bool, Voice]
     lines: list[Line]
+    adapted: tuple[Voice, ...] = ()  # the same voice as it was, and adapted
 
     def references(self, said: Clip | None = None) -> list[Clip]:
         """Recordings to compare with: neither in the prompt nor of the text, while there are such."""
@@ -295,6 +303,12 @@ class _Run:
                     for cast in speaking
                     for line in cast.lines
                 ]
+            work += [
+                partial(self._said, speaker, cast, False, line, None, voice)
+                for cast in self.casts
+                for voice in cast.adapted
+                for line in cast.lines
+            ]
             if self.options.hard:
                 work += self._hard(speaker)
         done = []
@@ -366,10 +380,16 @@ class _Run:
         ]
 
     def _said(
-        self, speaker: tts.Speaker, cast: _Cast, known: bool, line: Line, hard: HardSentence | None = None
+        self,
+        speaker: tts.Speaker,
+        cast: _Cast,
+        known: bool,
+        line: Line,
+        hard: HardSentence | None = None,
+        kept: Voice | None = None,
     ) -> SpokenClip:
-        """A text in a voice."""
-        voice, rate = cast.voices[known], speaker.sample_rate
+        """A text in a voice. kept: in the place of the cast's."""
+        voice, rate = kept or cast.voices[known], speaker.sample_rate
         said = say_timed(speaker, line.text, voice, self.options.speech)
         key = line.recording.key if line.recording is not None else "text"
         key = key if hard is None else "hard"
@@ -383,7 +403,7 @@ class _Run:
         )
         return SpokenClip(
             source=cast.person.source if hard is None else "hard sentences",
-            system=MYNA_TEXT if known else MYNA,
+            system=_system(known, kept),
             speaker=cast.person.name,
             key=key,
             text=line.text,
@@ -413,6 +433,29 @@ class _Run:
         self._kept.add(name)
         tags = synthetic_tags(cast.person.name)
         write_audio(self._audio / f"{name}.wav", samples, self.codec.sample_rate, self._force, tags=tags)
+
+
+def _system(known: bool, kept: Voice | None) -> str:
+    if kept is not None:
+        return (ADAPTED if kept.adapters else UNADAPTED).format(kept.name)
+    return MYNA_TEXT if known else MYNA
+
+
+def _with_adapted(casts: Sequence[_Cast], name: str, codec: Codec) -> _Cast:
+    """The cast of an adapted voice's speaker. Raises UsageError for recordings of several people, or a voice that has
+    not been adapted."""
+    if len(casts) != 1:
+        who = ", ".join(cast.person.name for cast in casts[:_MANY])
+        raise UsageError(
+            f"the adapted voice {name} is measured on recordings of its speaker alone, these are of {who}; give "
+            "--source, --max-voices 1 or other recordings"
+        )
+    voice = find_voice(name, codec)
+    if not voice.adapters:
+        raise UsageError(
+            f"the voice {name} has not been adapted; do it with `myna voices adapt {name} RECORDINGS`"
+        )
+    return replace(casts[0], adapted=(replace(voice, adapters={}), voice))
 
 
 def _rows(clips: Sequence[SpokenClip]) -> tuple[SpeechRow, ...]:

@@ -246,6 +246,25 @@ class Reader:
         return phones, counts[:, 0].clamp(min=1)
 
 
+def draw_noise(
+    recipe: FlowRecipe, rows: Tensor, batch: FlowBatch, unrounded: bool = False, training: bool = True
+) -> FlowNoise:
+    """From torch's generator. rows (V, D): levels of all tokens.   unrounded: half of the examples read tokens before
+    rounding.   training: tokens and speaker vectors are disturbed."""
+    b, t = batch.pointer.shape
+    device = batch.mel.device
+    token = torch.randint(len(rows), (b, t // 2), device=device)
+    return FlowNoise(
+        time=torch.sigmoid(torch.randn(b, device=device) - 0.2),
+        sample=torch.randn(b, t, recipe.model.frame, device=device),
+        unrounded=(torch.rand(b, device=device) < 0.5) & unrounded,
+        wrong=torch.rand(b, t // 2, device=device) < recipe.token_noise * training,
+        levels=rows[token],
+        speaker=torch.randn(b, recipe.model.speaker, device=device) * recipe.speaker_noise * training,
+        weight_cap=recipe.weight_cap,
+    )
+
+
 class FlowTrainer(Trainer[FlowRecipe, Plans]):
     """One run."""
 
@@ -351,19 +370,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm}
 
     def noise(self, batch: FlowBatch, unrounded: bool, training: bool = True) -> FlowNoise:
-        b, t = batch.pointer.shape
-        device, recipe = batch.mel.device, self.recipe
-        rows = self.quantizer.rows
-        token = torch.randint(len(rows), (b, t // 2), device=device)
-        return FlowNoise(
-            time=torch.sigmoid(torch.randn(b, device=device) - 0.2),
-            sample=torch.randn(b, t, recipe.model.frame, device=device),
-            unrounded=(torch.rand(b, device=device) < 0.5) & unrounded,
-            wrong=torch.rand(b, t // 2, device=device) < recipe.token_noise * training,
-            levels=rows[token],
-            speaker=torch.randn(b, recipe.model.speaker, device=device) * recipe.speaker_noise * training,
-            weight_cap=recipe.weight_cap,
-        )
+        return draw_noise(self.recipe, self.quantizer.rows, batch, unrounded, training)
 
     def _total(self, losses: dict[str, Tensor]) -> Tensor:
         weights = self.recipe.losses

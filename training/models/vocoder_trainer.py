@@ -84,7 +84,7 @@ class VocoderBatch:
 class Crops:
     """Crops of hidden sets, and the recordings that belong to them. A step always has the same."""
 
-    def __init__(self, sets: Sequence[HiddenSet], extractor: Extractor, recipe: VocoderRecipe):
+    def __init__(self, sets: Sequence[Sequence[HiddenItem]], extractor: Extractor, recipe: VocoderRecipe):
         self.sets, self.extractor, self.recipe = sets, extractor, recipe
         self.places = [(i, j) for i, one in enumerate(sets) for j in range(len(one))]
 
@@ -129,7 +129,7 @@ class Crops:
         return codes, hidden, inside, sounds[:k].astype(np.int64), sounds[k:], wav, pitch
 
 
-class _Pass(nn.Module):
+class Pass(nn.Module):
     """What a step asks of the vocoder, in one call: gradients are averaged over processes by module."""
 
     def __init__(self, vocoder: Vocoder):
@@ -195,7 +195,7 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
             size = data.batch_size
             self.held_out = [own.batch(rng, size) for _ in range(-(-held.crops // size))]
         model = _start(recipe, codec.rows(), self.codec_hash).to(world.device)
-        self.trained = distributed.wrap(_Pass(model), world)
+        self.trained = distributed.wrap(Pass(model), world)
         self.spectral = SpectralLoss(recipe.model.sample_rate, recipe.spectral).to(world.device)
         optimizer = torch.optim.AdamW(
             decayed_groups(model, recipe.optimizer.weight_decay),
@@ -240,23 +240,12 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         self, run: nn.Module, batch: VocoderBatch, generator: torch.Generator | None = None
     ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor]]:
         """What a step learns from, "loss" being minimised; and what should be heard, what is heard (B, 1, N), and the
-        voice (B, V). run: a `_Pass`."""
-        recipe, model = self.recipe, self.model
+        voice (B, V). run: a `Pass`."""
+        model = self.model
         assert isinstance(model, Vocoder)
-        config, weights = recipe.model, recipe.losses
         with self.autocast():
-            out, voice = run(batch)
-        sound = model.sound(out.float())
-        wav = model.render(sound, batch.pitch, batch.voiced, torch.randn_like(batch.wav))
-        first = recipe.data.skipped * config.stride
-        cut = slice(first * config.hop, batch.wav.shape[1] - 2 * config.hop)  # the last hop is only in part
-        real, fake = batch.wav[:, None, cut], wav[:, None, cut]
-        losses = self.spectral(fake, real, generator)
-        losses |= pitch_losses(sound, batch.pitch, batch.voiced, first, batch.alone)
-        losses["loss"] = torch.stack(
-            [getattr(weights, name) * value for name, value in losses.items() if hasattr(weights, name)]
-        ).sum()
-        return losses, (real, fake, voice)
+            said = run(batch)
+        return spoken_losses(model, said, batch, self.recipe, self.spectral, generator)
 
     def _own_critic(self, section: VocoderAdversary) -> None:
         model = self.recipe.model
@@ -305,7 +294,7 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
     def measure(self) -> dict[str, float]:
         assert isinstance(self.model, Vocoder)
         values: dict[str, list[float]] = {}
-        passing = _Pass(self.model)
+        passing = Pass(self.model)
         for number, batch in enumerate(self.held_out):
             seed_torch(self.recipe.seed, number, 0)
             generator = torch.Generator().manual_seed(number)
@@ -316,6 +305,33 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
     def export(self, model: nn.Module, path: Path, notes: dict[str, str]) -> None:
         assert isinstance(model, Vocoder)
         save_model(model, path, self.codec_hash, {**notes, "codec": self.codec_name, "ar_hash": self.ar_hash})
+
+
+def spoken_losses(
+    model: Vocoder,
+    said: tuple[Tensor, Tensor],
+    batch: VocoderBatch,
+    recipe: VocoderRecipe,
+    spectral: SpectralLoss,
+    generator: torch.Generator | None = None,
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """What a vocoder learns from. said: by a `Pass`.   generator: of the windows that are looked through.
+
+    -> losses by name, "loss" being minimised; and what should be heard, what is heard (B, 1, N), and the voice (B, V).
+    """
+    out, voice = said
+    config, weights = model.config, recipe.losses
+    sound = model.sound(out.float())
+    wav = model.render(sound, batch.pitch, batch.voiced, torch.randn_like(batch.wav))
+    first = recipe.data.skipped * config.stride
+    cut = slice(first * config.hop, batch.wav.shape[1] - 2 * config.hop)  # the last hop is only in part
+    real, fake = batch.wav[:, None, cut], wav[:, None, cut]
+    losses = spectral(fake, real, generator)
+    losses |= pitch_losses(sound, batch.pitch, batch.voiced, first, batch.alone)
+    losses["loss"] = torch.stack(
+        [getattr(weights, name) * value for name, value in losses.items() if hasattr(weights, name)]
+    ).sum()
+    return losses, (real, fake, voice)
 
 
 def pitch_losses(sound: Sound, pitch: Tensor, voiced: Tensor, first: int, alone: Tensor) -> dict[str, Tensor]:

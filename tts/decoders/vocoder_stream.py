@@ -6,6 +6,7 @@ samples of speech.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from ...codec.checkpoint import weights_hash
 from ...errors import MissingModelError
 from ...layers.harmonic import Sound
 from ...layers.streaming import Stream
+from ..lm.adapter import adapted_model
 from ..lm.ar import ARModel
 from ..lm.batch import Prompt
 from ..lm.quantize import prepare
@@ -112,6 +114,13 @@ class VocoderStream:
         return wav[0, dropped:]
 
 
+@dataclass(frozen=True)
+class AdaptedVoice(KnownVoice):
+    """A voice with a vocoder of its own: that which all share, adapted to it."""
+
+    vocoder: Vocoder
+
+
 class VocoderDecoder:
     """The vocoder as a `SpeechDecoder`."""
 
@@ -134,13 +143,18 @@ class VocoderDecoder:
     @torch.inference_mode()
     def read_voice(self, prompt: Prompt, wav: Tensor) -> KnownVoice:
         codes = prompt.codes[None].to(wav.device)
-        return self.vocoder.voice(codes, self.vocoder.mel(wav[None], codes.shape[2]))
+        vocoder = cast(Vocoder, adapted_model(prompt.adapters, self.name, self._original, self.vocoder))
+        voice = vocoder.voice(codes, vocoder.mel(wav[None], codes.shape[2]))
+        if vocoder is self.vocoder:
+            return voice
+        return AdaptedVoice(voice.vector, voice.keys, voice.values, vocoder)
 
     def stream(self, phones: Phones, voice: KnownVoice | None, seed: int) -> VocoderSound:
         """seed: not of the noise, which is the same in all that is said."""
         if voice is None:
             voice = self.vocoder.no_voice(1, next(self.vocoder.parameters()))
-        return VocoderSound(VocoderStream(self.vocoder, voice))
+        vocoder = voice.vocoder if isinstance(voice, AdaptedVoice) else self.vocoder
+        return VocoderSound(VocoderStream(vocoder, voice))
 
     def fingerprint(self) -> str:
         return weights_hash(self._original)

@@ -7,11 +7,14 @@ stress, long (`tts.text.phones`).
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from .adapter import Adapter
 
 if TYPE_CHECKING:
     from ..text.phones import Phones
@@ -56,7 +59,8 @@ class Prompt:
     """A recorded voice. codes (K, T); with its transcript: phones, and pointer (T,) into them, else None.
 
     mel (M, T'), speaker (E,): of the recording itself, natural log-mel (`layers.mel.MelFrames`) and speaker
-    vector; None in a voice of an earlier version, which has its codes only.
+    vector; None in a voice of an earlier version, which has its codes only.   adapters: of the models, by their part
+    (`tts.lm.adapter`), where the voice has been adapted.
     """
 
     codes: Tensor
@@ -64,6 +68,7 @@ class Prompt:
     pointer: Tensor | None = None
     mel: Tensor | None = None
     speaker: Tensor | None = None
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.phones is None) != (self.pointer is None):

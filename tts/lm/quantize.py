@@ -55,6 +55,18 @@ def prepare(model: nn.Module, int8: bool = True) -> nn.Module:
     return _prepared(prepared, engine)
 
 
+def folded_gains(model: nn.Module) -> dict[str, Tensor]:
+    """The factors (I,) that `prepare` moves from norms into the matrices behind them, by the names of these: an adapter
+    (`layers.lora`) of the model takes them over, too."""
+    gains = {}
+    for name, part in model.named_modules():
+        if isinstance(part, Block):
+            for norm, into in ((part.norm1, "attention.qkv"), (part.norm2, "feed_forward.gate_up")):
+                if norm.adapt is None:
+                    gains[f"{name}.{into}"] = _gain(norm)
+    return gains
+
+
 def _prepared(module: nn.Module, engine: str | None) -> nn.Module:
     if isinstance(module, CodeHead):
         return _linear(module.matrix(), module.bias.detach(), engine)
@@ -73,12 +85,15 @@ def _prepared(module: nn.Module, engine: str | None) -> nn.Module:
     return module
 
 
+def _gain(norm: RMSNorm) -> Tensor:
+    return norm.weight.detach() * norm.weight.numel() ** 0.5
+
+
 def _fold_norm(block: Block, name: str, into: nn.Linear) -> None:
     """Three operations of torch instead of twelve."""
     norm: RMSNorm = getattr(block, name)
     if norm.adapt is None:
-        gain = norm.weight * norm.weight.numel() ** 0.5
-        into.weight = nn.Parameter(into.weight * gain, requires_grad=False)
+        into.weight = nn.Parameter(into.weight * _gain(norm), requires_grad=False)
         setattr(block, name, UnitNorm())
 
 

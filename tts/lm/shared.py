@@ -14,10 +14,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
+from ...layers.lora import Bank, LoRAWeights
 from ..text.phones import Phones
 from .ar import ARModel
 from .batch import Prompt
@@ -33,7 +36,7 @@ _MARGIN = 25
 class SharedAR:
     """Speaks any number of utterances at once. Safe to use from several threads.
 
-    ar: of `quantize.prepare`.   exact: an utterance's numbers do not depend on the others.
+    ar: of `quantize.prepare`.   exact: an utterance's numbers do not depend on the others, nor on their adapters.
     opening: frames after which the first sound of an utterance can be heard.
 
     >>> shared = SharedAR(prepare(model))
@@ -42,6 +45,7 @@ class SharedAR:
 
     def __init__(self, ar: ARModel, exact: bool = True, opening: int = 24):
         self.ar = cast(ARModel, row_exact(ar)) if exact else ar
+        self._bank: Bank | None = None  # once a voice has an adapter
         self.opening = opening
         self._changed = threading.Condition()
         self._running: list[_Utterance] = []
@@ -54,15 +58,36 @@ class SharedAR:
         prompt: Prompt | None,
         options: SamplingOptions,
         opens: bool = True,
+        adapter: LoRAWeights | None = None,
     ) -> Generator[Frame, None, None]:
         """As iterating over `ARGenerator`: phones and prompt are read at once, by whoever calls. Closing it takes the
         utterance out before the next step.
 
-        opens: somebody waits for the first sound of it.
+        opens: somebody waits for the first sound of it.   adapter: of the voice (`tts.lm.adapter.folded`).
+        Raises ValueError for an adapter that does not fit.
         """
-        with torch.inference_mode():
-            generator = ARGenerator(self.ar, phones, prompt, options)
-        return self._frames(_Utterance(generator, self.opening if opens else 0))
+        slot = 0 if adapter is None else self._adapters().join(adapter)
+        try:
+            with torch.inference_mode(), self._rows(slot):
+                generator = ARGenerator(self.ar, phones, prompt, options)
+        except BaseException:
+            self._give_back(slot)
+            raise
+        return self._frames(_Utterance(generator, self.opening if opens else 0, slot))
+
+    def _adapters(self) -> Bank:
+        with self._changed:
+            if self._bank is None:  # those who speak already go on: their weights are the same ones
+                self._bank = Bank(self.ar)
+                self.ar = cast(ARModel, self._bank.model)
+            return self._bank
+
+    def _rows(self, slots: Tensor | int) -> AbstractContextManager[None]:
+        return nullcontext() if self._bank is None else self._bank.rows(slots)
+
+    def _give_back(self, slot: int) -> None:
+        if self._bank is not None:
+            self._bank.leave(slot)
 
     def _frames(self, utterance: _Utterance) -> Generator[Frame, None, None]:
         self._join(utterance)
@@ -91,6 +116,7 @@ class SharedAR:
             if utterance in self._running:
                 self._running.remove(utterance)
             self._changed.notify_all()
+        self._give_back(utterance.slot)
 
     def _taken(self, utterance: _Utterance) -> Iterator[Frame]:
         while True:
@@ -136,7 +162,9 @@ class SharedAR:
             # One kind at a time, so that those who are behind catch up and ask for the rest together.
             part, members = next(iter(kinds.items()))
             try:
-                answers = _answers(self.ar, part, members)
+                slots = [one.slot for one in members for _ in range(len(cast(Ask, one.asked).inputs[0]))]
+                with self._rows(torch.tensor(slots)):
+                    answers = _answers(self.ar, part, members)
             except Exception as error:
                 for utterance in members:
                     utterance.fail(error)
@@ -156,12 +184,13 @@ class SharedAR:
 class _Utterance:
     """One that is being said. The first fields are the computing thread's, the others are under the lock."""
 
-    def __init__(self, generator: ARGenerator, opening: int):
+    def __init__(self, generator: ARGenerator, opening: int, slot: int):
         self.generator, self.run = generator, generator.run()
         self.asked: Ask | None = None
         self.frame: Frame | None = None
         self._ended, self._failure = False, cast("BaseException | None", None)
 
+        self.slot = slot  # of its voice's adapter
         self.opening = opening  # frames until something can be heard
         self.wanted, self.over = True, False
         self.error: BaseException | None = None

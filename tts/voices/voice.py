@@ -13,11 +13,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -35,8 +35,10 @@ from ...layers.mel import MelFrames
 from ...pretrained.ge2e import DIMS as SPEAKER_DIMS
 from ...pretrained.ge2e import RATE as SPEAKER_RATE
 from ...pretrained.ge2e import load_ge2e
+from ..lm.adapter import Adapter
 from ..lm.batch import Prompt
 from ..text.phones import N_SYMBOLS, Phones
+from .adapted import adapter_tensors, describe_adapters, read_adapters
 from .recording import CleanPrompt, PromptOptions, clean_prompt
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Voice:
     created: ISO 8601, UTC.   consent: the statement that its speaker agreed.   text: the transcript.
     notes: what was found wanting in the recording.   frame_rate: of the codes, a second.
     mel (M, T') natural log-mel, speaker (E,) speaker vector: of the recording; None in a voice of an earlier version.
+    adapters: of the models, by their part, where minutes of recordings have adapted them (`myna voices adapt`).
     """
 
     name: str
@@ -77,6 +80,7 @@ class Voice:
     frame_rate: float = 50.0
     mel: Tensor | None = None
     speaker: Tensor | None = None
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     def prompt(self) -> Prompt:
         """What the models are given; the same object every time, so that they can keep what they made of it."""
@@ -84,7 +88,7 @@ class Voice:
 
     @cached_property
     def _prompt(self) -> Prompt:
-        return Prompt(self.codes, self.phones, self.pointer, self.mel, self.speaker)
+        return Prompt(self.codes, self.phones, self.pointer, self.mel, self.speaker, self.adapters)
 
     @property
     def seconds(self) -> float:
@@ -92,8 +96,8 @@ class Voice:
         return self.codes.shape[1] / self.frame_rate
 
     def save(self, path: str | Path, force: bool = False) -> None:
-        """Write a `.safetensors` file. Raises UsageError if it exists without `force`, OutputError as
-        `atomic_output`."""
+        """Write a `.safetensors` file. Raises UsageError if it exists without `force` or its adapters are too large,
+        OutputError as `atomic_output`."""
         if Path(path).suffix != SUFFIX:
             raise UsageError(f"a voice is kept as {SUFFIX}, not as {path}; name it so")
         tensors = {"codes": self.codes.to(torch.int16).contiguous()}
@@ -103,7 +107,11 @@ class Voice:
         if self.mel is not None and self.speaker is not None:
             tensors["mel"] = self.mel.half().contiguous()
             tensors["speaker"] = self.speaker.half().contiguous()
-        facts = json.dumps({field: getattr(self, field) for field in _FACTS}, ensure_ascii=False)
+        known: dict[str, Any] = {name: getattr(self, name) for name in _FACTS}
+        if self.adapters:
+            tensors |= adapter_tensors(self.adapters)
+            known["adapters"] = describe_adapters(self.adapters)
+        facts = json.dumps(known, ensure_ascii=False)
         metadata = {"format": FORMAT, "voice": facts, "sha256": checksum(facts, tensors)}
         with atomic_output(path, force) as file:
             file.write(save(tensors, metadata=metadata))
@@ -197,6 +205,7 @@ def load_voice(path: str | Path) -> Voice:
         if file.metadata["sha256"] != checksum(file.metadata["voice"], file.weights):
             raise ValueError
         facts = {"frame_rate": 50.0, **json.loads(file.metadata["voice"])}  # which older files do not say
+        adapters = read_adapters(facts.pop("adapters", {}), file.weights)
         if set(facts) != set(_FACTS) or not isinstance(facts["notes"], list):
             raise ValueError
         facts["notes"] = tuple(map(str, facts["notes"]))
@@ -216,6 +225,7 @@ def load_voice(path: str | Path) -> Voice:
             pointer=tensors.get("pointer"),
             mel=tensors.get("mel"),
             speaker=tensors.get("speaker"),
+            adapters=adapters,
             **facts,
         )
         _check_tensors(voice)

@@ -89,7 +89,8 @@ class _View:
         ticket = self._ticket
         ticket.check()
         with self._turns.turn(ticket.priority):  # phones and prompt are read alone
-            frames = self._shared.frames(phones, prompt, sampling, ticket.opens)
+            adapter = self._models.ar_adapter(prompt)
+            frames = self._shared.frames(phones, prompt, sampling, ticket.opens, adapter)
         try:
             for frame in frames:
                 ticket.check()

@@ -24,6 +24,7 @@ from ....codec.mel_vocoder_stream import MelVocoderStream
 from ....data.resample import resample
 from ....pretrained.ge2e import GE2E
 from ....pretrained.ge2e import RATE as SPEAKER_RATE
+from ...lm.adapter import adapted_model
 from ...lm.ar import ARModel
 from ...lm.batch import Prompt
 from ...lm.quantize import prepare
@@ -41,10 +42,12 @@ _NARROW = 3.0
 
 @dataclass(frozen=True, eq=False)
 class ReadVoice:
-    """What the flow path keeps of a prompt: for the decoder, and for an AR over tokens."""
+    """What the flow path keeps of a prompt: for the decoder, and for an AR over tokens.   model: the decoder that all
+    share, or that adapted to the voice."""
 
     flow: FlowVoice
     tokens: TokenPrompt | None
+    model: FlowDecoder
 
 
 class FlowSpeechDecoder:
@@ -63,6 +66,7 @@ class FlowSpeechDecoder:
     ):
         self.options = options or FlowOptions()
         self._originals = [model for model in (flow, vocoder, tokenizer) if model is not None]
+        self._original = flow
         self.flow = cast(FlowDecoder, prepare(flow, int8=False))
         self.vocoder, self.tokenizer, self.speakers, self.contrast = vocoder, tokenizer, speakers, contrast
         # Frames of the AR a push: the first block and its look-ahead, then a block each.
@@ -81,8 +85,9 @@ class FlowSpeechDecoder:
         if self.tokenizer is not None:
             tokens = self.tokenizer.tokens(mel[None])[0]
             levels = self.tokenizer.quantizer.vectors(tokens)
-        voice = read_voice(self.flow, mel, speaker, levels, self.options, is_narrow(mel))
-        return ReadVoice(voice, None if tokens is None else TokenPrompt(tokens, speaker))
+        model = cast(FlowDecoder, adapted_model(prompt.adapters, self.name, self._original, self.flow))
+        voice = read_voice(model, mel, speaker, levels, self.options, is_narrow(mel))
+        return ReadVoice(voice, None if tokens is None else TokenPrompt(tokens, speaker), model)
 
     def _speaker(self, wav: Tensor) -> Tensor:
         """The speaker vector (E,) of a recording (S,)."""
@@ -93,8 +98,8 @@ class FlowSpeechDecoder:
         """Any AR has the pointer. Whether one says this tokenizer's tokens, its file says (`tts.flow_speech`)."""
 
     def stream(self, phones: Phones, voice: ReadVoice | None, seed: int) -> FlowSound:
-        flow = None if voice is None else voice.flow
-        stream = FlowStream(self.flow, phones.tokens, flow, self.options, seed)
+        flow, model = (None, self.flow) if voice is None else (voice.flow, voice.model)
+        stream = FlowStream(model, phones.tokens, flow, self.options, seed)
         return FlowSound(stream, MelVocoderStream(self.vocoder, self.contrast, seed), self.tokenizer)
 
     def fingerprint(self) -> str:

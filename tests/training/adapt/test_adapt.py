@@ -1,0 +1,336 @@
+"""A voice learned from a minute of a real reader, by tiny models: what is used, kept, resumed and refused."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from myna.errors import InputError, OutputError, UsageError
+from myna.training.adapt import loop, people
+from myna.training.adapt.judge import Measured
+from myna.training.adapt.loop import Learned, Progress, learn
+from myna.training.adapt.parts import ARPart, as_adapter
+from myna.training.adapt.people import one_person
+from myna.training.engine.interrupt import Interrupt
+from myna.tts.lm.batch import Prompt
+
+from .conftest import tiny_flow, tiny_recipe
+
+
+def prompt_of(adapting) -> Prompt:
+    speech = adapting.material.speech
+    one = speech[adapting.material.train()[0]]
+    return Prompt(one.codes[:, :150])
+
+
+def test_what_is_used_and_what_is_kept_apart(adapting):
+    run = adapting()
+    material = run.material
+    assert material.speech is not None
+    assert len(material.held) == 1
+    assert len(material.train()) == 8
+    assert len(material.kept_apart()) == 1
+    assert 55 < material.seconds < 70
+    assert {item.speaker for item in material.speech.items} == {"person"}
+    key, text = run.best_clip()
+    assert key not in material.held
+    assert text
+
+
+def test_a_voice_is_adapted_and_the_same_again_from_a_run_that_was_stopped(adapting, tmp_path):
+    recipe = tiny_recipe(words_slack=100.0)
+    seen: list[Progress] = []
+    whole = adapting(recipe).run(prompt_of(adapting(recipe)), 5.0, Interrupt(), seen.append)
+    assert {one.part for one in seen} == {"ar", "vocoder"}
+    assert not whole.interrupted
+    assert whole.before is not None
+
+    class AfterSteps(Interrupt):
+        """Asks to stop after so many looks."""
+
+        def __init__(self, n: int):
+            self.left = n
+
+        @property
+        def requested(self) -> bool:
+            self.left -= 1
+            return self.left < 0
+
+        @requested.setter
+        def requested(self, value: bool) -> None: ...
+
+    work = tmp_path / "stopped"
+    first = adapting(recipe, work)
+    stopped = first.run(prompt_of(first), 5.0, AfterSteps(3))
+    assert stopped.interrupted
+    resumed = adapting(recipe, work).run(prompt_of(first), 5.0, Interrupt())
+    assert not resumed.interrupted
+    assert resumed.now == whole.now
+    assert set(resumed.adapters) == set(whole.adapters)
+    for part, adapter in whole.adapters.items():
+        assert resumed.adapters[part].weights.digest() == adapter.weights.digest()
+
+
+def test_the_decoder_flow_is_adapted_with_texts(adapting, models):
+    run = adapting(decoder="flow", models=tiny_flow(models))
+    seen: list[Progress] = []
+    found = run.run(prompt_of(run), 5.0, Interrupt(), seen.append)
+    assert {one.part for one in seen} == {"ar", "flow"}
+    assert found.now is not None
+    assert found.now.likeness >= found.before.likeness  # pyright: ignore
+
+
+def test_without_texts_only_the_decoder_learns_and_it_says_so(models, minute, tmp_path, adapting):
+    from myna.training.adapt.adapt import Adapting
+
+    notes: list[str] = []
+    untold = tiny_flow(models)
+    run = Adapting(untold, "flow", None, minute, tmp_path, tiny_recipe(), False, notes.append)
+    assert any("no texts" in note for note in notes)
+    seen: list[Progress] = []
+    run.run(prompt_of(adapting()), 5.0, Interrupt(), seen.append)
+    assert {one.part for one in seen} == {"flow"}
+    with pytest.raises(InputError, match="give --texts"):
+        Adapting(models, "vocoder", None, minute, tmp_path / "other", tiny_recipe())
+
+
+class Counted:
+    """A part that learns nothing: its judgements are told."""
+
+    name, base = "ar", "0" * 16
+
+    def __init__(self, layers):
+        self.layers = layers
+
+    def loss(self, step: int) -> torch.Tensor:
+        return sum((layer.up.sum() + layer.down.sum() for layer in self.layers.values()), torch.zeros(()))
+
+
+def judged(part, path: Path, told: list[Measured], **changes) -> Learned:
+    section = tiny_recipe(ar={"measure_every": 1, "max_steps": 20, "lr": 0.1}).ar
+    coming = iter(told)
+    settings = {"patience": 3, "words_slack": 0.1, "minutes": 5.0, **changes}
+    return learn(
+        part,
+        section,
+        lambda: next(coming),
+        path,
+        "me",
+        0,
+        settings["minutes"],
+        settings["patience"],
+        settings["words_slack"],
+        settings.get("interrupt") or Interrupt(),
+        lambda progress: None,
+    )
+
+
+@pytest.fixture
+def part(models, adapting):
+    run = adapting()
+    return Counted(ARPart(models._original, run.material, None, tiny_recipe()).layers)
+
+
+def test_the_best_step_is_kept_and_not_the_last_and_it_stops_when_nothing_grows(part, tmp_path):
+    told = [Measured(0.5, -1.0), Measured(0.6, -1.0), Measured(0.7, -1.0), *[Measured(0.6, -1.0)] * 9]
+    found = judged(part, tmp_path / "s.pt", told)
+    assert found.best == Measured(0.7, -1.0)
+    assert found.steps == 5  # two gains, three without
+    assert found.weights is not None
+    last = as_adapter(part).weights
+    assert found.weights.half().digest() != last.digest()
+
+
+def test_a_step_that_costs_words_is_no_gain(part, tmp_path):
+    told = [Measured(0.5, -1.0), Measured(0.9, -1.2), Measured(0.6, -1.05), *[Measured(0.5, -1.0)] * 9]
+    found = judged(part, tmp_path / "s.pt", told)
+    assert found.best == Measured(0.6, -1.05)
+
+
+def test_nothing_gained_is_nothing_kept(part, tmp_path):
+    found = judged(part, tmp_path / "s.pt", [Measured(0.5, -1.0), *[Measured(0.4, -1.0)] * 9])
+    assert found.weights is None
+    assert found.best == found.before
+
+
+def test_minutes_bound_it(part, tmp_path):
+    found = judged(part, tmp_path / "s.pt", [Measured(0.5, -1.0)] * 9, minutes=0.0)
+    assert found.steps == 0
+
+
+def test_a_state_of_another_run_or_a_damaged_one_is_begun_anew(part, tmp_path):
+    path = tmp_path / "s.pt"
+    path.write_bytes(b"no state")
+    found = judged(part, path, [Measured(0.5, -1.0), *[Measured(0.4, -1.0)] * 9])
+    assert found.steps == 3
+
+
+def test_a_full_disk_is_one_line(part, tmp_path, monkeypatch):
+    def full(path, state):
+        raise OutputError(f"cannot save the state of the run to {path}: no space left on device")
+
+    monkeypatch.setattr(loop, "save_state", full)
+    with pytest.raises(OutputError, match="no space left"):
+        judged(part, tmp_path / "s.pt", [Measured(0.5, -1.0)] * 9)
+
+
+# ---- who speaks
+
+
+class Voices:
+    """A corpus of clips of 10 s whose voice is in the key's first letter."""
+
+    sample_rate = 24_000
+
+    def __init__(self, keys: str):
+        from myna.data.corpus import Item
+
+        self.items = [
+            Item(f"{key}{i}", "x", "train", key, 12_000.0, 0, 240_000) for i, key in enumerate(keys)
+        ]
+
+    def read(self, item, start, n):
+        return np.full(n, ord(item.key[0]), np.float32)
+
+
+@pytest.fixture
+def told_apart(monkeypatch):
+    """Speaker vectors by the letter."""
+
+    def vector(network, wav, rate):
+        one = torch.zeros(256)
+        one[int(wav[0])] = 1
+        return one
+
+    monkeypatch.setattr(people, "speaker_vector", vector)
+
+
+def test_a_second_person_is_left_out(told_apart):
+    voices = Voices("aaaaaabaa")
+    found = one_person(voices, voices.items)  # pyright: ignore
+    assert [item.key[0] for item in found.items] == ["a"] * 8
+    assert [item.key for item in found.others] == ["b6"]
+
+
+def test_two_people_in_equal_parts_are_refused(told_apart):
+    voices = Voices("ababab")
+    with pytest.raises(InputError, match="more than one person") as error:
+        one_person(voices, voices.items)  # pyright: ignore
+    assert "\n" not in str(error.value)
+
+
+def test_real_people_are_told_apart(minute):
+    from myna.data.audio import read_audio
+    from myna.data.corpus import open_corpus
+    from myna.pretrained.ge2e import load_ge2e
+
+    corpus = open_corpus(minute, 24_000, minute.parent / "decoded")
+    network = load_ge2e()
+    vectors = [people.speaker_vector(network, corpus.read(i, 0, i.length), 24_000) for i in corpus.items]
+    centre = torch.nn.functional.normalize(torch.stack(vectors).mean(0), dim=0)
+    assert min(float(v @ centre) for v in vectors) > people.SAME
+    other = Path(__file__).resolve().parents[2] / "assets" / "speechocean.flac"
+    wav = read_audio(other, 24_000).samples[0]
+    assert float(people.speaker_vector(network, wav, 24_000) @ centre) < people.SAME
+
+
+# ---- what is refused
+
+
+def test_texts_of_other_recordings(models, minute, tmp_path):
+    """Every text is that of the next clip."""
+    import io
+    import json
+    import tarfile
+
+    from myna.training.adapt.adapt import Adapting
+
+    shard = next(minute.glob("*.tar"))
+    with tarfile.open(shard) as tar:
+        members = [(m, tar.extractfile(m).read()) for m in tar.getmembers()]  # pyright: ignore
+    texts = [json.loads(data)["text"] for m, data in members if m.name.endswith(".json")]
+    texts = texts[1:] + texts[:1]
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    with tarfile.open(folder / shard.name, "w") as tar:
+        for member, data in members:
+            if member.name.endswith(".json"):
+                data = json.dumps({**json.loads(data), "text": texts.pop(0), "phonemes": None}).encode()
+                member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    with pytest.raises(InputError, match="texts are not those of the recordings") as error:
+        Adapting(models, "vocoder", models.aligner, folder, tmp_path / "work", tiny_recipe(), True)
+    assert "\n" not in str(error.value)
+
+
+def test_too_little_speech(models, minute, tmp_path, monkeypatch):
+    from myna.training.adapt import material
+    from myna.training.adapt.adapt import Adapting
+
+    monkeypatch.setattr(material, "SHORTEST", 100.0)
+    with pytest.raises(InputError, match="at least 100 s are needed; record more"):
+        Adapting(models, "vocoder", models.aligner, minute, tmp_path, tiny_recipe())
+
+
+def test_targets_that_no_layer_has(adapting):
+    recipe = tiny_recipe(ar={"lora": {"targets": ["nobody.*"]}})
+    run = adapting(recipe)
+    with pytest.raises(UsageError, match=r"ar\.lora of the recipe: no linear layer"):
+        run.run(prompt_of(run), 1.0, Interrupt())
+
+
+def test_a_decoder_that_cannot_be_adapted(models, minute, tmp_path):
+    from myna.training.adapt.adapt import Adapting
+
+    with pytest.raises(UsageError, match="nar cannot be adapted"):
+        Adapting(models, "nar", None, minute, tmp_path, tiny_recipe())
+
+
+def test_an_adapter_of_other_weights_is_refused_where_it_is_used(models, adapting):
+    from .conftest import tiny_models
+
+    run = adapting()
+    part = ARPart(models._original, run.material, None, tiny_recipe())
+    adapter = as_adapter(part)
+    prompt = replace(prompt_of(run), adapters={"ar": adapter})
+    models.hear(prompt)
+    other = tiny_models(1)
+    with pytest.raises(InputError, match=r"adapted to other weights .*--reset") as error:
+        other.hear(prompt)
+    assert "\n" not in str(error.value)
+
+
+def test_speech_of_other_people_keeps_words(models, minute, tmp_path, adapting):
+    """Steps are drawn from both."""
+    folder = tmp_path / "others"
+    shutil.copytree(minute, folder, ignore=shutil.ignore_patterns("*.json*", "*.md"))
+    import io
+    import json
+    import tarfile
+
+    shard = next(folder.glob("*.tar"))
+    with tarfile.open(shard) as tar:
+        members = [(m, tar.extractfile(m).read()) for m in tar.getmembers()]  # pyright: ignore
+    with tarfile.open(shard, "w") as tar:
+        for member, data in members:
+            if member.name.endswith(".json"):
+                data = json.dumps({**json.loads(data), "speaker": "them"}).encode()
+                member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    run = adapting(tiny_recipe(others={"corpus": str(folder), "utterances": 4, "share": 0.5}))
+    assert run.others is not None
+    part = ARPart(models._original, run.material, run.others, run.recipe)
+    drawn = {id(part._mine): 0, id(part._others): 0}
+    for batches in (part._mine, part._others):
+        real = batches.batch
+        batches.batch = lambda step, rank=0, b=batches, real=real: (  # pyright: ignore
+            drawn.__setitem__(id(b), drawn[id(b)] + 1),
+            real(step, rank),
+        )[1]
+    for step in range(12):
+        part.loss(step)
+    assert min(drawn.values()) >= 2

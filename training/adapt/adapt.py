@@ -1,0 +1,272 @@
+"""A voice adapted: first the AR to how the person speaks, then the decoder to how they sound.
+
+    prepared corpus -> clips of one person, a tenth kept apart --> AR (with texts) --> decoder --> adapters of the voice
+
+Each part learns beside frozen weights and is kept as it was best; a part that gains nothing is left out. What is in the
+work folder lets a run that was stopped go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from ...codec.checkpoint import weights_hash
+from ...data.checkpoint import load_checkpoint
+from ...data.files import output_errors
+from ...errors import InputError, MissingModelError, UsageError
+from ...layers.lora import adapted
+from ...tts.aligner import Aligner
+from ...tts.decoders.flow.sound import FlowSpeechDecoder
+from ...tts.decoders.vocoder_stream import VocoderDecoder
+from ...tts.lm.adapter import Adapter
+from ...tts.lm.ar import ARModel
+from ...tts.lm.batch import Prompt
+from ...tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
+from ...tts.registry import FLOW_FILES, flow_folder
+from ...tts.text.phonemes import phonemize
+from ...tts.text.phones import Phones
+from ...tts.valle import Valle
+from ..engine.interrupt import Interrupt
+from ..engine.same_run import describe
+from .flow_part import FlowPart
+from .judge import SENTENCES, Judge, Measured
+from .loop import Learned, Progress, learn
+from .material import Material, gather, others
+from .parts import ARPart, Part, as_adapter
+from .recipe import AdaptRecipe, PartSection
+from .vocoder_part import VocoderPart, overheard
+
+ADAPTABLE = ("vocoder", "flow")  # decoders
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """adapters: by part; empty where nothing was gained.   before, now: how the voice was judged, None for what was not
+    judged.   seconds: of speech that it learned from.   interrupted: it may be gone on with."""
+
+    adapters: Mapping[str, Adapter]
+    before: Measured | None
+    now: Measured | None
+    seconds: float
+    interrupted: bool
+
+
+class Adapting:
+    """One voice, adapted.
+
+    models: that speak, with the decoder that is to be adapted.   work: folder of what is kept between two sittings.
+    given: texts were the user's.   note: is told, a line each, what is left out.
+    """
+
+    def __init__(
+        self,
+        models: Valle,
+        decoder: str,
+        aligner: Aligner | None,
+        corpus: Path,
+        work: Path,
+        recipe: AdaptRecipe,
+        given: bool = False,
+        note: Callable[[str], None] = lambda line: None,
+    ):
+        if decoder not in ADAPTABLE:
+            raise UsageError(f"the decoder {decoder} cannot be adapted; choose {' or '.join(ADAPTABLE)}")
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        self.models, self.decoder, self.aligner, self.work, self.recipe, self.note = (
+            *(models, decoder, aligner, work, recipe, note),
+        )
+        with output_errors(work):
+            work.mkdir(parents=True, exist_ok=True)
+        codec = models.codec
+        self.material = gather(corpus, work, codec, aligner, recipe.held_out, given, note)
+        if self.material.speech is None:
+            if decoder != "flow":
+                raise InputError(
+                    f"the decoder {decoder} learns from what is said, and no clip has a text; give --texts, install a "
+                    "Whisper (`myna models download tiny.en`), or adapt the decoder flow (--decoder flow), which needs "
+                    "none"
+                )
+            note("no texts: only the decoder is adapted, by its speech tokens; the AR stays as it is")
+        self.others: Material | None = None
+        if recipe.others.corpus is not None and aligner is not None:
+            wanted = recipe.others
+            assert wanted.corpus is not None
+            self.others = others(wanted.corpus, wanted.utterances, codec, aligner, work, recipe.seed)
+
+    def best_clip(self) -> tuple[str, str | None]:
+        """Key and text of the clip that is most like all the others, of 3 s or more where there are such: a prompt."""
+        person, rate = self.material.person, self.material.corpus.sample_rate
+        texts = {item.key: item.text for item in self.material.speech.items} if self.material.speech else {}
+        free = [item for item in person.items if item.key not in self.material.held]
+        free = [item for item in free if item.key in texts] or free
+        long = [item for item in free if 3 * rate <= item.length <= 12 * rate] or free
+        centre = torch.stack([person.vectors[item.key] for item in person.items]).mean(0)
+        chosen = max(long, key=lambda item: (float(person.vectors[item.key] @ centre), item.key))
+        return chosen.key, texts.get(chosen.key)
+
+    def run(
+        self,
+        prompt: Prompt,
+        minutes: float,
+        interrupt: Interrupt,
+        report: Callable[[Progress], None] = lambda progress: None,
+        stage: Callable[[str], None] = lambda what: None,
+    ) -> Adapted:
+        """prompt: of the voice; adapters that it has already are not used.   minutes: of learning, at most.   report,
+        stage: are told how it goes. Raises what the models raise, OutputError."""
+        prompt = dataclasses.replace(prompt, adapters={})
+        stage("listening to the voice as it is")
+        judge = self._judge(prompt)
+        before = judge.measure({})
+        adapters: dict[str, Adapter] = {}
+        ar, used = cast(ARModel, self.models._original), 0.0
+        if self.material.speech is not None and self.recipe.ar.share and isinstance(ar, ARModel):
+            stage("adapting how it speaks")
+            learned, part = self._ar(ar, prompt, minutes, interrupt, report)
+            used = learned.minutes
+            if learned.weights is not None:
+                candidate = self._kept(part, learned, before, None)
+                now = judge.measure({"ar": candidate})
+                if self._holds(before, now):
+                    adapters["ar"] = candidate
+                else:
+                    self.note(
+                        "the AR stays as it is: with what it learned the voice was less like the recordings"
+                    )
+            if interrupt.requested:
+                now = judge.measure(adapters)
+                gained = now.likeness > before.likeness
+                return Adapted(adapters if gained else {}, before, now, self.material.seconds, True)
+        stage("adapting how it sounds")
+        part = self._decoder_part(ar, adapters, stage)
+        learned = learn(
+            part,
+            self._section(self.decoder),
+            lambda: judge.measure({**adapters, self.decoder: as_adapter(part)}),
+            self.work / f"{self.decoder}.pt",
+            self._identity(prompt, part, adapters),
+            self.recipe.seed,
+            max(0.0, minutes - used),
+            self.recipe.patience,
+            self.recipe.words_slack,
+            interrupt,
+            report,
+        )
+        if learned.weights is not None:
+            adapters[self.decoder] = self._kept(part, learned, before, learned.best)
+        now = learned.best
+        if now.likeness <= before.likeness:
+            adapters, now = {}, before
+        return Adapted(adapters, before, now, self.material.seconds, interrupt.requested)
+
+    # ---- the parts
+
+    def _ar(
+        self,
+        ar: ARModel,
+        prompt: Prompt,
+        minutes: float,
+        interrupt: Interrupt,
+        report: Callable[[Progress], None],
+    ) -> tuple[Learned, ARPart]:
+        """Judged by how probable the sentences kept apart are: cheaper than to say them."""
+        part = ARPart(ar, self.material, self.others, self.recipe)
+        learned = learn(
+            part,
+            self.recipe.ar,
+            lambda: Measured(-part.held_loss(), 0.0),
+            self.work / "ar.pt",
+            self._identity(prompt, part, {}),
+            self.recipe.seed,
+            minutes * self.recipe.ar.share,
+            self.recipe.patience,
+            self.recipe.words_slack,
+            interrupt,
+            report,
+        )
+        return learned, part
+
+    def _decoder_part(
+        self, ar: ARModel, adapters: Mapping[str, Adapter], stage: Callable[[str], None]
+    ) -> Part:
+        models, recipe = self.models, self.recipe
+        decoder = models.decoder(self.decoder)
+        if isinstance(decoder, FlowSpeechDecoder):
+            tokenizer = decoder.tokenizer or _tokenizer()
+            return FlowPart(
+                decoder._original,
+                tokenizer,
+                decoder.tokenizer is not None,
+                self.material,
+                self.others,
+                self.work,
+                recipe,
+            )
+        assert isinstance(decoder, VocoderDecoder)
+        says = ar if "ar" not in adapters else cast(ARModel, adapted(ar, adapters["ar"].weights))
+
+        def heard(material: Material, name: str, hours: float):
+            def progress(share: float) -> None:
+                stage(f"hearing what the AR says in the place of the recordings: {share:.0%}")
+
+            path = self.work / f"{name}.safetensors"
+            return material, overheard(says, material, models.codec, path, hours, recipe.seed, progress)
+
+        mine = heard(self.material, "hidden", recipe.vocoder.hours)
+        rest = None if self.others is None else heard(self.others, "other-hidden", recipe.vocoder.hours)
+        return VocoderPart(decoder._original, models.codec, mine, rest, recipe)
+
+    def _section(self, part: str) -> PartSection:
+        return getattr(self.recipe, part)
+
+    def _judge(self, prompt: Prompt) -> Judge:
+        material = self.material
+        keys = sorted(material.held)
+        references = torch.stack([material.person.vectors[key] for key in keys])
+        sentences: list[Phones] = []
+        if material.speech is not None:
+            sentences = [material.speech[i].phones for i in material.kept_apart()][: self.recipe.sentences]
+        sentences += [phonemize(text) for text in SENTENCES[: max(0, self.recipe.sentences - len(sentences))]]
+        return Judge(self.models, self.decoder, prompt, sentences, references, self.aligner, self.recipe.seed)
+
+    def _holds(self, before: Measured, now: Measured) -> bool:
+        return now.likeness >= before.likeness - 0.01 and now.words >= before.words - self.recipe.words_slack
+
+    def _kept(self, part: Part, learned: Learned, before: Measured, now: Measured | None) -> Adapter:
+        assert learned.weights is not None
+        facts = {
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "seconds_of_speech": round(self.material.seconds, 1),
+            "minutes": round(learned.minutes, 2),
+            "steps": learned.steps,
+            "likeness_before": round(before.likeness, 4),
+            "likeness": None if now is None else round(now.likeness, 4),
+        }
+        return Adapter(learned.weights.half(), part.base, facts)
+
+    def _identity(self, prompt: Prompt, part: Part, adapters: Mapping[str, Adapter]) -> str:
+        """Of a run: what is learned from, beside which weights, how, and for which prompt."""
+        told: list[Any] = [part.name, part.base, describe(self.recipe), sorted(self.material.person.vectors)]
+        told += [sorted(self.material.held), [adapter.weights.digest() for adapter in adapters.values()]]
+        digest = hashlib.sha256(json.dumps(told).encode())
+        digest.update(prompt.codes.numpy().tobytes() + weights_hash(self.models.codec).encode())
+        return digest.hexdigest()
+
+
+def _tokenizer() -> SpeechTokenizer | None:
+    """That of the flow path, where it is installed."""
+    path = flow_folder() / FLOW_FILES["tokens"]
+    try:
+        return load_checkpoint(SpeechTokenizer, SpeechTokensConfig, path, "tokens")
+    except MissingModelError:
+        return None

@@ -1,0 +1,142 @@
+"""The flow decoder on the person's recordings: by timed phones where there are texts, else by speech tokens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...codec.checkpoint import weights_hash
+from ...data.files import atomic_output
+from ...errors import MissingModelError
+from ...pretrained.ge2e import load_ge2e
+from ...tts.decoders.flow.decoder import FlowDecoder
+from ...tts.lm.speech_tokens import SpeechTokenizer
+from ..models.flow import FlowTraining, Reader, draw_noise
+from ..models.flow_recipe import FlowRecipe
+from ..sets import extract_mels
+from ..sets.examples import Batches, ExampleOptions, Planner
+from ..sets.extract_mels import FRAME, Utterance, spoken
+from ..sets.extract_pitch import PitchSet
+from ..sets.mel_set import MelSet, mel_set_bytes
+from .material import Material
+from .parts import attached, from_others
+from .recipe import AdaptRecipe
+
+_SHORTEST = 50  # frames
+
+
+def mels(material: Material, path: Path) -> MelSet:
+    """The clips of a material but those kept apart, as the flow decoder learns from them; made once."""
+    if path.is_file():
+        return MelSet([path])
+    corpus, speech = material.corpus, material.speech
+    said = {one.key: i for i, one in enumerate(speech.items)} if speech is not None else {}
+    found: list[Utterance] = []
+    for item in material.person.items:
+        if item.key in material.held:
+            continue
+        if speech is None:
+            first, last = spoken(corpus.read(item, 0, item.length))
+            found.append(Utterance(item, first, last, None))
+        elif item.key in said:
+            one = speech[said[item.key]]
+            first = round(one.item.start * corpus.sample_rate / FRAME)
+            found.append(Utterance(item, first, first + len(one.pointer), one))
+    found = [one for one in found if one.last - one.first >= _SHORTEST]
+    pitches = _Unvoiced({one.item.key: one.item.length / corpus.sample_rate for one in found})
+    made = extract_mels.Extractor(corpus, cast(PitchSet, pitches), load_ge2e()).all(found, 1.0, 1.0)
+    with atomic_output(path, force=True) as file:
+        file.write(mel_set_bytes(list(made)))
+    return MelSet([path])
+
+
+class _Unvoiced(Mapping[str, np.ndarray]):
+    """In the place of a `PitchSet`: only the probe of speech tokens reads pitches, and it does not learn here."""
+
+    def __init__(self, lengths: Mapping[str, float]):
+        self._lengths = lengths
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return np.zeros(int(self._lengths[key] * 100) + 1, np.float32)
+
+    def __iter__(self):
+        return iter(self._lengths)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+
+class FlowPart:
+    """tokenizer: of speech tokens; None: they are never known, and the clips must have texts."""
+
+    name = "flow"
+
+    def __init__(
+        self,
+        flow: FlowDecoder,
+        tokenizer: SpeechTokenizer | None,
+        with_tokens: bool,
+        mine: Material,
+        others: Material | None,
+        work: Path,
+        recipe: AdaptRecipe,
+    ):
+        section, self.recipe = recipe.flow, recipe
+        if mine.speech is None and tokenizer is None:
+            raise MissingModelError(
+                "without texts the decoder flow learns from speech tokens, whose weights are not installed; give "
+                "--texts, or install a Whisper (`myna models download tiny.en`)"
+            )
+        self.base = weights_hash(flow)[:16]
+        decoder = copy.deepcopy(flow)
+        self.layers = attached(decoder, section, self.name, recipe.seed)
+        tokenizer = SpeechTokenizer() if tokenizer is None else copy.deepcopy(tokenizer)
+        self._net = FlowTraining(decoder, tokenizer.requires_grad_(False))
+        self._learns = FlowRecipe.model_validate(
+            {
+                "output": ".",
+                "max_steps": 1,
+                "model": flow.config,
+                "tokens": tokenizer.config,
+                "data": {"mel_sets": ()},
+            }
+        )
+        # What is never known when it speaks is hidden while it learns.
+        tokens = 0.35 if with_tokens else 1.0
+        examples = ExampleOptions(
+            hide_voice=section.unknown_voice,
+            hide_phones=0.1 if with_tokens else 0.0,
+            hide_tokens=tokens,
+            hide_both=0.0 if mine.speech is None or with_tokens else 1.0,
+        )
+        self._mine, self._mine_reader = self._batches(mine, work / "mels.safetensors", examples)
+        self._others = None
+        if others is not None:
+            self._others = self._batches(others, work / "other-mels.safetensors", examples)
+
+    def _batches(self, material: Material, path: Path, examples: ExampleOptions) -> tuple[Batches, Reader]:
+        speech = mels(material, path)
+        planner = Planner(speech, range(len(speech)), examples)
+        batches = Batches(planner, self.recipe.flow.batch_frames, self.recipe.seed, pool=8)
+        return batches, Reader(speech, self._net.decoder.config)
+
+    def loss(self, step: int) -> Tensor:
+        self._net.train()
+        batches, reader = self._mine, self._mine_reader
+        if self._others is not None and from_others(self.recipe, True, step):
+            batches, reader = self._others
+        rng = np.random.default_rng([self.recipe.seed, step, 3])
+        block = int(rng.choice(self._learns.blocks))
+        offset = int(rng.integers(min(block, 100) // 2)) * 2
+        batch = reader.batch(batches.batch(step), block, offset)
+        with torch.no_grad():
+            rows = self._net.tokenizer.quantizer.rows
+        losses = self._net(batch, draw_noise(self._learns, rows, batch), True)
+        weights = self._learns.losses
+        return weights.mean * losses["mean"] + weights.flow * losses["flow"]

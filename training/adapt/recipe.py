@@ -1,0 +1,87 @@
+"""Everything that a recipe for adapting a voice can say, with its defaults. `recipes/adapt.yaml` is an example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ...layers.lora import LoRAOptions
+from ..engine.recipe import Section, strict
+
+
+class PartSection(Section):
+    """How one part of the speech models is adapted."""
+
+    lora: strict(LoRAOptions)  # pyright: ignore[reportInvalidTypeForm]
+    lr: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=10, ge=0)
+    clip: float = Field(default=1.0, gt=0)  # of the gradient's norm
+    measure_every: int = Field(default=30, ge=1)  # steps
+    max_steps: int | None = Field(default=None, ge=1)  # None: as many as there is time for
+
+
+class ARSection(PartSection):
+    lora: strict(LoRAOptions) = LoRAOptions(  # pyright: ignore[reportInvalidTypeForm]
+        rank=8, alpha=16, dropout=0.05, targets=("transformer.blocks.*",)
+    )
+    lr: float = Field(default=5e-4, gt=0)
+    share: float = Field(default=0.3, ge=0, lt=1)  # of the time; 0: the AR stays as it is
+    batch_frames: int = Field(default=1200, ge=1)
+
+
+class VocoderSection(PartSection):
+    lora: strict(LoRAOptions) = LoRAOptions(  # pyright: ignore[reportInvalidTypeForm]
+        rank=8,
+        alpha=16,
+        targets=(
+            *("*.expand", "*.contract", "deep.layers.*.linear", "listening.*"),
+            *("prompt_reader.*", "voice_encoder.out"),
+        ),
+    )
+    batch_size: int = Field(default=4, ge=1)  # crops a step
+    frames: int = Field(default=120, ge=20)  # of a crop
+    hours: float = Field(default=0.2, gt=0)  # of what the AR says in the place of the recordings, at most
+
+
+class FlowSection(PartSection):
+    lora: strict(LoRAOptions) = LoRAOptions(  # pyright: ignore[reportInvalidTypeForm]
+        rank=8,
+        alpha=16,
+        targets=(
+            "trunk.blocks.*",
+            "head.blocks.*",
+            "inputs",
+            "out",
+            "head_inputs",
+            "head_out",
+            "voice.map.*",
+        ),
+    )
+    batch_frames: int = Field(default=1200, ge=100)
+    unknown_voice: float = Field(default=0.0, ge=0, le=1)  # of the examples hide whose voice it is
+
+
+class OthersSection(Section):
+    """Speech of other people, so that words survive."""
+
+    corpus: Path | None = None  # folder of WebDataset shards, such as `myna prepare` writes; None: without
+    utterances: int = Field(default=40, ge=2)
+    share: float = Field(default=0.15, ge=0, lt=1)  # of the steps
+
+
+class AdaptRecipe(Section):
+    """A recipe of `myna voices adapt`."""
+
+    kind: Literal["adapt"] = "adapt"
+    seed: int = Field(default=0, ge=0)
+    threads: int | None = Field(default=None, ge=1)  # None: torch's choice
+    held_out: float = Field(default=0.1, gt=0, lt=0.5)  # of the recordings, by which it is judged
+    sentences: int = Field(default=5, ge=1)  # said each time it is judged
+    patience: int = Field(default=5, ge=1)  # judgements without a gain, after which it stops
+    words_slack: float = Field(default=0.15, ge=0)  # nats a phone by which words may become less clear
+    others: OthersSection = OthersSection()
+    ar: ARSection = ARSection()
+    vocoder: VocoderSection = VocoderSection()
+    flow: FlowSection = FlowSection()
