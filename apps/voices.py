@@ -13,6 +13,7 @@ from ..errors import UsageError
 from .consent import ask_consent
 from .console import Console
 from .voices_adapt import adapt
+from .voices_tortoise import tortoise_facts
 
 if TYPE_CHECKING:
     from ..tts.voices.voice import Voice
@@ -29,7 +30,8 @@ def add(
     recording: str = typer.Argument(
         ...,
         metavar="RECORDING",
-        help="1 to 30 s of one person speaking; the best three are used. - reads a pipe.",
+        help="1 to 30 s of one person speaking; the best three are used. - reads a pipe. For tortoise also a folder "
+        "of clips, a .pth of latents, or a&b.",
     ),
     name: str | None = typer.Option(None, "--name", help="What to call it; otherwise as the recording."),
     text: str | None = typer.Option(
@@ -40,6 +42,9 @@ def add(
         None,
         "--consent",
         help="A statement that the speaker agrees; it is kept with the voice. Asked for otherwise.",
+    ),
+    model: str = typer.Option(
+        "myna", "--model", help="Whose voice it will be: myna, tortoise, or a folder of TorToise's files."
     ),
     force: bool = typer.Option(False, "--force", help="Replace a voice of that name."),
     quiet: bool = typer.Option(False, "-q", "--quiet", help="Say only what went wrong."),
@@ -56,6 +61,12 @@ def add(
         raise UsageError(f"there is a voice {name!r} already; give --force to replace it, or another --name")
     if name in shipped_voices():
         raise UsageError(f"{name} is a voice of the package; choose another name (--name)")
+    if model != "myna":
+        from .voices_tortoise import add_tortoise_voice
+
+        if text is not None:
+            raise UsageError("--text belongs to the model myna; leave it out")
+        return add_tortoise_voice(recording, name, consent, model, force, console)
     check_recording(recording)
     statement = ask_consent(recording, consent)
     from ..codec.registry import load_codec
@@ -84,6 +95,12 @@ def show_all(json: bool = _JSON) -> None:
     facts: list[dict[str, Any]] = []
     lines = []
     for kept in kept_voices():
+        if kept.voice is None and (known := tortoise_facts(kept.path)):
+            facts.append({**known, "name": kept.name, "kind": "tortoise", "path": str(kept.path)})
+            lines.append(
+                f"{kept.name:<20}  for --model tortoise  {known['created'][:10]}  from {known['source']}"
+            )
+            continue
         if kept.voice is None:
             facts.append(
                 {"name": kept.name, "kind": "unreadable", "path": str(kept.path), "problem": kept.problem}
@@ -110,11 +127,12 @@ def show(
 
     shipped = shipped_voices()
     if Path(name).suffix == SUFFIX:
-        facts = voice_facts(load_voice(name))
+        facts = tortoise_facts(Path(name)) or voice_facts(load_voice(name))
     elif voice_path(name).exists() or name not in shipped:
-        if not voice_path(name).exists():
+        path = voice_path(name)
+        if not path.exists():
             raise UsageError(f"no voice named {name!r}; `myna voices list` shows those there are")
-        facts = {**voice_facts(load_voice(voice_path(name))), "path": str(voice_path(name))}
+        facts = {**(tortoise_facts(path) or voice_facts(load_voice(path))), "path": str(path)}
     else:
         one = shipped[name]
         facts = {

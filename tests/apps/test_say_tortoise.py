@@ -236,3 +236,45 @@ def test_clips_that_cannot_be_used(converted, myna):
     stereo = np.stack([read_audio(SPEECH).samples[0]] * 2)
     write_audio("stereo.wav", stereo, 24_000)
     assert myna(*said, "--voice", "stereo.wav", *SHORT).code == 0
+
+
+def test_a_voice_is_kept_and_speaks_by_its_name(converted, myna, monkeypatch):
+    monkeypatch.setenv("MYNA_VOICES", str(converted / "voices"))
+    clips = converted / "clips"
+    clips.mkdir()
+    audio = read_audio(SPEECH)
+    for i in range(2):
+        piece = audio.samples[:, i * 2 * audio.sample_rate : (i + 1) * 2 * audio.sample_rate]
+        write_audio(clips / f"{i}.wav", piece, audio.sample_rate)
+    add = ("voices", "add", clips, "--name", "ann", "--model", "tortoise")
+    myna(*add).failed_with(2, "consent")
+    done = myna(*add, "--consent", AGREED, "--json")
+    assert done.code == 0, done
+    facts = json.loads(done.out)
+    assert (facts["name"], facts["consent"]) == ("ann", AGREED)
+    myna(*add, "--consent", AGREED).failed_with(2, "--force")
+    listed = json.loads(myna("voices", "list", "--json").out)
+    assert {"name": "ann", "kind": "tortoise"}.items() <= listed[0].items()
+    assert AGREED in myna("voices", "show", "ann").out
+    say = ("say", "Hello.", "--model", "tortoise", "--preset", "ultra_fast", *SHORT)
+    assert myna(*say, "--voice", "ann", "-o", "kept.wav").code == 0
+    assert myna(*say, "--voice", clips, "--consent", AGREED, "-o", "clips.wav").code == 0
+    assert np.array_equal(read_audio("kept.wav").samples, read_audio("clips.wav").samples)
+    myna("say", "Hello.", "--voice", "ann", "-o", "x.wav").failed_with(3, "--model tortoise")
+    assert myna("voices", "remove", "ann").code == 0
+    myna(*say, "--voice", "ann", "-o", "y.wav").failed_with(2, "ann")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("--model", "tortose"), "did you mean tortoise"),
+        (("--model", "tortoise", "--text", "Hello."), "--text"),
+        (("--model", "tortoise", "--name", "nova"), "of the package"),
+        (("--model", "tortoise", "--name", "a/b"), "name"),
+    ],
+)
+def test_voices_that_tortoise_cannot_keep(work, myna, monkeypatch, changed, said):
+    monkeypatch.setenv("MYNA_VOICES", str(work / "voices"))
+    myna("voices", "add", SPEECH, "--consent", AGREED, *changed).failed_with(2, said)
+    assert not (work / "voices").exists()

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,10 +28,10 @@ from ...data.checkpoint import read_safetensors, safetensors_keys
 from ...data.files import atomic_output
 from ...errors import InputError, MissingModelError, UsageError
 from ..voices.library import shipped_voices, unknown_voice, voice_path
-from ..voices.voice import check_consent, checksum, decode_prompt, load_voice
+from ..voices.voice import TORTOISE_FORMAT, check_consent, checksum, decode_prompt, load_voice
 from .conditioning import CLIP_RATE, resample
 
-FORMAT = "myna-tortoise-voice 1"
+FORMAT = f"{TORTOISE_FORMAT} 1"
 RANDOM = "random"
 _MIN_SECONDS, _MAX_SECONDS = 1.0, 30.0  # of a clip; what follows is not read
 _SILENCE = 1e-3  # peak below which there is nothing
@@ -243,6 +243,18 @@ class VoiceReader:
                 f"{path} was made by other networks of TorToise ({voice.networks}) than these ({made}); "
                 "make it again from its recording"
             )
+
+
+def saved_facts(path: str | Path) -> dict[str, Any] | None:
+    """What a file of `TortoiseVoice.save` says of itself, unchecked; None for any other file.
+    Raises InputError, MissingModelError."""
+    _, metadata = safetensors_keys(Path(path))
+    if metadata.get("format") != FORMAT:
+        return None
+    try:
+        return dict(json.loads(metadata["voice"]))
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is a damaged voice; make it again from its recording") from None
 
 
 def read_clip(path: Path) -> Tensor:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ...codec import Codec
 from ...codec.checkpoint import weights_hash
@@ -64,7 +64,16 @@ def voice_path(name: str) -> Path:
     return library_dir() / (check_name(name) + SUFFIX)
 
 
-def add_voice(voice: Voice, force: bool = False) -> Path:
+class Savable(Protocol):
+    """A voice of any speech engine."""
+
+    @property
+    def name(self) -> str: ...
+
+    def save(self, path: str | Path, force: bool = False) -> None: ...
+
+
+def add_voice(voice: Savable, force: bool = False) -> Path:
     """Keep a voice under its name. Raises UsageError if the name is taken, unless `force`, or is that of a voice of
     the package; OutputError if it cannot be written."""
     path = voice_path(voice.name)

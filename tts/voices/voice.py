@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ..aligner import Aligner
 
 FORMAT = "myna-voice 1"
+TORTOISE_FORMAT = "myna-tortoise-voice"  # of the files of `tts.tortoise.voices`
 SUFFIX = ".safetensors"
 _NAME = re.compile(r"\w[\w .'+-]{0,63}")
 _LONGEST_PROMPT = 60  # seconds: no voice of ours is nearly as long
@@ -197,6 +198,8 @@ def load_voice(path: str | Path) -> Voice:
     if not Path(path).is_file():
         raise MissingModelError(f"no voice at {path}; `myna voices list` shows those that are kept")
     file = read_safetensors(path)
+    if file.metadata.get("format", "").startswith(TORTOISE_FORMAT):
+        raise InputError(f"{path} is a voice of TorToise's networks; speak with --model tortoise")
     if file.metadata.get("format") != FORMAT:
         raise InputError(
             f"{path} is not a voice of this version of myna; give one that `myna voices add` made, or a recording"
