@@ -115,12 +115,13 @@ class Compressor:
         packet = options.packet
         if packet is None and target != PIPE:
             packet = pipeline.FILE_PACKET_SECONDS
+        synthetic = pipeline.says_synthetic(None if source == PIPE else source, reader)
         if options.target_size is None:
-            made = pipeline.compress(reader, file, codec, k, progress, packet)
+            made = pipeline.compress(reader, file, codec, k, progress, packet, synthetic)
         else:
             counted = Counted(file)
             with tempfile.TemporaryFile() as whole:
-                made = pipeline.compress(reader, whole, codec, k, progress, packet)
+                made = pipeline.compress(reader, whole, codec, k, progress, packet, synthetic)
                 k = pipeline.shrink(whole, counted, options.target_size).n_codebooks  # pyright: ignore
             made = replace(made, n_bytes=counted.n_bytes, n_codebooks=k)
         return _report(source, target, codec, made)

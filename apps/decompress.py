@@ -124,6 +124,7 @@ class Decompressor:
     ) -> DecompressReport:
         from ..codec import pipeline
         from ..data.audio import open_writer
+        from ..marks.tags import synthetic_tags
 
         options, info = self.options, compressed.info
 
@@ -135,6 +136,7 @@ class Decompressor:
                 suffix=suffix,
                 n_frames=n_samples,
                 float32=options.float32,
+                tags=synthetic_tags() if info.synthetic else None,
             )
 
         with self.console.progress(f"decompressing {Path(source).name}") as progress:

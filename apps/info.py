@@ -11,11 +11,6 @@ from ..data.files import input_errors
 from .console import Console, size
 from .options import COMPRESSED
 
-LISTEN_TO, STRETCHES = (
-    72.0,
-    6,
-)  # seconds of a long recording that are searched for the watermark, in so many places
-
 
 def command(
     file: str = typer.Argument(..., metavar="FILE", help="A .myna, .ecdc or .dac file, or a recording."),
@@ -62,6 +57,7 @@ def compressed_facts(name: str, opened: BinaryIO) -> dict[str, Any]:
         "n_codebooks": info.n_codebooks,
         "codebook_size": info.codebook_size,
         "entropy_coder": info.entropy_coder,
+        "synthetic": info.synthetic if info.format == "myna" else None,
         "bytes": Path(name).stat().st_size,
         "bitrate": compressed.bitrate(),
         "bitrate_before_entropy_coding": (
@@ -88,37 +84,18 @@ def audio_facts(name: str, listen: bool = True) -> dict[str, Any]:
         "n_samples": info.n_frames,
         "bytes": n_bytes,
         "bitrate": 8 * n_bytes / duration if duration else None,
-        **(synthetic_facts(name, duration) if listen else {}),
+        **(synthetic_facts(name) if listen else {}),
     }
 
 
-def synthetic_facts(name: str, duration: float | None) -> dict[str, Any]:
-    """Whether a recording says that it is synthetic, in its tags and by the watermark in its sound.
-
-    duration: in seconds, where it is known; of a long recording only stretches are heard.
-    """
+def synthetic_facts(name: str) -> dict[str, Any]:
+    """Whether a recording says that it is synthetic, in its tags and by the watermark in its sound."""
     from ..data.audio import AudioReader
-    from ..tts.finish.tags import is_synthetic
-    from ..tts.finish.watermark import WatermarkDetector
+    from ..marks.search import listen
+    from ..marks.tags import is_synthetic
 
-    tags = read_tags(name)
-    n_skipped = (
-        0.0 if duration is None or duration <= LISTEN_TO else duration / STRETCHES - LISTEN_TO / STRETCHES
-    )
     with AudioReader(name) as reader:
-        detector = WatermarkDetector(reader.info.sample_rate)
-        heard = passed = 0.0
-        for block in reader.blocks(seconds=1.0):
-            seconds = block.shape[1] / reader.info.sample_rate
-            if n_skipped and heard >= LISTEN_TO / STRETCHES:
-                detector.skip(block.shape[1])
-                passed += seconds
-                if passed >= n_skipped:
-                    heard = passed = 0.0
-                continue
-            detector.push(block.mean(axis=0))
-            heard += seconds
-    mark = detector.result()
+        tags, mark = reader.info.tags, listen(reader)
     return {
         "comment": tags.get("comment") or None,
         "synthetic_tag": is_synthetic(tags),
@@ -127,17 +104,6 @@ def synthetic_facts(name: str, duration: float | None) -> dict[str, Any]:
         "watermark_prominence": round(mark.prominence, 2),
         "watermark_seconds": round(mark.seconds, 2),
     }
-
-
-def read_tags(name: str) -> dict[str, str]:
-    """The tags of a recording that has some, text by name."""
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(name) as sound:
-            return sound.copy_metadata()
-    except (soundfile.SoundFileError, TypeError, OSError):
-        return {}
 
 
 def _is_compressed(name: str, opened: BinaryIO) -> bool:

@@ -42,7 +42,7 @@ class CandidateFolder:
 
     def give(self, heard: Heard) -> None:
         from ..data.audio import write_audio
-        from ..tts.finish.tags import synthetic_tags
+        from ..marks.tags import synthetic_tags
         from ..tts.tortoise.conditioning import RATE
 
         score = "unscored" if heard.score is None else f"{heard.score:.3f}"

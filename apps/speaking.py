@@ -213,7 +213,7 @@ class Speaking:
 
     def _writer(self, file: BinaryIO, suffix: str, n_samples: int | None = None) -> AudioWriter:
         from ..data.audio import open_writer
-        from ..tts.finish.tags import synthetic_tags
+        from ..marks.tags import synthetic_tags
 
         tags = synthetic_tags(self.voice.name)
         return open_writer(file, self.speaker.sample_rate, 1, suffix=suffix, n_frames=n_samples, tags=tags)

@@ -22,7 +22,7 @@ def add_tortoise_voice(
     from ..tts.tortoise.speaker import TortoiseSpeaker
     from ..tts.voices.library import add_voice, voice_path
     from ..tts.voices.voice import check_name
-    from .voices import ask_consent
+    from .consent import ask_consent
 
     if not is_tortoise(model):
         near = did_you_mean(model, ("myna", NAME))

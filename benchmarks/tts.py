@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from myna.codec.registry import load_codec
 from myna.layers.harmonic import PITCHES
+from myna.marks.watermark import WatermarkStream
 from myna.tts.decoders.base import Latents, SoundStream
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
 from myna.tts.decoders.vocoder import Vocoder
 from myna.tts.decoders.vocoder_stream import VocoderDecoder
-from myna.tts.finish.watermark import WatermarkStream
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.step import Frame

@@ -17,7 +17,7 @@ from ..data.wav import WavWriter
 from ..errors import InputError, UsageError
 from .base import Codec
 from .formats import open_compressed
-from .pipeline import FILE_PACKET_SECONDS
+from .pipeline import FILE_PACKET_SECONDS, says_synthetic
 from .pipeline import compress as compress_stream
 from .pipeline import decompress as decompress_stream
 from .registry import codec_for, load_codec, load_encodec_lm
@@ -45,7 +45,16 @@ def compress(
         source = _as_wav(source)
     out = io.BytesIO()
     with AudioReader(source) as reader:
-        compress_stream(reader, out, codec, codec.codebooks_for(bitrate), packet_seconds=packet_seconds)
+        seeks = source if isinstance(source, str | Path) or source.seekable() else None
+        synthetic = says_synthetic(seeks, reader)
+        compress_stream(
+            reader,
+            out,
+            codec,
+            codec.codebooks_for(bitrate),
+            packet_seconds=packet_seconds,
+            synthetic=synthetic,
+        )
     return out.getvalue()
 
 

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -26,6 +27,9 @@ from ..data.audio import LOSSY, AudioInfo, AudioReader, AudioWriter
 from ..data.loudness import SILENCE, LoudnessMeter
 from ..data.resample import Resampler, resampled_length
 from ..errors import CorruptStreamError, InputError, UsageError
+from ..marks.search import listen
+from ..marks.tags import is_synthetic
+from ..marks.watermark import WatermarkStream, can_mark
 from .base import Codec
 from .checkpoint import weights_hash
 from .dac_chunks import DacChunkStream
@@ -79,6 +83,25 @@ class Decompressed:
     @property
     def seconds(self) -> float:
         return self.n_samples / self.sample_rate
+
+
+def says_synthetic(source: str | Path | BinaryIO | None, reader: AudioReader) -> bool:
+    """Whether a recording is speech of Myna's: by its tags, and where it can be read twice by the watermark.
+
+    source: a path or a file that seeks, None for a pipe.   reader: opened on it, not read yet.
+    """
+    if is_synthetic(reader.info.tags) or source is None:
+        return is_synthetic(reader.info.tags)
+    if isinstance(source, str | Path):
+        with AudioReader(source) as again:
+            return listen(again, quick=True).found
+    at = source.tell()
+    try:
+        source.seek(0)
+        with AudioReader(source) as again:
+            return listen(again, quick=True).found
+    finally:
+        source.seek(at)
 
 
 def split_channels(block: np.ndarray, codec_channels: int) -> Tensor:
@@ -194,6 +217,11 @@ def decode_blocks(
     seek = max(0.0, start - PREROLL_SECONDS) if info.format == "myna" and not info.scaled else 0.0
     fade = _Fade(codec.frame_size)
     window: _Window | None = None
+    marker: _Marker | None = None
+
+    def marked(wav: Tensor) -> Tensor:
+        return wav if marker is None else marker.push(wav)
+
     for packet in compressed.packets(seek):
         if window is None:
             at = round(packet.start * codec.frame_size * rate / codec.sample_rate) - info.skip
@@ -202,8 +230,10 @@ def decode_blocks(
         # Only the streams of models that normalise loudness take it.
         loudness = () if packet.scale is None else (packet.scale[:, None],)
         wav = decoder.push(codes, *loudness)
+        if info.synthetic and marker is None:
+            marker = _Marker(codec, info.streams, packet.start * codec.frame_size)
         wav = fade.apply(wav, codes.shape[-1], packet.gain)
-        block = window.cut(resampler.push(join_channels(wav, info.channels)))
+        block = window.cut(resampler.push(join_channels(marked(wav), info.channels)))
         if block.shape[1]:
             yield block
         if progress:
@@ -212,8 +242,23 @@ def decode_blocks(
             return
     if window is not None:
         wav = fade.apply(decoder.flush(), 0, None)
-        yield window.cut(resampler.push(join_channels(wav, info.channels)))
+        yield window.cut(resampler.push(join_channels(marked(wav), info.channels)))
         yield window.cut(resampler.flush(), final=True)
+
+
+class _Marker:
+    """The watermark on every channel of a decoder's output.   at: samples from the recording's beginning, so that a
+    stretch is marked as it is in the whole. Raises MissingModelError: without it nothing is given out."""
+
+    def __init__(self, codec: Codec, streams: int, at: int):
+        n = streams * codec.channels
+        self._rows = [WatermarkStream(codec.sample_rate, at) for _ in range(n)]
+
+    def push(self, wav: Tensor) -> Tensor:
+        """wav (S, c, n) -> the same, marked."""
+        rows = wav.flatten(0, 1).float().cpu().numpy()
+        done = [stream.push(row) for stream, row in zip(self._rows, rows, strict=True)]
+        return torch.from_numpy(np.stack(done)).view(wav.shape)
 
 
 class _Fade:
@@ -294,17 +339,23 @@ def compress(
     n_codebooks: int | None = None,
     progress: Progress | None = None,
     packet_seconds: float | None = None,
+    synthetic: bool = False,
 ) -> Compressed:
     """Write a recording to an open file or pipe as `.myna`.
 
     packet_seconds: what is lost with a damaged packet, and waited for in a pipe; longer packets make smaller files.
-    None: the codec's, a second.
+    None: the codec's, a second.   synthetic: Myna said it (`says_synthetic`): the file says so, and the watermark is
+    put back when it is decoded, since no codec of 4 kbps keeps it in short recordings.
     Raises InputError as `AudioReader.blocks` does, UsageError for packets that the codec or the format cannot have.
     """
     began = time.perf_counter()
     counted, info = CountedReader(reader, progress), reader.info
     n_codebooks = n_codebooks or codec.n_codebooks
-    writer = MynaWriter(file, myna_header(codec, info, n_codebooks, packet_seconds))
+    header = replace(
+        myna_header(codec, info, n_codebooks, packet_seconds),
+        synthetic=synthetic and can_mark(codec.sample_rate),
+    )
+    writer = MynaWriter(file, header)
     for piece in encode_blocks(counted, codec, n_codebooks):
         for codes, scale in segments(piece, codec):
             writer.push(codes, scale)

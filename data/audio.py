@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -35,13 +35,15 @@ LOSSY = ("MP3", "OGG")  # formats whose stated length is an estimate
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header says. n_frames: samples a channel, None if the header does not know (a pipe)."""
+    """What the header says. n_frames: samples a channel, None if the header does not know (a pipe).
+    tags: metadata, text by name, as `open_writer` takes them; of WAV those that come before the samples."""
 
     sample_rate: int
     channels: int
     n_frames: int | None
     format: str
     subtype: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class AudioReader:
                 self._wav = WavReader(stream, self.name)  # pyright: ignore[reportArgumentType]
                 stream.forget()
                 wav = self._wav
-                return AudioInfo(wav.sample_rate, wav.channels, wav.n_frames, "WAV", wav.subtype)
+                return AudioInfo(wav.sample_rate, wav.channels, wav.n_frames, "WAV", wav.subtype, wav.tags)
             except UnsupportedWavError:
                 stream.rewind()
         if path is None:
@@ -148,7 +150,8 @@ class AudioReader:
         # Otherwise it seeks after every read to where it is, and an MP3 loses what a frame keeps in those before it.
         sound.seekable = lambda: False
         n_frames = sound.frames if 0 <= sound.frames < 1 << 48 else None
-        return AudioInfo(sound.samplerate, sound.channels, n_frames, sound.format, sound.subtype)
+        tags = sound.copy_metadata()
+        return AudioInfo(sound.samplerate, sound.channels, n_frames, sound.format, sound.subtype, tags)
 
     def _spool(self, stream: _Replay) -> Path:
         """A copy that can seek, for formats whose readers must."""

@@ -19,6 +19,7 @@ from ..errors import InputError
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 UNKNOWN = 0xFFFFFFFF
+_MAX_LIST = 1 << 16  # bytes of tags that are read; more are passed over
 OPEN_ENDED = 0x7FFF0000  # sizes from here on are placeholders of writers that did not know
 
 # Names of libsndfile's for the chunks of a RIFF INFO list.
@@ -52,6 +53,7 @@ class WavReader:
         if riff not in (b"RIFF", b"RF64") or kind != b"WAVE":
             raise InputError(f"{name} is not a WAV file; give a recording")
         long_size, layout = None, None
+        self.tags: dict[str, str] = {}  # of INFO lists before the samples
         while True:
             chunk, size = struct.unpack("<4sI", self._exactly(8))
             if chunk == b"data":
@@ -66,6 +68,8 @@ class WavReader:
                     layout = body
                 else:
                     long_size = struct.unpack_from("<Q", body, 8)[0]
+            elif chunk == b"LIST" and size <= _MAX_LIST:
+                self.tags |= _info_tags(self._exactly(size + size % 2)[:size])
             else:
                 self._skip(size + size % 2)
         if layout is None:
@@ -243,6 +247,21 @@ class WavWriter:
         sizes = struct.pack("<4sIQQQI", b"ds64", 28, riff_size + 36, size, n_frames, 0)
         head = struct.pack("<4sI4s", b"RF64", UNKNOWN, b"WAVE")
         return head + sizes + layout + struct.pack("<4sI", b"data", UNKNOWN)
+
+
+def _info_tags(body: bytes) -> dict[str, str]:
+    """Text by name of a LIST chunk's body, {} where it is no INFO or damaged: tags are no reason to refuse sound."""
+    found, names = {}, {code: name for name, code in INFO_TAGS.items()}
+    at = 4
+    while body[:4] == b"INFO" and at + 8 <= len(body):
+        code, size = struct.unpack_from("<4sI", body, at)
+        text = body[at + 8 : at + 8 + size]
+        if len(text) < size:
+            break
+        if code in names:
+            found[names[code]] = text.split(b"\0")[0].decode("utf-8", "replace")
+        at += 8 + size + size % 2
+    return found
 
 
 def _info_chunk(tags: Mapping[str, str]) -> bytes:

@@ -4,7 +4,7 @@ The detector looks at the spectrum below 2 kHz in steps of 15.6 Hz and gives one
 near 0 without. The encoder was trained to add the mark to a spectrogram, and what it learnt to add is nearly the same
 for any audio: a comb of +-2 dB that moves by 0.2 dB with the content. So the comb is measured once, on noise, and
 speech is marked with a filter that has it: no look-ahead, where the encoder itself needs 0.2 s, and the detector
-cannot tell the difference (tests/tts/finish/test_watermark.py).
+cannot tell the difference (tests/marks/test_watermark.py).
 
 Weights and shapes are the package's, but nothing of it is imported: it needs pkg_resources, which new Pythons lack,
 puts a dummy in its own place where that fails, and prints to standard output.

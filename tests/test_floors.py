@@ -13,14 +13,26 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EVERYWHERE = {"errors", "version"}
 
-_MODELS = {"kernels", "data", "layers", "pretrained", "codec", "discriminators", "asr", "diffusion", "tts"}
+_MODELS = {
+    "kernels",
+    "data",
+    "layers",
+    "pretrained",
+    "marks",
+    "codec",
+    "discriminators",
+    "asr",
+    "diffusion",
+    "tts",
+}
 # What each folder may import from, besides itself and what is everywhere.
 BELOW = {
     "kernels": set(),
     "data": set(),
     "layers": {"kernels", "data"},
     "pretrained": {"layers", "kernels", "data"},
-    "codec": {"layers", "kernels", "data"},
+    "marks": {"pretrained", "layers", "kernels", "data"},
+    "codec": {"marks", "pretrained", "layers", "kernels", "data"},
     "discriminators": {"layers", "kernels", "data"},
     "asr": {"pretrained", "layers", "kernels", "data"},
     "diffusion": {"layers", "kernels", "data"},

@@ -22,13 +22,13 @@ from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
 from ..errors import MissingModelError
+from ..marks.tags import synthetic_tags
+from ..marks.watermark import WatermarkStream
 from ..pretrained import perth
 from ..version import __version__
 from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
 from .finish.chain import Stage
-from .finish.tags import synthetic_tags
-from .finish.watermark import WatermarkStream
 from .presets import SpeechOptions
 from .registry import SHIPPED_AR, has_token_ar, load_ar, load_decoders
 from .synthesis import SpokenChunk, Synthesizer

@@ -51,7 +51,7 @@ class HouseEngine:
         return MadeVoice(voice, voice.notes)
 
     def prompt(self, voice: Voice) -> np.ndarray:
-        from ...tts.finish.watermark import watermark
+        from ...marks.watermark import watermark
         from ...tts.voices.voice import decode_prompt
 
         return watermark(decode_prompt(self.speaker.models.codec, voice).numpy(), self.sample_rate)

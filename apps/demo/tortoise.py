@@ -80,7 +80,7 @@ def say(
     """Status lines as HTML, and the players there are so far, while the work goes on in a thread; closing the
     generator ends it at its next step."""
     from ...data.audio import write_audio
-    from ...tts.finish.tags import synthetic_tags
+    from ...marks.tags import synthetic_tags
     from ...tts.tortoise.speaker import Kept
 
     events: queue.Queue[Any] = queue.Queue()

@@ -33,6 +33,7 @@ class FileInfo:
     input_db: loudness to restore, in dB LUFS (.dac), else None.
     separate_chunks: each packet was coded by convolutions without padding and is decoded so, on its own
     (.dac).
+    synthetic: the recording was speech that Myna said, and is to be watermarked again when it is decoded (.myna).
     """
 
     format: str
@@ -52,6 +53,7 @@ class FileInfo:
     entropy_coder: str = "packed"
     input_db: float | None = None
     separate_chunks: bool = False
+    synthetic: bool = False
 
     @property
     def duration(self) -> float | None:

@@ -395,5 +395,6 @@ def _info(header: Header) -> FileInfo:
         skip=header.skip,
         packet_frames=header.packet_frames,
         scaled=header.scaled,
+        synthetic=header.synthetic,
         entropy_coder=NAMES[header.coder_id],
     )

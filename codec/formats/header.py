@@ -22,6 +22,7 @@ UNKNOWN = (1 << 64) - 1  # n_samples of a pipe that has not ended
 
 _PREFIX = struct.Struct("<8sBH")
 _FIELDS = struct.Struct("<BB8s8sIIBIBIBQIHI")
+_SCALED, _SYNTHETIC = 1, 2  # flags
 _MAX_LENGTH = 512
 _MAX_NAME = 64
 _MAX_PACKET_CODES = 1 << 22  # streams * codebooks * frames of a packet: what a reader may have to hold
@@ -52,6 +53,7 @@ class Header:
     scaled: bool = False
     coder_id: int = 0
     model_hash: str = ""
+    synthetic: bool = False
 
     @property
     def hop(self) -> Fraction:
@@ -107,7 +109,7 @@ class Header:
             raise UsageError(f"this cannot be written as .myna: {problem}")
         name = self.model.encode()
         fields = _FIELDS.pack(
-            int(self.scaled),
+            _SCALED * self.scaled | _SYNTHETIC * self.synthetic,
             self.coder_id,
             _hash_bytes(self.weights_hash),
             _hash_bytes(self.model_hash),
@@ -178,12 +180,13 @@ def unpack_header(data: bytes) -> tuple[Header, int] | None:
         skip=skip,
         packet_frames=packet_frames,
         packet_hop=packet_hop,
-        scaled=bool(flags & 1),
+        scaled=bool(flags & _SCALED),
+        synthetic=bool(flags & _SYNTHETIC),
         coder_id=coder_id,
         model_hash=_hash_text(model_hash),
     )
     problem = header.problem()
-    if problem or flags > 1 or (coder_id == CONTEXT and not header.model_hash):
+    if problem or flags & ~(_SCALED | _SYNTHETIC) or (coder_id == CONTEXT and not header.model_hash):
         raise CorruptStreamError(
             f"the .myna header cannot be right: {problem or 'unknown flags'}; get the file again"
         )

@@ -23,8 +23,8 @@ from ...codec.registry import load_codec
 from ...data.audio import Audio, write_audio
 from ...data.files import output_errors
 from ...errors import InputError, MissingModelError, UsageError
+from ...marks.tags import synthetic_tags
 from ...tts import speaker as tts
-from ...tts.finish.tags import synthetic_tags
 from ...tts.presets import SpeechOptions
 from ...tts.registry import DECODERS, SHIPPED_AR
 from ...tts.voices.library import find_voice

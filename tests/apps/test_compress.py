@@ -15,6 +15,9 @@ from myna.codec.registry import load_codec
 from myna.data.audio import AudioReader, read_audio, write_audio
 from myna.data.resample import resample
 from myna.errors import MissingModelError
+from myna.marks.search import listen
+from myna.marks.tags import is_synthetic
+from myna.marks.watermark import watermark
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 SPEECH = ASSETS / "speech.wav"
@@ -271,3 +274,18 @@ def test_entropy_coding_pays_for_all_that_surrounds_the_codes():
     info = open_compressed(io.BytesIO(data)).info
     raw = info.n_samples / info.original_sample_rate * 4000 / 8
     assert len(data) < 0.85 * raw
+
+
+def test_commands_carry_mark_and_tag(myna, tmp_path, speech):
+    write_audio(tmp_path / "said.wav", watermark(np.tile(speech[0], 2), 24_000), 24_000)
+    assert myna("compress", tmp_path / "said.wav").code == 0
+    assert json.loads(myna("info", tmp_path / "said.myna", "--json").out)["synthetic"] is True
+    assert myna("compress", tmp_path / "said.myna", tmp_path / "cut.myna", "--bitrate", "2").code == 0
+    for file in ("said", "cut"):
+        assert myna("decompress", tmp_path / f"{file}.myna", tmp_path / "back.wav", "--force").code == 0
+        with AudioReader(tmp_path / "back.wav") as reader:
+            assert is_synthetic(reader.info.tags)
+            assert listen(reader, quick=True).found
+    facts = json.loads(myna("info", tmp_path / "back.wav", "--json").out)
+    assert facts["watermark"] is True
+    assert facts["synthetic_tag"] is True

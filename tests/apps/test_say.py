@@ -18,12 +18,12 @@ import torch
 from myna.codec.base import Codec
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.data.audio import read_audio
+from myna.marks.tags import is_synthetic
+from myna.marks.watermark import detect_watermark
 from myna.tts import speaker
 from myna.tts.aligner import Aligner, AlignerConfig
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
-from myna.tts.finish.tags import is_synthetic
-from myna.tts.finish.watermark import detect_watermark
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.text.long_text import split_text
 from myna.tts.text.phones import Phones

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from myna.data.audio import read_audio, write_audio
 from myna.data.wav import to_int16
-from myna.tts.finish.tags import is_synthetic
+from myna.marks.tags import is_synthetic
 from myna.tts.tortoise import speaker as engine
 from myna.tts.tortoise.presets import SAMPLERS
 

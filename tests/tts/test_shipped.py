@@ -15,8 +15,8 @@ from myna.evaluation.measures.perceptual import speaker_similarity
 from myna.evaluation.tts.hard_sentences import HARD_SENTENCES
 from myna.evaluation.tts.scores import compare
 from myna.evaluation.tts.systems import WatchedValle, say_timed
+from myna.marks.watermark import detect_watermark
 from myna.tts import speaker as speaking
-from myna.tts.finish.watermark import detect_watermark
 from myna.tts.presets import SpeechOptions
 from myna.tts.registry import load_ar, load_nar
 from myna.tts.speaker import Speaker, Speech

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from ...errors import UsageError
+from ...marks.watermark import WatermarkStream
 from ..finish.chain import Stage
 from ..finish.tempo import Tempo
-from ..finish.watermark import WatermarkStream
 from ..synthesis import PARAGRAPH_PAUSE, PAUSE, SpokenChunk, sentence_seed
 from ..text.long_text import Sentence
 from .conditioning import RATE

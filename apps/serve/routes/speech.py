@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from ....tts.finish.tags import SYNTHETIC, synthetic_tags
+from ....marks.tags import SYNTHETIC, synthetic_tags
 from ....tts.synthesis import SpokenChunk
 from ....tts.text.long_text import Sentence, split_text
 from ....tts.voices.voice import Voice

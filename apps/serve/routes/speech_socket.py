@@ -25,7 +25,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
 from ....errors import MynaError
-from ....tts.finish.tags import SYNTHETIC, synthetic_tags
+from ....marks.tags import SYNTHETIC, synthetic_tags
 from ....tts.synthesis import PAUSE, SpokenChunk
 from ....tts.text.long_text import Sentence, split_text
 from ..audio.encoders import Encoder, find_format

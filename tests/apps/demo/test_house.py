@@ -15,11 +15,11 @@ from myna.apps.demo.engine import Engine, Speaking
 from myna.apps.demo.samples import sample_recordings
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import InputError, UsageError
+from myna.marks.tags import is_synthetic
+from myna.marks.watermark import detect_watermark
 from myna.tts import registry, speaker
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
-from myna.tts.finish.tags import is_synthetic
-from myna.tts.finish.watermark import detect_watermark
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.presets import PRESETS
 from myna.tts.valle import Valle

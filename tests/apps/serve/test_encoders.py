@@ -11,7 +11,7 @@ av = pytest.importorskip("av")
 
 from myna.apps.serve.audio.encoders import FORMATS, find_format  # noqa: E402
 from myna.errors import UsageError  # noqa: E402
-from myna.tts.finish.tags import SYNTHETIC, synthetic_tags  # noqa: E402
+from myna.marks.tags import SYNTHETIC, synthetic_tags  # noqa: E402
 
 RATE = 24_000
 

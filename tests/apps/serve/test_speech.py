@@ -14,7 +14,7 @@ import pytest
 from myna.apps.serve.audio.encoders import FORMATS
 from myna.data.audio import read_audio
 from myna.data.wav import to_int16
-from myna.tts.finish.watermark import detect_watermark
+from myna.marks.watermark import detect_watermark
 from myna.tts.presets import SpeechOptions
 from myna.tts.text.long_text import split_text
 

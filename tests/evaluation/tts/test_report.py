@@ -31,10 +31,10 @@ from myna.evaluation.tts.report import FILES, MYNA, MYNA_TEXT, SpeechEvaluation,
 from myna.evaluation.tts.scores import Heard, Judge, Likeness
 from myna.evaluation.tts.systems import WatchedValle
 from myna.evaluation.tts.tables import GROUND_TRUTH, SpokenClip, row_of
+from myna.marks.tags import is_synthetic
+from myna.marks.watermark import detect_watermark
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
-from myna.tts.finish.tags import is_synthetic
-from myna.tts.finish.watermark import detect_watermark
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.presets import SpeechOptions

@@ -9,7 +9,7 @@ import published
 import pytest
 import torch
 from myna.errors import UsageError
-from myna.tts.finish.watermark import WatermarkStream, detect_watermark
+from myna.marks.watermark import WatermarkStream, detect_watermark
 from myna.tts.tortoise.model.hifigan_stream import HiFiGANStream, reach
 from myna.tts.tortoise.networks import Networks
 from myna.tts.tortoise.precision import PRECISIONS

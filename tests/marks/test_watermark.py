@@ -15,12 +15,12 @@ from myna.codec.registry import load_codec
 from myna.data.audio import read_audio, write_audio
 from myna.data.resample import resample
 from myna.errors import MissingModelError, UsageError
+from myna.marks import spread_spectrum
+from myna.marks.tags import synthetic_tags
+from myna.marks.watermark import WatermarkDetector, WatermarkStream, detect_watermark, filters, watermark
 from myna.pretrained import perth
-from myna.tts.finish import spread_spectrum
-from myna.tts.finish.tags import synthetic_tags
-from myna.tts.finish.watermark import WatermarkDetector, WatermarkStream, detect_watermark, filters, watermark
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
 RATE = 24_000
 
 
