@@ -41,6 +41,7 @@ Progress = Callable[[float, float | None], None]  # seconds of audio done, secon
 
 BLOCK_SECONDS = 1.0  # of audio a step of a codec: the time of a packet, so that a pipe waits for nothing else
 FILE_PACKET_SECONDS = 5.0  # of a file's packets: what surrounds them is 1 % of it; a damaged one costs 5 s
+_LONG = 6.0  # seconds of which the watermark's pattern alone tells (of 2 s, it misses one in fifty)
 PREROLL_SECONDS = 2.0  # decoded and dropped before a start in the middle: longer than a decoder remembers
 
 
@@ -92,14 +93,16 @@ def says_synthetic(source: str | Path | BinaryIO | None, reader: AudioReader) ->
     """
     if is_synthetic(reader.info.tags) or source is None:
         return is_synthetic(reader.info.tags)
+    info = reader.info
+    long = info.n_frames is not None and info.n_frames > _LONG * info.sample_rate
     if isinstance(source, str | Path):
         with AudioReader(source) as again:
-            return listen(again, quick=True).found
+            return listen(again, quick=long).found
     at = source.tell()
     try:
         source.seek(0)
         with AudioReader(source) as again:
-            return listen(again, quick=True).found
+            return listen(again, quick=long).found
     finally:
         source.seek(at)
 
