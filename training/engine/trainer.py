@@ -6,6 +6,7 @@ processes. Batches and random numbers are functions of the step, so a run that i
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import time
@@ -26,9 +27,10 @@ from .distributed import World
 from .ema import EMA
 from .interrupt import Interrupt
 from .logging import RunLog
+from .optimizer import averaged, learning
 from .recipe import Recipe, load_recipe
 from .same_run import changes, describe, may_change
-from .schedule import rate_factor, set_rate
+from .schedule import cools, rate_factor, set_rate
 from .trainer_recipe import TrainerRecipe, ValidationSection
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -68,12 +70,13 @@ class Trainer(ABC, Generic[R, B]):
         self._notes: list[str] = []
         self._best_by_another = False
         self.state_path = recipe.output / "state.pt"
+        self.stable_path = recipe.output / "stable.pt"  # before the rate went down (decay "wsd")
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
 
     def _own(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Take the model that this run is about, on its device, and what moves its weights."""
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer = model, learning(optimizer)
         self.modules[self.name], self.optimizers[self.name] = model, optimizer
         self.ema = EMA(model, self.recipe.ema)
 
@@ -138,9 +141,12 @@ class Trainer(ABC, Generic[R, B]):
         batches = Prefetch(self.batch)
         begun, before = time.monotonic(), self.minutes
         saved = validated = self.minutes
-        interrupted = False
+        interrupted, cooled = False, self._cools() and self.stable_path.exists()
         try:
             while not self._done():
+                if self._cools() and not cooled:
+                    self._save(self.stable_path)
+                    cooled = True
                 losses = self.train_step(batches[self.step])
                 self.step += 1
                 self.minutes = before + (time.monotonic() - begun) / 60
@@ -170,10 +176,10 @@ class Trainer(ABC, Generic[R, B]):
         if not self.world.is_main:
             return {}
         if self.validation is None:  # nothing to be judged by: the last weights are kept all the same
-            with self.ema.swapped_in(self.model), torch.no_grad():
+            with self._shipped(), torch.no_grad():
                 self._export("last")
             return {}
-        with self.ema.swapped_in(self.model), torch.no_grad():
+        with self._shipped(), torch.no_grad():
             self.model.eval()
             values = self.measure()
             self.log.scalars(self.step, "held-out", values)
@@ -183,6 +189,12 @@ class Trainer(ABC, Generic[R, B]):
         listed = "  ".join(f"{name} {value:.3f}" for name, value in self.shown(values).items())
         self.log.say(f"step {self.step} held out: {listed}")
         return values
+
+    def _shipped(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the model has the weights that are judged and shipped: the moving average, or that of the optimizer
+        where it keeps one itself."""
+        own = self.recipe.optimizer.kind == "schedule-free"
+        return averaged(self.optimizer) if own else self.ema.swapped_in(self.model)
 
     def autocast(self) -> torch.autocast:
         """bf16 inside, if the recipe says so."""
@@ -203,11 +215,26 @@ class Trainer(ABC, Generic[R, B]):
     def rate_factor(self) -> float:
         """What the learning rates are multiplied with at this step."""
         schedule = self.recipe.schedule
-        end = self.recipe.max_steps if schedule.over == "steps" else self.recipe.max_minutes
-        progress = (self.step if schedule.over == "steps" else self.minutes) / (end or 1)
         return rate_factor(
-            self.step, progress, schedule.warmup_steps, schedule.decay, schedule.final, schedule.gamma
+            self.step,
+            self._progress(),
+            schedule.warmup_steps,
+            schedule.decay,
+            schedule.final,
+            schedule.gamma,
+            schedule.cooldown,
         )
+
+    def _progress(self) -> float:
+        """Share of the run that is done, of steps or of minutes as the schedule counts."""
+        by_steps = self.recipe.schedule.over == "steps"
+        end = self.recipe.max_steps if by_steps else self.recipe.max_minutes
+        return (self.step if by_steps else self.minutes) / (end or 1)
+
+    def _cools(self) -> bool:
+        """Whether the learning rate has begun to go down for good: what is learned from here on is not gone on with."""
+        schedule = self.recipe.schedule
+        return schedule.decay == "wsd" and cools(self._progress(), schedule.cooldown)
 
     # Around the steps
 
@@ -250,10 +277,10 @@ class Trainer(ABC, Generic[R, B]):
 
     # The state on disk
 
-    def _save(self) -> None:
+    def _save(self, path: Path | None = None) -> None:
         if self.world.is_main:
             save_state(
-                self.state_path,
+                path or self.state_path,
                 {
                     "step": self.step,
                     "minutes": self.minutes,
@@ -276,6 +303,9 @@ class Trainer(ABC, Generic[R, B]):
             return
         state = load_state(self.state_path, self.world.device)
         self._compare(state)
+        if self._goes_further(state) and self.stable_path.exists():
+            self._notes.append("the run goes further than before: on from before its learning rate went down")
+            state = load_state(self.stable_path, self.world.device)
         try:
             for name, module in self.modules.items():
                 # A run may gain a module (discriminators) between two sittings, but never its model.
@@ -292,6 +322,15 @@ class Trainer(ABC, Generic[R, B]):
         self.step, self.minutes, self.best = state["step"], state["minutes"], state["best"]
         if self._best_by_another:
             self.best = None
+
+    def _goes_further(self, state: dict[str, Any]) -> bool:
+        """Whether a run of decay "wsd" that had begun to go down is now to end later."""
+        schedule = self.recipe.schedule
+        if schedule.decay != "wsd" or "recipe" not in state:
+            return False
+        end, done = ("max_steps", "step") if schedule.over == "steps" else ("max_minutes", "minutes")
+        before = next((c.before for c in changes(state["recipe"], self.recipe) if c.key == end), None)
+        return bool(before) and cools(state[done] / before, schedule.cooldown)
 
     def _compare(self, state: dict[str, Any]) -> None:
         """Raise UsageError if the recipe is that of another run than the state's; note what else has changed."""

@@ -14,6 +14,8 @@ from .schedule import Decay
 class OptimizerSection(Section):
     """AdamW; decay is for matrices only."""
 
+    # schedule-free (Defazio et al. 2024): what is judged and shipped is an average that needs no schedule
+    kind: Literal["adamw", "schedule-free"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.8, 0.99)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -28,7 +30,10 @@ class ScheduleSection(Section):
     over: Literal["steps", "minutes"] = (
         "steps"  # of max_steps or max_minutes; by minutes, resume is not bit-exact
     )
-    final: float = Field(default=0.05, ge=0, le=1)  # share of the rate at the end of the cosine
+    final: float = Field(
+        default=0.05, ge=0, le=1
+    )  # share of the rate at the end of the cosine, or of the cooldown
+    cooldown: float = Field(default=0.1, gt=0, le=1)  # share of the run that ends it, of decay "wsd"
     gamma: float = Field(default=0.999996, gt=0, le=1)  # of exponential decay, each step
 
 
@@ -70,7 +75,9 @@ class TrainerRecipe(Section):
     def _ends(self) -> TrainerRecipe:
         if self.max_steps is None and self.max_minutes is None:
             raise ValueError("set max_steps or max_minutes, or the run never ends")
-        if self.schedule.decay == "cosine" and getattr(self, f"max_{self.schedule.over}") is None:
+        if self.optimizer.kind == "schedule-free" and self.schedule.decay != "constant":
+            raise ValueError("optimizer.kind is schedule-free, so schedule.decay must be constant")
+        if self.schedule.decay in ("cosine", "wsd") and getattr(self, f"max_{self.schedule.over}") is None:
             raise ValueError(
                 f"schedule.over is {self.schedule.over}, so max_{self.schedule.over} must be set"
             )
