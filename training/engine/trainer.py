@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...data.corpus import Prefetch
 from ...errors import InputError, MynaError, UsageError
-from . import distributed
+from . import distributed, sharded
 from .checkpoint import load_module_state, load_state, module_state, save_state
 from .distributed import World
 from .ema import EMA
@@ -59,9 +59,15 @@ class Trainer(ABC, Generic[R, B]):
 
     name = "model"  # of `model` among the modules
     higher_is_better: tuple[str, ...] = ()  # held-out values of which more is better
+    shards = False  # whether the model can be trained in shards
 
     def __init__(self, recipe: R, world: World, quiet: bool = False):
         self.recipe, self.world, self.quiet = recipe, world, quiet
+        if not self.shards and (recipe.parallel == "fsdp" or recipe.checkpoint_activations):
+            raise UsageError(
+                f"{self.name} is not trained in shards: set parallel: ddp and checkpoint_activations: false"
+            )
+        self._template: nn.Module | None = None
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         seed_torch(recipe.seed, 0, 0)
@@ -79,6 +85,15 @@ class Trainer(ABC, Generic[R, B]):
         self.model, self.optimizer = model, learning(optimizer)
         self.modules[self.name], self.optimizers[self.name] = model, optimizer
         self.ema = EMA(model, self.recipe.ema)
+
+    def _sharded(self, model: nn.Module) -> nn.Module:
+        """The model on its device as the recipe wants it, before its optimizer is made."""
+        if self.recipe.checkpoint_activations:
+            sharded.checkpoint_activations(model)
+        if self.recipe.parallel == "fsdp" and self.world.size > 1:
+            self._template = copy.deepcopy(model).cpu()
+            return sharded.shard(model, self.world, self.recipe.precision == "bf16")
+        return model
 
     def _begin(self, described: str) -> None:
         """Open the log and say what is trained."""
@@ -173,7 +188,7 @@ class Trainer(ABC, Generic[R, B]):
 
     def validate(self) -> dict[str, float]:
         """Measure the averaged weights on what is held out; keep the best and the last."""
-        if not self.world.is_main:
+        if not self.world.is_main and self._template is None:  # a model in shards is judged by all together
             return {}
         if self.validation is None:  # nothing to be judged by: the last weights are kept all the same
             with self._shipped(), torch.no_grad():
@@ -204,8 +219,8 @@ class Trainer(ABC, Generic[R, B]):
         """One step of the optimizer down `loss`, and of the averaged weights; returns the gradient's norm before it was
         clipped. A gradient that is not finite changes nothing: one bad batch must not end a run of hours."""
         self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip)
+        (loss if self._template is None else sharded.touched(loss, self.model)).backward()
+        norm = sharded.whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip))
         if bool(torch.isfinite(norm)):
             set_rate(self.optimizer, self.recipe.optimizer.lr * self.rate_factor())
             self.optimizer.step()
@@ -270,7 +285,14 @@ class Trainer(ABC, Generic[R, B]):
 
     def _export(self, name: str) -> None:
         """Write the model as it is now (the averaged weights, within `validate`)."""
-        model = copy.deepcopy(self.model)
+        if self._template is None:
+            model = copy.deepcopy(self.model)
+        else:
+            weights = sharded.full_weights(self.model)
+            if not self.world.is_main:
+                return
+            model = copy.deepcopy(self._template)
+            model.load_state_dict(weights)
         notes = {"step": str(self.step), "minutes": f"{self.minutes:.1f}"}
         path = self.recipe.output / f"{name}.safetensors"
         self.export(model.half() if self.recipe.half_precision_export else model, path, notes)
@@ -278,7 +300,9 @@ class Trainer(ABC, Generic[R, B]):
     # The state on disk
 
     def _save(self, path: Path | None = None) -> None:
-        if self.world.is_main:
+        if self.recipe.parallel == "fsdp":
+            self._save_shards()
+        elif self.world.is_main:
             save_state(
                 path or self.state_path,
                 {
@@ -299,6 +323,9 @@ class Trainer(ABC, Generic[R, B]):
 
     def _resume(self) -> None:
         """Take up the run in the output folder, if there is one."""
+        if self.recipe.parallel == "fsdp":
+            self._resume_shards()
+            return
         if not self.state_path.exists():
             return
         state = load_state(self.state_path, self.world.device)
@@ -320,6 +347,26 @@ class Trainer(ABC, Generic[R, B]):
             ) from error
         self.load_extra_state(state)
         self.step, self.minutes, self.best = state["step"], state["minutes"], state["best"]
+        if self._best_by_another:
+            self.best = None
+
+    def _save_shards(self) -> None:
+        facts = {name: getattr(self, name) for name in ("step", "minutes", "best")}
+        facts |= {"seed": self.recipe.seed, "recipe": describe(self.recipe), "averaged": self.ema.steps}
+        sharded.save_shards(
+            self.recipe.output, facts, self.model, self.optimizer, self.ema.shadow, self.world
+        )
+
+    def _resume_shards(self) -> None:
+        facts = sharded.read_facts(self.recipe.output)
+        if facts is None:
+            return
+        self._compare(facts)
+        sharded.load_shards(
+            self.recipe.output, facts, self.model, self.optimizer, self.ema.shadow, self.world
+        )
+        self.step, self.minutes, self.best = facts["step"], facts["minutes"], facts["best"]
+        self.ema.steps = facts["averaged"]
         if self._best_by_another:
             self.best = None
 

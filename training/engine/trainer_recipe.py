@@ -49,7 +49,15 @@ class TrainerRecipe(Section):
 
     # Keys and sections that may differ when a run is continued (training/engine/same_run.py).
     may_change: ClassVar[tuple[str, ...]] = (
-        *("init_from", "device", "precision", "threads", "max_steps", "max_minutes"),
+        *(
+            "init_from",
+            "device",
+            "precision",
+            "checkpoint_activations",
+            "threads",
+            "max_steps",
+            "max_minutes",
+        ),
         *("log_every", "save_every_steps", "save_every_minutes", "half_precision_export"),
         # Files may have moved; whether they are the same, nobody can tell from their names.
         *("data.corpus", "data.cache", "data.speech_set", "data.codec", "data.held_out"),
@@ -59,6 +67,9 @@ class TrainerRecipe(Section):
     seed: int = Field(default=0, ge=0)
     device: str = "auto"  # auto, cpu or cuda
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast of the models; losses stay float32
+    # ddp: every process has all weights; fsdp: a share of them (training/engine/sharded.py)
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    checkpoint_activations: bool = False  # less memory: blocks are computed again on the way back
     threads: int | None = Field(default=None, ge=1)  # of a CPU process; None: torch's choice
     max_steps: int | None = Field(default=None, ge=1)
     max_minutes: float | None = Field(default=None, gt=0)  # of training in all, over interruptions
