@@ -1,5 +1,5 @@
-"""Weights, gradients and optimizer in shards over the processes (FSDP2: Zhao et al. 2023, `fully_shard`), for models that
-one device cannot hold; and their state on disk, which any number of processes can read.
+"""Weights, gradients and optimizer in shards over the processes (FSDP2, `fully_shard`: Zhao et al. 2023), for models
+that one device cannot hold; and their state on disk, which any number of processes can read.
 
     output/state-STEP/   torch.distributed.checkpoint: every process writes its shards
     output/state.json    which of them is whole, and the facts of the run

@@ -88,6 +88,10 @@ class TrainerRecipe(Section):
             raise ValueError("set max_steps or max_minutes, or the run never ends")
         if self.optimizer.kind == "schedule-free" and self.schedule.decay != "constant":
             raise ValueError("optimizer.kind is schedule-free, so schedule.decay must be constant")
+        if self.parallel == "fsdp" and self.schedule.decay == "wsd":
+            raise ValueError(
+                "parallel is fsdp, whose runs keep no state from before a decay; set schedule.decay: constant"
+            )
         if self.schedule.decay in ("cosine", "wsd") and getattr(self, f"max_{self.schedule.over}") is None:
             raise ValueError(
                 f"schedule.over is {self.schedule.over}, so max_{self.schedule.over} must be set"
