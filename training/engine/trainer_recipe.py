@@ -88,9 +88,9 @@ class TrainerRecipe(Section):
             raise ValueError("set max_steps or max_minutes, or the run never ends")
         if self.optimizer.kind == "schedule-free" and self.schedule.decay != "constant":
             raise ValueError("optimizer.kind is schedule-free, so schedule.decay must be constant")
-        if self.parallel == "fsdp" and self.schedule.decay == "wsd":
+        if self.parallel == "fsdp" and (self.schedule.decay == "wsd" or self.optimizer.kind != "adamw"):
             raise ValueError(
-                "parallel is fsdp, whose runs keep no state from before a decay; set schedule.decay: constant"
+                "parallel is fsdp, so schedule.decay must not be wsd, and optimizer.kind be adamw"
             )
         if self.schedule.decay in ("cosine", "wsd") and getattr(self, f"max_{self.schedule.over}") is None:
             raise ValueError(
