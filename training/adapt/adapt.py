@@ -60,6 +60,10 @@ class Adapted:
     interrupted: bool
 
 
+class _StoppedError(Exception):
+    """The user asked to stop."""
+
+
 class Adapting:
     """One voice, adapted.
 
@@ -148,7 +152,10 @@ class Adapting:
                 gained = now.likeness > before.likeness
                 return Adapted(adapters if gained else {}, before, now, self.material.seconds, True)
         stage("adapting how it sounds")
-        part = self._decoder_part(ar, adapters, stage)
+        try:
+            part = self._decoder_part(ar, adapters, stage, interrupt)
+        except _StoppedError:
+            return Adapted(adapters, before, judge.measure(adapters), self.material.seconds, True)
         learned = learn(
             part,
             self._section(self.decoder),
@@ -197,8 +204,13 @@ class Adapting:
         return learned, part
 
     def _decoder_part(
-        self, ar: ARModel, adapters: Mapping[str, Adapter], stage: Callable[[str], None]
+        self,
+        ar: ARModel,
+        adapters: Mapping[str, Adapter],
+        stage: Callable[[str], None],
+        interrupt: Interrupt,
     ) -> Part:
+        """Raises _StoppedError when it is interrupted while it listens."""
         models, recipe = self.models, self.recipe
         decoder = models.decoder(self.decoder)
         if isinstance(decoder, FlowSpeechDecoder):
@@ -217,6 +229,8 @@ class Adapting:
 
         def heard(material: Material, name: str, hours: float):
             def progress(share: float) -> None:
+                if interrupt.requested:
+                    raise _StoppedError
                 stage(f"hearing what the AR says in the place of the recordings: {share:.0%}")
 
             path = self.work / f"{name}.safetensors"

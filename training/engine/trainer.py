@@ -6,6 +6,7 @@ processes. Batches and random numbers are functions of the step, so a run that i
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import time
@@ -20,15 +21,16 @@ from torch import Tensor, nn
 
 from ...data.corpus import Prefetch
 from ...errors import InputError, MynaError, UsageError
-from . import distributed
+from . import distributed, sharded
 from .checkpoint import load_module_state, load_state, module_state, save_state
 from .distributed import World
 from .ema import EMA
 from .interrupt import Interrupt
 from .logging import RunLog
+from .optimizer import averaged, learning
 from .recipe import Recipe, load_recipe
 from .same_run import changes, describe, may_change
-from .schedule import rate_factor, set_rate
+from .schedule import cools, rate_factor, set_rate
 from .trainer_recipe import TrainerRecipe, ValidationSection
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -57,9 +59,15 @@ class Trainer(ABC, Generic[R, B]):
 
     name = "model"  # of `model` among the modules
     higher_is_better: tuple[str, ...] = ()  # held-out values of which more is better
+    shards = False  # whether the model can be trained in shards
 
     def __init__(self, recipe: R, world: World, quiet: bool = False):
         self.recipe, self.world, self.quiet = recipe, world, quiet
+        if not self.shards and (recipe.parallel == "fsdp" or recipe.checkpoint_activations):
+            raise UsageError(
+                f"{self.name} is not trained in shards: set parallel: ddp and checkpoint_activations: false"
+            )
+        self._template: nn.Module | None = None
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         seed_torch(recipe.seed, 0, 0)
@@ -68,14 +76,24 @@ class Trainer(ABC, Generic[R, B]):
         self._notes: list[str] = []
         self._best_by_another = False
         self.state_path = recipe.output / "state.pt"
+        self.stable_path = recipe.output / "stable.pt"  # before the rate went down (decay "wsd")
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
 
     def _own(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Take the model that this run is about, on its device, and what moves its weights."""
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer = model, learning(optimizer)
         self.modules[self.name], self.optimizers[self.name] = model, optimizer
         self.ema = EMA(model, self.recipe.ema)
+
+    def _sharded(self, model: nn.Module) -> nn.Module:
+        """The model on its device as the recipe wants it, before its optimizer is made."""
+        if self.recipe.checkpoint_activations:
+            sharded.checkpoint_activations(model)
+        if self.recipe.parallel == "fsdp" and self.world.size > 1:
+            self._template = copy.deepcopy(model).cpu()
+            return sharded.shard(model, self.world, self.recipe.precision == "bf16")
+        return model
 
     def _begin(self, described: str) -> None:
         """Open the log and say what is trained."""
@@ -138,9 +156,12 @@ class Trainer(ABC, Generic[R, B]):
         batches = Prefetch(self.batch)
         begun, before = time.monotonic(), self.minutes
         saved = validated = self.minutes
-        interrupted = False
+        interrupted, cooled = False, self._cools() and self.stable_path.exists()
         try:
             while not self._done():
+                if self._cools() and not cooled:
+                    self._save(self.stable_path)
+                    cooled = True
                 losses = self.train_step(batches[self.step])
                 self.step += 1
                 self.minutes = before + (time.monotonic() - begun) / 60
@@ -167,13 +188,13 @@ class Trainer(ABC, Generic[R, B]):
 
     def validate(self) -> dict[str, float]:
         """Measure the averaged weights on what is held out; keep the best and the last."""
-        if not self.world.is_main:
+        if not self.world.is_main and self._template is None:  # a model in shards is judged by all together
             return {}
         if self.validation is None:  # nothing to be judged by: the last weights are kept all the same
-            with self.ema.swapped_in(self.model), torch.no_grad():
+            with self._shipped(), torch.no_grad():
                 self._export("last")
             return {}
-        with self.ema.swapped_in(self.model), torch.no_grad():
+        with self._shipped(), torch.no_grad():
             self.model.eval()
             values = self.measure()
             self.log.scalars(self.step, "held-out", values)
@@ -184,6 +205,12 @@ class Trainer(ABC, Generic[R, B]):
         self.log.say(f"step {self.step} held out: {listed}")
         return values
 
+    def _shipped(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the model has the weights that are judged and shipped: the moving average, or that of the optimizer
+        where it keeps one itself."""
+        own = self.recipe.optimizer.kind == "schedule-free"
+        return averaged(self.optimizer) if own else self.ema.swapped_in(self.model)
+
     def autocast(self) -> torch.autocast:
         """bf16 inside, if the recipe says so."""
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
@@ -192,8 +219,8 @@ class Trainer(ABC, Generic[R, B]):
         """One step of the optimizer down `loss`, and of the averaged weights; returns the gradient's norm before it was
         clipped. A gradient that is not finite changes nothing: one bad batch must not end a run of hours."""
         self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip)
+        (loss if self._template is None else sharded.touched(loss, self.model)).backward()
+        norm = sharded.whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip))
         if bool(torch.isfinite(norm)):
             set_rate(self.optimizer, self.recipe.optimizer.lr * self.rate_factor())
             self.optimizer.step()
@@ -203,11 +230,26 @@ class Trainer(ABC, Generic[R, B]):
     def rate_factor(self) -> float:
         """What the learning rates are multiplied with at this step."""
         schedule = self.recipe.schedule
-        end = self.recipe.max_steps if schedule.over == "steps" else self.recipe.max_minutes
-        progress = (self.step if schedule.over == "steps" else self.minutes) / (end or 1)
         return rate_factor(
-            self.step, progress, schedule.warmup_steps, schedule.decay, schedule.final, schedule.gamma
+            self.step,
+            self._progress(),
+            schedule.warmup_steps,
+            schedule.decay,
+            schedule.final,
+            schedule.gamma,
+            schedule.cooldown,
         )
+
+    def _progress(self) -> float:
+        """Share of the run that is done, of steps or of minutes as the schedule counts."""
+        by_steps = self.recipe.schedule.over == "steps"
+        end = self.recipe.max_steps if by_steps else self.recipe.max_minutes
+        return (self.step if by_steps else self.minutes) / (end or 1)
+
+    def _cools(self) -> bool:
+        """Whether the learning rate has begun to go down for good: what is learned from here on is not gone on with."""
+        schedule = self.recipe.schedule
+        return schedule.decay == "wsd" and cools(self._progress(), schedule.cooldown)
 
     # Around the steps
 
@@ -243,17 +285,26 @@ class Trainer(ABC, Generic[R, B]):
 
     def _export(self, name: str) -> None:
         """Write the model as it is now (the averaged weights, within `validate`)."""
-        model = copy.deepcopy(self.model)
+        if self._template is None:
+            model = copy.deepcopy(self.model)
+        else:
+            weights = sharded.full_weights(self.model)
+            if not self.world.is_main:
+                return
+            model = copy.deepcopy(self._template)
+            model.load_state_dict(weights)
         notes = {"step": str(self.step), "minutes": f"{self.minutes:.1f}"}
         path = self.recipe.output / f"{name}.safetensors"
         self.export(model.half() if self.recipe.half_precision_export else model, path, notes)
 
     # The state on disk
 
-    def _save(self) -> None:
-        if self.world.is_main:
+    def _save(self, path: Path | None = None) -> None:
+        if self.recipe.parallel == "fsdp":
+            self._save_shards()
+        elif self.world.is_main:
             save_state(
-                self.state_path,
+                path or self.state_path,
                 {
                     "step": self.step,
                     "minutes": self.minutes,
@@ -272,10 +323,16 @@ class Trainer(ABC, Generic[R, B]):
 
     def _resume(self) -> None:
         """Take up the run in the output folder, if there is one."""
+        if self.recipe.parallel == "fsdp":
+            self._resume_shards()
+            return
         if not self.state_path.exists():
             return
         state = load_state(self.state_path, self.world.device)
         self._compare(state)
+        if self._goes_further(state) and self.stable_path.exists():
+            self._notes.append("the run goes further than before: on from before its learning rate went down")
+            state = load_state(self.stable_path, self.world.device)
         try:
             for name, module in self.modules.items():
                 # A run may gain a module (discriminators) between two sittings, but never its model.
@@ -292,6 +349,35 @@ class Trainer(ABC, Generic[R, B]):
         self.step, self.minutes, self.best = state["step"], state["minutes"], state["best"]
         if self._best_by_another:
             self.best = None
+
+    def _save_shards(self) -> None:
+        facts = {name: getattr(self, name) for name in ("step", "minutes", "best")}
+        facts |= {"seed": self.recipe.seed, "recipe": describe(self.recipe), "averaged": self.ema.steps}
+        sharded.save_shards(
+            self.recipe.output, facts, self.model, self.optimizer, self.ema.shadow, self.world
+        )
+
+    def _resume_shards(self) -> None:
+        facts = sharded.read_facts(self.recipe.output)
+        if facts is None:
+            return
+        self._compare(facts)
+        sharded.load_shards(
+            self.recipe.output, facts, self.model, self.optimizer, self.ema.shadow, self.world
+        )
+        self.step, self.minutes, self.best = facts["step"], facts["minutes"], facts["best"]
+        self.ema.steps = facts["averaged"]
+        if self._best_by_another:
+            self.best = None
+
+    def _goes_further(self, state: dict[str, Any]) -> bool:
+        """Whether a run of decay "wsd" that had begun to go down is now to end later."""
+        schedule = self.recipe.schedule
+        if schedule.decay != "wsd" or "recipe" not in state:
+            return False
+        end, done = ("max_steps", "step") if schedule.over == "steps" else ("max_minutes", "minutes")
+        before = next((c.before for c in changes(state["recipe"], self.recipe) if c.key == end), None)
+        return bool(before) and cools(state[done] / before, schedule.cooldown)
 
     def _compare(self, state: dict[str, Any]) -> None:
         """Raise UsageError if the recipe is that of another run than the state's; note what else has changed."""

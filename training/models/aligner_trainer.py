@@ -27,6 +27,7 @@ from ...tts.text.phones import SYMBOLS
 from ..engine import distributed
 from ..engine.checkpoint import module_state
 from ..engine.distributed import World
+from ..engine.optimizer import make_optimizer
 from ..engine.trainer import (
     SHIPPED_WEIGHTS,
     Trainer,
@@ -68,12 +69,8 @@ class AlignerTrainer(Trainer[AlignerRecipe, AlignerBatch | None]):
         device = world.device
         self.aligner = _start(recipe).to(device)
         self.trained = distributed.wrap(self.aligner, world)
-        optimizer = torch.optim.AdamW(
-            decayed_groups(self.aligner, recipe.optimizer.weight_decay),
-            lr=recipe.optimizer.lr,
-            betas=recipe.optimizer.betas,
-            fused=True,
-        )
+        groups = decayed_groups(self.aligner, recipe.optimizer.weight_decay)
+        optimizer = make_optimizer(groups, recipe.optimizer)
         self._own(self.aligner, optimizer)
         self.mel = MelSpectrogram(recipe.model)  # of its own: batches are made on the CPU, by a thread
         self.rate = recipe.model.sample_rate / recipe.model.frame_size  # frames a second

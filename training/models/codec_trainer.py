@@ -41,6 +41,7 @@ from ...evaluation.measures.spectral import SpectralLoss, SpectralLossOptions, b
 from ..engine import distributed
 from ..engine.checkpoint import module_state
 from ..engine.distributed import World
+from ..engine.optimizer import make_optimizer
 from ..engine.recipe import read_key
 from ..engine.schedule import set_rate
 from ..engine.trainer import (
@@ -89,12 +90,8 @@ class CodecTrainer(Trainer[CodecRecipe, Batch]):
         # The quantizer has no part in the steps that bypass it.
         self.generator = distributed.wrap(self.codec, world, partly_used=self.unquantized_steps > 0)
         self.adversarial_from = recipe.phases.adversarial_from
-        optimizer = torch.optim.AdamW(
-            decayed_groups(self.codec, recipe.optimizer.weight_decay, never=("quantizer",)),
-            lr=recipe.optimizer.lr,
-            betas=recipe.optimizer.betas,
-            fused=True,
-        )
+        groups = decayed_groups(self.codec, recipe.optimizer.weight_decay, never=("quantizer",))
+        optimizer = make_optimizer(groups, recipe.optimizer)
         self._own(self.codec, optimizer)
         if self.adversarial_from is not None:
             self.critic = _discriminators(recipe.discriminators).to(device)

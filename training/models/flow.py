@@ -33,6 +33,7 @@ from ...tts.lm.speech_tokens import SILENCE, SpeechTokenizer, SpeechTokensConfig
 from ...tts.text.phones import N_SYMBOLS
 from ..engine import distributed
 from ..engine.distributed import World
+from ..engine.optimizer import make_optimizer
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.examples import Batches, ExampleOptions, Planner, Plans, select
 from ..sets.mel_set import MelSet
@@ -285,9 +286,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         if not recipe.train_tokens:
             model.tokenizer.requires_grad_(False)
         trained = decayed_groups(model, recipe.optimizer.weight_decay, never=("embedding", "table"))
-        optimizer = torch.optim.AdamW(
-            trained, lr=recipe.optimizer.lr, betas=recipe.optimizer.betas, fused=True
-        )
+        optimizer = make_optimizer(trained, recipe.optimizer)
         self._own(model, optimizer)
         self._resume()
         self.wrapped = distributed.wrap(model, world, partly_used=True)

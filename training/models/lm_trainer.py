@@ -30,6 +30,7 @@ from ...tts.lm.batch import SpeechBatch
 from ...tts.registry import load_ar, load_nar, save_model
 from ..engine import distributed
 from ..engine.distributed import World
+from ..engine.optimizer import make_optimizer
 from ..engine.recipe import read_key
 from ..engine.trainer import SHIPPED_WEIGHTS, Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.lm_data import Batches, Planner, collate, select
@@ -75,20 +76,18 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
 class LMTrainer(Trainer[R, SpeechBatch], Generic[R]):
     """What both have in common; its state is the model."""
 
+    shards = True
+
     def __init__(self, recipe: R, world: World, quiet: bool = False):
         super().__init__(recipe, world, quiet)
         self.codec = _codec_basis(recipe)
         speech = _speech_set(recipe, self.codec)
         seed_torch(recipe.seed, 0, 0)
-        model = self._start().to(world.device)
-        self.trained = distributed.wrap(model, world, partly_used=True)  # batches without any prompt
+        model = self._sharded(self._start().to(world.device))
+        in_shards = recipe.parallel == "fsdp"
+        self.trained = model if in_shards else distributed.wrap(model, world, partly_used=True)
         o = recipe.optimizer
-        self._own(
-            model,
-            torch.optim.AdamW(
-                decayed_groups(model, o.weight_decay, _NOT_DECAYED), lr=o.lr, betas=o.betas, fused=True
-            ),
-        )
+        self._own(model, make_optimizer(decayed_groups(model, o.weight_decay, _NOT_DECAYED), o))
         self._resume()
         data = recipe.data
         chosen = select(

@@ -24,6 +24,7 @@ from ...evaluation.measures.spectral import SpectralLoss
 from ...layers.harmonic import HIGHEST, LOWEST, PITCHES, Sound, pitch_place
 from ..engine import distributed
 from ..engine.distributed import World
+from ..engine.optimizer import make_optimizer
 from ..engine.schedule import set_rate
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.sounds import SoundBatch, Sounds
@@ -54,12 +55,8 @@ class MelVocoderTrainer(Trainer[MelVocoderRecipe, SoundBatch]):
         self.sounds = self._sounds("train", data.sources)
         model = self._start().to(world.device)
         self.spectral = SpectralLoss(recipe.model.sample_rate, recipe.spectral).to(world.device)
-        optimizer = torch.optim.AdamW(
-            decayed_groups(model, recipe.optimizer.weight_decay),
-            lr=recipe.optimizer.lr,
-            betas=recipe.optimizer.betas,
-            fused=True,
-        )
+        groups = decayed_groups(model, recipe.optimizer.weight_decay)
+        optimizer = make_optimizer(groups, recipe.optimizer)
         self._own(model, optimizer)
         if recipe.adversary is not None:
             self._own_critic(recipe.adversary)

@@ -19,6 +19,7 @@ from ...tts.lm.speech_tokens import SILENCE, SpeechTokenizer, SpeechTokensConfig
 from ...tts.lm.token_ar import TokenAR, TokenARConfig, TokenARResult, TokenBatch
 from ..engine import distributed
 from ..engine.distributed import World
+from ..engine.optimizer import make_optimizer
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.examples import Batches, ExampleOptions, Planner, Plans, select
 from ..sets.mel_set import MelSet
@@ -76,12 +77,8 @@ class TokenARTrainer(Trainer[TokenARRecipe, Plans]):
             Planner(self.speech, chosen, data.examples, data.sources), data.batch_frames, recipe.seed
         )
         model = self._start().to(world.device)
-        optimizer = torch.optim.AdamW(
-            decayed_groups(model, recipe.optimizer.weight_decay, never=("extra",)),
-            lr=recipe.optimizer.lr,
-            betas=recipe.optimizer.betas,
-            fused=True,
-        )
+        groups = decayed_groups(model, recipe.optimizer.weight_decay, never=("extra",))
+        optimizer = make_optimizer(groups, recipe.optimizer)
         self._own(model, optimizer)
         self._resume()
         self.wrapped = distributed.wrap(model, world, partly_used=True)

@@ -29,6 +29,7 @@ from ...tts.decoders.vocoder import Vocoder
 from ...tts.registry import load_vocoder, save_model
 from ..engine import distributed
 from ..engine.distributed import World
+from ..engine.optimizer import make_optimizer
 from ..engine.schedule import set_rate
 from ..engine.trainer import (
     SHIPPED_WEIGHTS,
@@ -197,12 +198,8 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         model = _start(recipe, codec.rows(), self.codec_hash).to(world.device)
         self.trained = distributed.wrap(Pass(model), world)
         self.spectral = SpectralLoss(recipe.model.sample_rate, recipe.spectral).to(world.device)
-        optimizer = torch.optim.AdamW(
-            decayed_groups(model, recipe.optimizer.weight_decay),
-            lr=recipe.optimizer.lr,
-            betas=recipe.optimizer.betas,
-            fused=True,
-        )
+        groups = decayed_groups(model, recipe.optimizer.weight_decay)
+        optimizer = make_optimizer(groups, recipe.optimizer)
         self._own(model, optimizer)
         if recipe.adversary is not None:
             self._own_critic(recipe.adversary)

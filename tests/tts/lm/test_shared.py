@@ -8,6 +8,7 @@ from itertools import islice
 import pytest
 import torch
 from myna.kernels.int8 import Int8Linear, int8_engine
+from myna.layers.lora import LoRAWeights
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.generate import ARGenerator
@@ -77,6 +78,45 @@ def test_what_is_said_does_not_depend_on_the_others(ar):
     assert all(equal(said[seed], alone[seed]) for seed in range(6))
     assert shared.frames_made == sum(map(len, alone))
     assert shared.steps < shared.frames_made  # they did share
+
+
+def adapter(ar: ARModel, seed: int) -> LoRAWeights:
+    """What a voice might have taught the blocks of a prepared AR."""
+    generator = torch.Generator().manual_seed(seed)
+    down, up = {}, {}
+    for name, part in ar.named_modules():
+        if name.startswith("transformer.blocks") and hasattr(part, "in_features"):
+            down[name] = torch.randn(4 + 4 * seed, part.in_features, generator=generator) * 0.1  # pyright: ignore
+            up[name] = torch.randn(part.out_features, 4 + 4 * seed, generator=generator) * 0.1  # pyright: ignore
+    return LoRAWeights(down, up, 1.0)
+
+
+@pytest.mark.skipif(int8_engine() is None, reason="no products in 8 bits on this machine")
+def test_voices_with_adapters_of_their_own_share_every_step(ar):
+    weights = [None, adapter(ar, 0), adapter(ar, 1), adapter(ar, 0)]
+
+    def frames(shared: SharedAR, seed: int) -> list[Frame]:
+        return list(
+            shared.frames(Phones.from_ipa(TEXTS[seed]), prompt(seed), options(seed), adapter=weights[seed])
+        )
+
+    alone = [frames(SharedAR(ar), seed) for seed in range(4)]
+    assert not equal(alone[1], say(SharedAR(ar), 1))
+    shared, barrier = SharedAR(ar), threading.Barrier(4)
+    said: dict[int, list[Frame]] = {}
+
+    def work(seed: int) -> None:
+        barrier.wait()
+        said[seed] = frames(shared, seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(equal(said[seed], alone[seed]) for seed in range(4))
+    assert shared.steps < shared.frames_made
+    assert equal(say(shared, 2), say(SharedAR(ar), 2))  # who has none is as ever
 
 
 def test_alone_it_is_the_loop_of_one(ar):

@@ -18,9 +18,9 @@ from myna.training.adapt.loop import Progress
 from myna.tts.voices.library import voice_path
 from myna.tts.voices.voice import load_voice
 
-from ..training.adapt.conftest import MINUTE, tiny_models
+from .conftest import MINUTE, tiny_models
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TINY = """
 kind: adapt
 threads: 1
