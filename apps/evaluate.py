@@ -102,7 +102,10 @@ def tts(
     decoder: str = typer.Option(None, help="What makes the sound: vocoder, or nar.  [default: vocoder]"),
     decoder_weights: Path = typer.Option(None, help="A checkpoint in place of the decoder's that ships."),
     seed: int = typer.Option(0, help="Of the speech, and of the choice of prompts and texts."),
-    candidates: int = typer.Option(None, help="Times a sentence is said, the clearest kept."),
+    candidates: int = typer.Option(None, help="Times a sentence is said, the best kept."),
+    redraws: int = typer.Option(
+        None, help="Times more that a sentence is said in which words are missing: sentences are then held."
+    ),
     temperature: float = typer.Option(None, help="Of the sampled codes."),
     top_k: int = typer.Option(None, help="Sample among so many codes."),
     top_p: float = typer.Option(None, help="Sample among the likeliest of this probability."),
@@ -158,6 +161,7 @@ def tts(
             preset=preset,
             seed=seed,
             candidates=candidates,
+            redraws=redraws,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
