@@ -91,7 +91,7 @@ def tts(
         None, "--hard/--no-hard", help="Say the hard sentences too.  [default: unless --quick]"
     ),
     metric: list[str] = typer.Option(
-        [], help="wer, similarity, dnsmos.  [default: all; dnsmos not with --quick]"
+        [], help="wer, similarity, judge, dnsmos.  [default: all; judge and dnsmos not with --quick]"
     ),
     prompt_text: str = typer.Option(
         "without", help="Are the models given the prompt's text: without, with, or both."
@@ -138,9 +138,10 @@ def tts(
         SpeechEvaluation,
         evaluate_tts,
     )
+    from ..evaluation.tts.scores import MEASURES
     from ..tts.presets import SpeechOptions
 
-    measures = tuple(metric) or (("wer", "similarity") if quick else ("wer", "similarity", "dnsmos"))
+    measures = tuple(metric) or (("wer", "similarity") if quick else MEASURES)
     options = SpeechEvaluation(
         texts=texts,
         limit=(QUICK_TEXTS if quick else 12) if limit is None else limit,

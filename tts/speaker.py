@@ -31,7 +31,7 @@ from .finish.tags import synthetic_tags
 from .finish.watermark import WatermarkStream
 from .presets import SpeechOptions
 from .registry import SHIPPED_AR, has_token_ar, load_ar, load_decoders
-from .rerank.shipped import shipped_scorers
+from .scorers import shipped_scorers
 from .synthesis import SpokenChunk, Synthesizer
 from .text.lexicon import Lexicon
 from .text.long_text import Sentence, split_text

@@ -18,7 +18,7 @@ from ...tts.lm.sampling import SamplingOptions
 from ...tts.lm.step import Frame
 from ...tts.presets import SpeechOptions
 from ...tts.registry import DECODERS, SHIPPED_AR, load_ar, load_decoders
-from ...tts.rerank.shipped import shipped_scorers
+from ...tts.scorers import shipped_scorers
 from ...tts.speaker import Speaker
 from ...tts.text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
 from ...tts.valle import Valle
