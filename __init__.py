@@ -6,6 +6,7 @@
 >>> codec = myna.load_codec("myna-24k")           # the model itself: codec.encode, codec.decode, streams
 >>> speech = myna.say("Hello.", "me.wav", consent="I am the speaker and agree")  # speech.samples (N,)
 >>> for chunk in myna.stream("Hello.", "my-voice"): play(chunk)                  # while it is made
+>>> myna.convert("talk.wav", "my-voice").save("mine.wav")         # speech of another in that voice
 >>> transcript = myna.transcribe("talk.wav", "small.en")           # transcript.text, .segments with times
 """
 
@@ -22,6 +23,7 @@ __all__ = [
     "Transcript",
     "__version__",
     "compress",
+    "convert",
     "decompress",
     "load_codec",
     "say",
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from .asr.transcriber import Transcriber, Transcript, transcribe
     from .codec.api import compress, decompress
     from .codec.registry import load_codec
+    from .tts.convert import convert
     from .tts.speaker import Speaker, Speech, say, stream
 
 
@@ -50,6 +53,10 @@ def __getattr__(name: str) -> Any:
         from .tts import speaker
 
         return getattr(speaker, name)
+    if name == "convert":
+        from .tts.convert import convert
+
+        return convert
     if name in ("Transcriber", "Transcript", "transcribe"):
         from .asr import transcriber
 

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import MynaError
 from ..version import __version__
-from . import compress, decompress, evaluate, info, models, prepare, say, train, transcribe, voices
+from . import compress, convert, decompress, evaluate, info, models, prepare, say, train, transcribe, voices
 from .console import PIPE_CLOSED, complain, own_lines_only, shows_warnings, silence_stdout
 from .demo import command as demo
 from .serve import command as serve
@@ -51,6 +51,7 @@ app.command("compress")(compress.command)
 app.command("decompress")(decompress.command)
 app.command("info")(info.command)
 app.command("say")(say.command)
+app.command("convert")(convert.command)
 app.command("transcribe")(transcribe.command)
 app.add_typer(models.app, name="models")
 app.add_typer(voices.app, name="voices")

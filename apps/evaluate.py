@@ -91,7 +91,7 @@ def tts(
         None, "--hard/--no-hard", help="Say the hard sentences too.  [default: unless --quick]"
     ),
     metric: list[str] = typer.Option(
-        [], help="wer, similarity, dnsmos.  [default: all; dnsmos not with --quick]"
+        [], help="wer, similarity, judge, dnsmos.  [default: all; judge and dnsmos not with --quick]"
     ),
     prompt_text: str = typer.Option(
         "without", help="Are the models given the prompt's text: without, with, or both."
@@ -106,7 +106,10 @@ def tts(
         help="A voice of `myna voices adapt`: on recordings of its speaker, with what it learned and without.",
     ),
     seed: int = typer.Option(0, help="Of the speech, and of the choice of prompts and texts."),
-    candidates: int = typer.Option(None, help="Times a sentence is said, the clearest kept."),
+    candidates: int = typer.Option(None, help="Times a sentence is said, the best kept."),
+    redraws: int = typer.Option(
+        None, help="Times more that a sentence is said in which words are missing: sentences are then held."
+    ),
     temperature: float = typer.Option(None, help="Of the sampled codes."),
     top_k: int = typer.Option(None, help="Sample among so many codes."),
     top_p: float = typer.Option(None, help="Sample among the likeliest of this probability."),
@@ -139,9 +142,10 @@ def tts(
         SpeechEvaluation,
         evaluate_tts,
     )
+    from ..evaluation.tts.scores import MEASURES
     from ..tts.presets import SpeechOptions
 
-    measures = tuple(metric) or (("wer", "similarity") if quick else ("wer", "similarity", "dnsmos"))
+    measures = tuple(metric) or (("wer", "similarity") if quick else MEASURES)
     options = SpeechEvaluation(
         texts=texts,
         limit=(QUICK_TEXTS if quick else 12) if limit is None else limit,
@@ -163,6 +167,7 @@ def tts(
             preset=preset,
             seed=seed,
             candidates=candidates,
+            redraws=redraws,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,

@@ -106,7 +106,12 @@ def command(
         "streaming.  [default: standard; tortoise: fast]",
     ),
     candidates: int | None = typer.Option(
-        None, help="Times every sentence is said, the clearest kept.  [default: by preset]"
+        None, help="Times every sentence is said, the best kept.  [default: by preset]"
+    ),
+    redraws: int | None = typer.Option(
+        None,
+        help="Times more that a sentence is said in which words are missing.  [default: by preset; 0 where it is "
+        "heard while it is made]",
     ),
     keep_candidates: str | None = typer.Option(
         None, metavar="DIR", help="tortoise: the best three of every sentence, their scores in their names."
@@ -174,6 +179,7 @@ def command(
             "lexicon": lexicon,
             "language": language != "en-us" and language,
             "decoder": decoder != "vocoder" and decoder,
+            "redraws": redraws is not None and str(redraws),
         }
         if tortoise
         else {
@@ -207,6 +213,7 @@ def command(
             seed=seed,
             language=language,
             candidates=candidates,
+            redraws=redraws,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,

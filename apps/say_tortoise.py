@@ -89,6 +89,9 @@ class TortoiseSpeaking(Speaking):
                 )
             raise
 
+    def hold(self) -> None:
+        """Its sentences are whole anyway."""
+
     def show(self, progress: Progress, chunk: SpokenChunk, said: int) -> None:
         """The reports have shown it."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -29,14 +29,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CandidateReport:
-    """A candidate that was kept.   sentence, number: counted from 0.   score: CLVP's.   chosen: it is in the speech."""
+    """A try at a sentence.
 
-    path: str
+    path: where it was kept, if it was.   sentence, number: counted from 0.   score: all in all; TorToise's is CLVP's.
+    chosen: it is in the speech.   scores: by their names.   missing: words that were not found.
+    """
+
+    path: str | None
     sentence: int
     number: int
     score: float | None
     seconds: float
     chosen: bool
+    scores: Mapping[str, float] | None = None
+    missing: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Speaking:
     console: Console
     first_audio: float | None = None
     n_samples: int = 0  # said by this run
+    tried: list[CandidateReport] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
@@ -92,6 +99,7 @@ class Speaking:
                 if self.first_audio is None and len(chunk.samples):
                     self.first_audio = time.perf_counter() - self._began
                 self.n_samples += len(chunk.samples)
+                self.tried += _reports(chunk)
                 if progress and chunk.done:
                     self.show(progress, chunk, said)
                 yield chunk
@@ -107,8 +115,12 @@ class Speaking:
         seconds = (said + self.n_samples) / self.speaker.sample_rate
         progress(seconds, seconds / chunk.done)
 
+    def hold(self) -> None:
+        """Nobody hears a sentence while it is made, so that one in which words are missing can be said again."""
+        self.options = self.options.held()
+
     def kept_candidates(self) -> tuple[CandidateReport, ...]:
-        return ()
+        return tuple(self.tried)
 
     def report(self, output: str | None, n_samples: int, resumed_at: int = 0) -> SayReport:
         """After everything is said. n_samples: in the output, an earlier run's included."""
@@ -135,6 +147,8 @@ class Speaking:
 
     def to_file(self, target: Path, force: bool, play: Callable[[np.ndarray], None] | None) -> SayReport:
         """A text that is said in one go: the file appears when all of it is there."""
+        if play is None:
+            self.hold()
         with atomic_output(target, force) as file:
             self._write(file, target.suffix, f"saying {target.name}", play)
         return self.report(str(target), self.n_samples)
@@ -155,6 +169,7 @@ class Speaking:
         """A long text: a draft beside the target grows sentence by sentence, and survives the end of the program."""
         from ..tts.draft import Draft
 
+        self.hold()
         key = self.speaker.fingerprint(self.sentences, self.voice, self.options, repr(self.lexicon))
         with Draft(target, key, restart) as draft:
             resumed_at = draft.state.n_sentences
@@ -217,3 +232,20 @@ class Speaking:
 
         tags = synthetic_tags(self.voice.name)
         return open_writer(file, self.speaker.sample_rate, 1, suffix=suffix, n_frames=n_samples, tags=tags)
+
+
+def _reports(chunk: SpokenChunk) -> list[CandidateReport]:
+    """The tries at a sentence that a chunk ends."""
+    return [
+        CandidateReport(
+            None,
+            chunk.sentence,
+            number,
+            one.total,
+            one.seconds,
+            one.chosen,
+            {name: round(score, 4) for name, score in one.scores.items()},
+            one.missing,
+        )
+        for number, one in enumerate(chunk.tried)
+    ]

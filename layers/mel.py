@@ -130,9 +130,50 @@ class MelFrames(nn.Module):
         if n == 0:
             return wav.new_zeros(len(wav), self.bands, 0)
         before = (self.n_fft - hop) // 2
+        return self.of_padded(F.pad(wav.float()[:, : n * hop], (before, self.n_fft - hop - before)), hop)
+
+    def of_padded(self, wav: Tensor, hop: int) -> Tensor:
+        """wav (B, N) whose first frame begins with its first sample -> (B, M, T)."""
         with torch.autocast(wav.device.type, enabled=False):
-            padded = F.pad(wav.float()[:, : n * hop], (before, self.n_fft - hop - before))
             spectrum = torch.stft(
-                padded, self.n_fft, hop, window=self.window.float(), center=False, return_complex=True
+                wav.float(), self.n_fft, hop, window=self.window.float(), center=False, return_complex=True
             )
             return (self.bank.float() @ spectrum.abs()).clamp(min=self.floor).log()
+
+
+class MelStream:
+    """`MelFrames` of one recording as it comes; the frames are those of all of it at once.
+
+    >>> stream = MelStream(mel)
+    >>> frames = [stream.push(wav) for wav in wavs] + [stream.flush()]
+    """
+
+    def __init__(self, mel: MelFrames):
+        self._mel = mel
+        self._before = (mel.n_fft - mel.hop) // 2
+        like = mel.window
+        # What the next frame looks at, as far as it is known in whole hops; and what is left of a hop.
+        self._held, self._part = like.new_zeros(self._before), like.new_zeros(0)
+
+    def push(self, wav: Tensor) -> Tensor:
+        """Samples (n,), any n -> the frames (M, t) that are certain."""
+        self._part = torch.cat([self._part, wav.to(self._part)])
+        whole = len(self._part) // self._mel.hop * self._mel.hop
+        self._held = torch.cat([self._held, self._part[:whole]])
+        self._part = self._part[whole:]
+        return self._frames()
+
+    def flush(self) -> Tensor:
+        """The frames (M, t) still owed; of a last hop that is not whole there is none."""
+        after = self._mel.n_fft - self._mel.hop - self._before
+        self._held = F.pad(self._held, (0, after))
+        return self._frames()
+
+    def _frames(self) -> Tensor:
+        n_fft, hop = self._mel.n_fft, self._mel.hop
+        n = (len(self._held) - n_fft) // hop + 1 if len(self._held) >= n_fft else 0
+        if n == 0:
+            return self._held.new_zeros(self._mel.bands, 0)
+        mel = self._mel.of_padded(self._held[None, : (n - 1) * hop + n_fft], hop)[0]
+        self._held = self._held[n * hop :]
+        return mel

@@ -5,7 +5,8 @@ import importlib.machinery
 import os
 import sys
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -45,3 +46,38 @@ def threads_of_torch() -> Generator[None, None, None]:
     )  # also for threads that begin: fixtures of modules may have left another number
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def save_tiny_flow() -> Callable[..., None]:
+    """Writes tiny models of the flow path into a folder. tokens_hash: of the tokenizer that they say they belong to."""
+    import torch
+    from myna.codec.checkpoint import weights_hash
+    from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
+    from myna.data.checkpoint import save_checkpoint
+    from myna.layers.dit import DiTConfig
+    from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
+    from myna.tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
+    from myna.tts.lm.token_ar import TokenAR, TokenARConfig
+    from myna.tts.registry import FLOW_FILES
+
+    dit = DiTConfig(width=32, depth=1, n_heads=2, hidden=24, kernel=3, context=400)
+
+    def save(folder: Path, tokens_hash: str | None = None) -> None:
+        torch.manual_seed(0)
+        tokenizer = SpeechTokenizer(SpeechTokensConfig(width=16, depth_before=1, depth=1))
+        flow = FlowDecoder(FlowConfig(text_width=24, text_depth=1, condition=16, trunk=dit, head=dit))
+        small = {"width": 32, "depth": 1, "n_heads": 2, "n_kv_heads": 1, "hidden": 24, "text_depth": 1}
+        ar = TokenAR(TokenARConfig(**small, context=256))
+        vocoder = MelVocoder(MelVocoderConfig(width=16, depth=1))
+        for model in (tokenizer, flow, ar, vocoder):  # what starts at zero would hide mistakes
+            for parameter in model.parameters():
+                if parameter.abs().sum() == 0:
+                    parameter.data.normal_(0, 0.1)
+        own = {"tokens_hash": tokens_hash or weights_hash(tokenizer)[:16]}
+        save_checkpoint(tokenizer, tokenizer.config, folder / FLOW_FILES["tokens"], "tokens")
+        save_checkpoint(flow, flow.config, folder / FLOW_FILES["flow"], "flow", own)
+        save_checkpoint(ar, ar.config, folder / FLOW_FILES["ar"], "token-ar", own)
+        save_checkpoint(vocoder, vocoder.config, folder / FLOW_FILES["vocoder"], "mel-vocoder")
+
+    return save

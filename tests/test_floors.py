@@ -56,6 +56,7 @@ ROOMS = {
     "tts/text": set(),
     "tts/lm": {"tts/text"},
     "tts/decoders": {"tts/lm", "tts/text"},
+    "tts/rerank": {"tts/lm", "tts/text", "tts/aligner"},
     "tts/finish": set(),
     "tts/voices": {"tts/finish", "tts/lm", "tts/text", "tts/aligner"},
     "training/engine": set(),

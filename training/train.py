@@ -22,6 +22,7 @@ TRAINERS = {
     "mel-vocoder": "mel_vocoder",
     "flow": "flow",
     "token-ar": "token_ar",
+    "clvp": "clvp",
 }
 
 

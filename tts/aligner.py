@@ -71,11 +71,13 @@ class Alignment:
 
     score: mean log-probability, over the phones or over the frames with speech, whichever is less.
     margin: by how much the same sounds in reverse order score less.
+    phone_scores (P,): mean log-probability of the frames of each phone; of one without frames the least there is.
     """
 
     pointer: Tensor
     score: float
     margin: float
+    phone_scores: Tensor | None = None
 
     @property
     def plausible(self) -> bool:
@@ -206,12 +208,14 @@ class Aligner(nn.Module):
         forward = self._search(log_probs, phones)
         backward = self._search(log_probs, [_reversed(p) for p in phones])
         return [
-            Alignment(pointer, score, score - other)
-            for (pointer, score), (_, other) in zip(forward, backward, strict=True)
+            Alignment(pointer, score, score - other, each)
+            for (pointer, score, each), (_, other, _) in zip(forward, backward, strict=True)
         ]
 
-    def _search(self, log_probs: Sequence[Tensor], phones: Sequence[Phones]) -> list[tuple[Tensor, float]]:
-        """The best pointer of each, and its score."""
+    def _search(
+        self, log_probs: Sequence[Tensor], phones: Sequence[Phones]
+    ) -> list[tuple[Tensor, float, Tensor]]:
+        """The best pointer of each, its score, and that of each phone."""
         classes = [self.symbol_classes(p) for p in phones]
         optional = [p.tokens[0] == SYMBOLS.index(" ") for p in phones]
         emitted = [lp[:, c] for lp, c in zip(log_probs, classes, strict=True)]
@@ -221,7 +225,7 @@ class Aligner(nn.Module):
             _score(lp, e, c, pointer, self.pause)
             for lp, e, c, pointer in zip(log_probs, emitted, classes, pointers, strict=True)
         ]
-        return list(zip(pointers, scores, strict=True))
+        return [(pointer, *score) for pointer, score in zip(pointers, scores, strict=True)]
 
 
 def _reversed(phones: Phones) -> Phones:
@@ -298,10 +302,14 @@ def viterbi(emitted: Sequence[Tensor], optional: Sequence[Tensor], frame_rate: f
     return [pointer[:n, row].clone() for row, n in enumerate(n_frames.tolist())]
 
 
-def _score(log_probs: Tensor, emitted: Tensor, classes: Tensor, pointer: Tensor, pause: int) -> float:
-    """Mean over the phones, each the mean of its frames, or over the frames with speech, whichever is less: a
-    text that is too long has phones with single, improbable frames, one that is too short has long stretches of
-    them."""
+def _score(
+    log_probs: Tensor, emitted: Tensor, classes: Tensor, pointer: Tensor, pause: int
+) -> tuple[float, Tensor]:
+    """That of the whole, and that of each phone (P,), which is the mean of its frames.
+
+    The whole's is the mean over the phones, or over the frames with speech, whichever is less: a text that is too long
+    has phones with single, improbable frames, one that is too short has long stretches of them.
+    """
     at = emitted.cpu().gather(1, pointer[:, None])[:, 0]
     counts = torch.zeros(emitted.shape[1]).index_add_(0, pointer, torch.ones_like(at))
     sums = torch.zeros(emitted.shape[1]).index_add_(0, pointer, at)
@@ -309,8 +317,8 @@ def _score(log_probs: Tensor, emitted: Tensor, classes: Tensor, pointer: Tensor,
     spoken = (classes != pause).cpu()
     speech = spoken[pointer] | (log_probs[:, pause].cpu() < -0.7)
     if not bool(spoken.any()) or not bool(speech.any()):
-        return FLOOR
-    return min(float(means[spoken].mean()), float(at[speech].mean()))
+        return FLOOR, means
+    return min(float(means[spoken].mean()), float(at[speech].mean())), means
 
 
 def save_aligner(model: Aligner, path: str | Path, notes: Mapping[str, str] | None = None) -> None:

@@ -5,7 +5,8 @@ phones, voice -> TokenAR -> tokens, pointer -> FlowDecoder -> mel -> MelVocoder 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -24,10 +25,13 @@ from .lm.ar import ARModel
 from .lm.batch import Prompt
 from .lm.generate import Frame
 from .lm.sampling import SamplingOptions
+from .lm.several import side_by_side
 from .lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from .lm.token_ar import TokenAR, TokenARConfig
 from .lm.token_generate import TokenGenerator
 from .registry import FLOW_FILES, flow_folder
+from .rerank.base import Scorer
+from .rerank.ranking import RankingOptions
 from .text.phones import Phones
 from .valle import Valle
 
@@ -44,8 +48,10 @@ class FlowSpeech(Valle):
         decoder: FlowSpeechDecoder,
         aligner: Aligner | None = None,
         int8: bool = True,
+        scorers: Sequence[Scorer] = (),
+        ranking: RankingOptions | None = None,
     ):
-        super().__init__(codec, cast(ARModel, ar), {decoder.name: decoder}, aligner, int8)
+        super().__init__(codec, cast(ARModel, ar), {decoder.name: decoder}, aligner, int8, scorers, ranking)
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
@@ -56,12 +62,20 @@ class FlowSpeech(Valle):
             voice = cast(ReadVoice, read).tokens
         return iter(TokenGenerator(cast(TokenAR, self.ar_for(prompt)), phones, voice, sampling))
 
+    def several(
+        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions, seeds: Sequence[int]
+    ) -> Iterator[Sequence[Frame | None]]:
+        return side_by_side(
+            [self.first_codes(phones, prompt, replace(sampling, seed=seed)) for seed in seeds]
+        )
+
 
 def load_flow_speech(
     codec: Codec,
     aligner: Aligner | None = None,
     device: str | torch.device = "cpu",
     folder: str | Path | None = None,
+    scorers: Sequence[Scorer] = (),
 ) -> FlowSpeech:
     """The models of the flow path in a folder; None: where they ship.
 
@@ -91,4 +105,4 @@ def load_flow_speech(
         load_ge2e(device=str(device)),
     )
     ar = load_checkpoint(TokenAR, TokenARConfig, paths["ar"], "token-ar", device)
-    return FlowSpeech(codec, ar, decoder, aligner)
+    return FlowSpeech(codec, ar, decoder, aligner, scorers=scorers)

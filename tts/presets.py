@@ -13,11 +13,15 @@ from .registry import find_decoder, has_token_ar
 
 @dataclass(frozen=True)
 class Preset:
-    """How much work goes into a sentence. n_candidates: times it is said, the clearest kept."""
+    """How much work goes into a sentence.
+
+    n_candidates: times it is said, the best kept (`tts.rerank`).   redraws: times more while words are missing.
+    """
 
     description: str
     n_candidates: int
     sampling: SamplingOptions
+    redraws: int = 2
 
 
 # Chosen by the words that a recogniser understands and the likeness of voices never trained on (docs/log.md). A voice
@@ -27,7 +31,7 @@ _GUIDED = SamplingOptions(temperature=0.8, text_guidance=2.5, voice_guidance=1.3
 PRESETS: dict[str, Preset] = {
     "standard": Preset("sound streams while it is made", 1, _GUIDED),
     "fast": Preset("a third less work", 1, replace(_GUIDED, text_guidance=2.0, voice_guidance=1.0)),
-    "best": Preset("every sentence said four times, the clearest kept", 4, _GUIDED),
+    "best": Preset("every sentence said four times, the best kept", 4, _GUIDED),
 }
 
 # The same for the token AR of the flow path, whose voice is the decoder's affair.
@@ -46,7 +50,11 @@ class SpeechOptions:
     preset: str = "standard"  # a key of PRESETS
     seed: int = 0  # the same seed, text, voice and models give the same audio
     language: str = "en-us"  # as espeak-ng names it; the shipped weights know English
-    candidates: int | None = None  # times every sentence is said, the clearest kept
+    candidates: int | None = None  # times every sentence is said, the best kept
+    # Times more that a sentence is said in which words are missing. A single try is heard while it is made where this
+    # is None (0 then, the preset's number otherwise), and once it is whole and judged where it is not.
+    redraws: int | None = None
+    patience: float = 60.0  # seconds of work on a sentence after which no further try at it begins
     temperature: float | None = None  # of the sampled codes: 0 takes the likeliest, 1 samples as trained
     top_k: int | None = None  # sample among the k likeliest codes only; 0: all
     top_p: float | None = None  # and among the likeliest that make up this probability
@@ -68,6 +76,9 @@ class SpeechOptions:
             raise UsageError(f"seed {self.seed} is out of range; give a whole number from 0 to 2^63 - 1")
         if self.candidates is not None and not 1 <= self.candidates <= 64:
             raise UsageError(f"candidates {self.candidates} is out of range; give 1 to 64")
+        if self.redraws is not None and not 0 <= self.redraws <= 16:
+            raise UsageError(f"redraws {self.redraws} is out of range; give 0 to 16")
+        _check("patience", self.patience, 0, 3600)
         _check("temperature", self.temperature, 0, 2)
         _check("top-k", self.top_k, 0, 1 << 20)
         _check("top-p", self.top_p, 0.01, 1)
@@ -87,7 +98,16 @@ class SpeechOptions:
             "voice_guidance": self.cfg_voice,
         }
         sampling = replace(preset.sampling, **{name: v for name, v in own.items() if v is not None})
-        return replace(preset, n_candidates=self.candidates or preset.n_candidates, sampling=sampling)
+        n_candidates = self.candidates or preset.n_candidates
+        redraws = (preset.redraws if n_candidates > 1 else 0) if self.redraws is None else self.redraws
+        return replace(preset, n_candidates=n_candidates, redraws=redraws, sampling=sampling)
+
+    def held(self) -> SpeechOptions:
+        """The same where nobody hears a sentence while it is made: it can be said again."""
+        if self.redraws is not None:
+            return self
+        tokens = self.decoder == "flow" and has_token_ar()
+        return replace(self, redraws=(TOKEN_PRESETS if tokens else PRESETS)[self.preset].redraws)
 
 
 def _check(name: str, value: float | None, low: float, high: float) -> None:

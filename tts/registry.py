@@ -52,6 +52,7 @@ FLOW_FILES = {
     "ar": "myna-token-ar.safetensors",
     "vocoder": "myna-mel-vocoder.safetensors",
 }
+CLVP_FILE = "myna-clvp.safetensors"  # beside them, where it was trained
 
 _FAMILIES: dict[str, tuple[type, type]] = {
     "ar": (ARConfig, ARModel),

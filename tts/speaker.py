@@ -31,6 +31,7 @@ from .aligner import load_aligner
 from .finish.chain import Stage
 from .presets import SpeechOptions
 from .registry import SHIPPED_AR, has_token_ar, load_ar, load_decoders
+from .scorers import shipped_scorers
 from .synthesis import SpokenChunk, Synthesizer
 from .text.lexicon import Lexicon
 from .text.long_text import Sentence, split_text
@@ -172,7 +173,7 @@ class Speaker:
         **settings: Any,
     ) -> Speech:
         """As `myna.say`."""
-        chosen = replace(options or SpeechOptions(), **settings)
+        chosen = replace(options or SpeechOptions(), **settings).held()
         known = self.voice(voice, voice_text, consent, chosen.language, chosen.decoder)
         parts = list(self.stream(text, known, lexicon=lexicon, options=chosen))
         return Speech(np.concatenate([np.zeros(0, np.float32), *parts]), self.sample_rate, known.name)
@@ -199,7 +200,8 @@ def load_models(device: str | torch.device = "cpu", decoder: str | None = None) 
         from .flow_speech import load_flow_speech
 
         aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
-        return load_flow_speech(load_codec("myna-24k", device), aligner, device)
+        codec = load_codec("myna-24k", device)
+        return load_flow_speech(codec, aligner, device, scorers=shipped_scorers())
     if not SHIPPED_AR.is_file():
         raise MissingModelError(
             f"the weights of {SHIPPED_AR.stem} should be part of the package but {SHIPPED_AR} is missing; install myna "
@@ -208,7 +210,7 @@ def load_models(device: str | torch.device = "cpu", decoder: str | None = None) 
     codec = load_codec("myna-24k", device)
     ar = load_ar(device=device, codec_hash=weights_hash(codec))
     aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
-    return Valle(codec, ar, load_decoders(codec, ar, device), aligner)
+    return Valle(codec, ar, load_decoders(codec, ar, device), aligner, scorers=shipped_scorers())
 
 
 _shared: dict[tuple[str, str], Speaker] = {}
@@ -260,8 +262,9 @@ def stream(
     options: SpeechOptions | None = None,
     **settings: Any,
 ) -> Iterator[np.ndarray]:
-    """`say` while it is made: chunks (n,) of samples at 24 kHz, which together are those of `say`. In memory that
-    does not grow with the text; closing the iterator stops the work.
+    """`say` while it is made: chunks (n,) of samples at 24 kHz, which together are those of `say`, but for sentences
+    that `say` says again because words are missing (`redraws`: here, too, each is then heard when it is whole). In
+    memory that does not grow with the text; closing the iterator stops the work.
 
     >>> for chunk in myna.stream("Hello there.", "my-voice"):
     ...     play(chunk)

@@ -5,7 +5,8 @@
 
 The AR works ahead of the rest, so that sound leaves while it still runs. Every stage is a stream, and the chunks are
 cut at the same places however they are asked for: a text said in one call has the samples of the same text
-streamed. Sentences are independent but for the level, so that a long text can be continued after any of them.
+streamed, but for sentences in which words were missing: where nobody hears a sentence while it is made, it is said
+again. Sentences are independent but for the level, so that a long text can be continued after any of them.
 
 Shapes: n samples of one channel at the codec's rate.
 """
@@ -13,6 +14,7 @@ Shapes: n samples of one channel at the codec's rate.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -25,14 +27,16 @@ from torch import Tensor
 from ..codec import Codec
 from ..errors import InputError, UsageError
 from .ahead import ahead
-from .candidates import Candidates
+from .candidates import Candidates, Tried
 from .decoders.base import Latents, SoundStream
 from .finish.chain import Finish, Stage
 from .finish.level import LevelState
 from .lm.batch import Prompt
 from .lm.sampling import SamplingOptions
 from .lm.step import Frame
-from .presets import SpeechOptions
+from .presets import Preset, SpeechOptions
+from .rerank.base import Attempt
+from .rerank.ranking import Verdict
 from .spoken_words import SpokenWord, spoken_words
 from .text.long_text import Sentence
 from .text.phones import Phones
@@ -40,6 +44,7 @@ from .text.phones import Phones
 PAUSE, PARAGRAPH_PAUSE = 0.25, 0.7  # seconds of silence after a sentence, besides its own short ends
 _FRAMES_AHEAD = 12  # chunks of codes that the AR may be ahead: half a minute at most
 _CHUNKS_AHEAD = 4  # chunks of samples that are ready before they are asked for
+_STEPS = 12  # frames of several tries after which it is asked whether they are still wanted
 _NOTHING = np.zeros(0, np.float32)
 
 
@@ -58,10 +63,16 @@ class SpeechModels(Protocol):
         """The AR, frame by frame until the phones are said."""
         ...
 
+    def several(
+        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions, seeds: Sequence[int]
+    ) -> Iterator[Sequence[Frame | None]]:
+        """The AR for several tries side by side: the next frame of the try with each seed, None of one that is over."""
+        ...
+
     def sound(self, phones: Phones, prompt: Prompt | None, decoder: str | None, seed: int) -> SoundStream: ...
 
-    def score(self, samples: np.ndarray, phones: Phones) -> float:
-        """How clearly (n,) samples say the phones: the higher the better."""
+    def judge(self, attempt: Attempt, words_alone: bool) -> Verdict:
+        """How good a try is.   words_alone: only whether the words are there, and how clearly."""
         ...
 
 
@@ -71,7 +82,7 @@ class SpokenChunk:
 
     samples: (n,) float32.   sentence: its index.   ends_sentence: nothing of it follows.   done: share of the text
     that is said by then, 0 to 1.   level: at the end of a sentence, what the next one begins with.   words: likewise,
-    when each of it was said, in seconds of the speech.
+    when each of it was said, in seconds of the speech.   tried: likewise, all tries that were judged.
     """
 
     samples: np.ndarray
@@ -80,12 +91,13 @@ class SpokenChunk:
     done: float
     level: LevelState | None = None
     words: tuple[SpokenWord, ...] = ()
+    tried: tuple[Tried, ...] = ()
 
 
 @dataclass(frozen=True)
 class _CodeChunk:
     """From the AR to the rest. phones: None for a sentence without a sound.   latents: None for no frames, as in the
-    first of a sentence and perhaps in the last."""
+    first of a sentence, perhaps in the last, and while several tries are made."""
 
     sentence: int
     candidate: int
@@ -146,11 +158,21 @@ class Synthesizer:
                 yield _CodeChunk(index, preset.n_candidates - 1, None, None, True, True)
                 continue
             spoken = True
-            for candidate in range(preset.n_candidates):
-                seed = sentence_seed(options.seed, index, candidate)
-                sampling = replace(preset.sampling, seed=seed)
-                frames = self.models.first_codes(phones, prompt, sampling)
-                yield from _chunked(frames, chunks, index, candidate, phones)
+            seeds = [sentence_seed(options.seed, index, i) for i in range(preset.n_candidates)]
+            if len(seeds) == 1:
+                frames = self.models.first_codes(phones, prompt, replace(preset.sampling, seed=seeds[0]))
+                yield from _chunked(frames, chunks, index, 0, phones)
+                continue
+            tries: list[list[Frame]] = [[] for _ in seeds]
+            steps = self.models.several(phones, prompt, preset.sampling, seeds)
+            for n, step in enumerate(steps):
+                for own, frame in zip(tries, step, strict=True):
+                    if frame is not None:
+                        own.append(frame)
+                if n % _STEPS == 0:
+                    yield _CodeChunk(index, 0, phones, None, n == 0, False)
+            for candidate, own in enumerate(tries):
+                yield from _chunked(iter(own), chunks, index, candidate, phones)
         if not spoken:
             raise UsageError(
                 "there is nothing to say: no sentence of the text has a sound; give at least one word"
@@ -177,44 +199,53 @@ class Synthesizer:
     ) -> Generator[SpokenChunk, None, None]:
         """Everything after the AR. A chunk without samples says only that the work goes on (and finds out whether it
         still should)."""
-        n_candidates, text = options.resolved().n_candidates, _Text(sentences)
+        preset, text = options.resolved(), _Text(sentences)
         finish, began, rate = self._finish(level, options, position), position, self.models.codec.sample_rate
-        tries: list[_Utterance] = []
         with closing(chunks):
             for chunk in chunks:
-                if chunk.first:
-                    utterance = self._utterance(chunk, prompt, options)
-                    if chunk.candidate == 0 or chunk.phones is None:
-                        candidates = Candidates(1 if chunk.phones is None else n_candidates, utterance.score)
-                        tries = []
-                    tries.append(utterance)
-                heard = candidates.push(utterance.push(chunk), chunk.last)
-                if heard is None:
-                    yield SpokenChunk(_NOTHING, chunk.sentence, False, text.done(chunk.sentence, 0.0))
+                working = SpokenChunk(_NOTHING, chunk.sentence, False, text.done(chunk.sentence, 0.0))
+                if chunk.first and (chunk.candidate == 0 or chunk.phones is None):
+                    sentence = _Tries(self, sentences[chunk.sentence], chunk, prompt, options, preset)
+                heard = sentence.push(chunk)
+                ends = chunk.last and chunk.candidate == preset.n_candidates - 1
+                if ends:
+                    for _ in sentence.again():
+                        yield working
+                parts = [heard] if heard is not None else list(sentence.candidates.best) if ends else []
+                if not parts:
+                    yield working
                     continue
-                samples = finish.push(heard)
+                samples = np.concatenate([finish.push(part) for part in parts])
                 position += len(samples)
-                if not chunk.last:
-                    done = text.done(chunk.sentence, utterance.progress)
-                    yield SpokenChunk(samples, chunk.sentence, False, done)
+                if not ends:
+                    yield SpokenChunk(
+                        samples, chunk.sentence, False, text.done(chunk.sentence, sentence.progress)
+                    )
                     continue
                 rest = finish.flush(0.0 if chunk.phones is None else text.pause(chunk.sentence))
                 position += len(rest)
-                samples, done = np.concatenate([samples, rest]), text.done(chunk.sentence, 1.0)
-                words = tries[candidates.chosen].words(
-                    sentences[chunk.sentence].text, rate, began / rate - finish.cut_seconds, options.speed
+                words = sentence.chosen.words(
+                    sentence.text, rate, began / rate - finish.cut_seconds, options.speed
                 )
-                yield SpokenChunk(samples, chunk.sentence, True, done, finish.level, words)
+                yield SpokenChunk(
+                    np.concatenate([samples, rest]),
+                    chunk.sentence,
+                    True,
+                    text.done(chunk.sentence, 1.0),
+                    finish.level,
+                    words,
+                    sentence.candidates.tried(rate),
+                )
                 began = position
                 # The pause has emptied the watermark's memory: a new one goes on as the old one would.
                 finish = self._finish(finish.level, options, position)
 
-    def _utterance(self, chunk: _CodeChunk, prompt: Prompt | None, options: SpeechOptions) -> _Utterance:
-        if chunk.phones is None:
-            return _Utterance(self.models)
-        seed = sentence_seed(options.seed, chunk.sentence, chunk.candidate)
-        sound = self.models.sound(chunk.phones, prompt, options.decoder, seed)
-        return _Utterance(self.models, chunk.phones, sound)
+    def utterance(
+        self, phones: Phones | None, prompt: Prompt | None, options: SpeechOptions, seed: int
+    ) -> _Utterance:
+        if phones is None:
+            return _Utterance()
+        return _Utterance(phones, self.models.sound(phones, prompt, options.decoder, seed))
 
     def _finish(self, level: LevelState, options: SpeechOptions, position: int) -> Finish:
         rate = self.models.codec.sample_rate
@@ -247,27 +278,111 @@ def _chunked(
     yield chunk(last=True)
 
 
+class _Tries:
+    """One sentence: its tries, one after another, and which of them is heard."""
+
+    def __init__(
+        self,
+        synthesizer: Synthesizer,
+        sentence: Sentence,
+        chunk: _CodeChunk,
+        prompt: Prompt | None,
+        options: SpeechOptions,
+        preset: Preset,
+    ):
+        self._synthesizer, self._options, self._preset, self._prompt = synthesizer, options, preset, prompt
+        self._index, self._phones, self.text = chunk.sentence, chunk.phones, sentence.text
+        self._until = time.monotonic() + options.patience
+        judged = chunk.phones is not None and (preset.n_candidates > 1 or preset.redraws > 0)
+        self.candidates = Candidates(self._judge if judged else None)
+        self._said: list[_Utterance] = []  # those that were judged, or the one that is heard while it is made
+        self._utterance: _Utterance | None = None  # None: there is no time for it
+
+    @property
+    def progress(self) -> float:
+        """Share of the phones that are said, 0 to 1."""
+        return 1.0 if self._utterance is None else self._utterance.progress
+
+    @property
+    def chosen(self) -> _Utterance:
+        return self._said[self.candidates.chosen]
+
+    def push(self, chunk: _CodeChunk) -> np.ndarray | None:
+        """What is to be heard of a chunk at once, None where tries are judged first."""
+        if chunk.first:
+            self._begin(chunk.candidate)
+        if self._utterance is None:
+            return None
+        return self.candidates.push(self._utterance.push(chunk.latents, chunk.last), chunk.last)
+
+    def again(self) -> Iterator[None]:
+        """Further tries while words are missing; pauses now and then."""
+        synthesizer, preset = self._synthesizer, self._preset
+        for number in range(preset.n_candidates, preset.n_candidates + preset.redraws):
+            if not self.candidates.failed or time.monotonic() > self._until or self._phones is None:
+                return
+            sampling = replace(preset.sampling, seed=self._seed(number))
+            frames = synthesizer.models.first_codes(self._phones, self._prompt, sampling)
+            for chunk in _chunked(
+                frames,
+                synthesizer.models.chunks(self._options.decoder),
+                self._index,
+                number,
+                self._phones,
+            ):
+                self.push(chunk)
+                yield
+
+    def _begin(self, number: int) -> None:
+        if self.candidates.verdicts and time.monotonic() > self._until:
+            self._utterance = None
+            return
+        self._utterance = self._synthesizer.utterance(
+            self._phones, self._prompt, self._options, self._seed(number)
+        )
+        self._said.append(self._utterance)
+
+    def _seed(self, number: int) -> int:
+        return sentence_seed(self._options.seed, self._index, number)
+
+    def _judge(self, samples: np.ndarray) -> Verdict:
+        assert self._phones is not None
+        assert self._utterance is not None
+        models = self._synthesizer.models
+        attempt = Attempt(
+            samples, models.codec.sample_rate, self._phones, self.text, self._prompt, self._utterance.codes
+        )
+        return models.judge(attempt, words_alone=self._preset.n_candidates == 1)
+
+
 class _Utterance:
     """The latents of one sentence, once said, to its waveform; nothing for one without a sound."""
 
-    def __init__(self, models: SpeechModels, phones: Phones | None = None, sound: SoundStream | None = None):
-        self.models, self.phones, self.sound, self.progress = models, phones, sound, 0.0
+    def __init__(self, phones: Phones | None = None, sound: SoundStream | None = None):
+        self.phones, self.sound, self.progress = phones, sound, 0.0
         self._pointers: list[Tensor] = []
+        self._codes: list[Tensor] = []
         self._n_samples = 0
 
-    def push(self, chunk: _CodeChunk) -> np.ndarray:
+    def push(self, latents: Latents | None, last: bool) -> np.ndarray:
         """The samples (n,) that are certain now; at the last chunk, all that were owed."""
         if self.sound is None or self.phones is None:
             return _NOTHING
-        wav = _NOTHING if chunk.latents is None else self.sound.push(chunk.latents)
-        if chunk.latents is not None:
-            self._pointers.append(chunk.latents.pointer.flatten())
-            self.progress = min(1.0, (int(chunk.latents.pointer.flatten()[-1]) + 1) / len(self.phones))
-        if chunk.last:
+        wav = _NOTHING if latents is None else self.sound.push(latents)
+        if latents is not None:
+            self._pointers.append(latents.pointer.flatten())
+            self._codes.append(latents.codes)
+            self.progress = min(1.0, (int(latents.pointer.flatten()[-1]) + 1) / len(self.phones))
+        if last:
             self.progress = 1.0
             wav = np.concatenate([wav, self.sound.flush()])
         self._n_samples += len(wav)
         return wav
+
+    @property
+    def codes(self) -> Tensor | None:
+        """(N, T) what the AR said; None for nothing."""
+        return torch.cat(self._codes, dim=1) if self._codes else None
 
     def words(self, text: str, sample_rate: int, offset: float, speed: float) -> tuple[SpokenWord, ...]:
         """As `spoken_words`, after the last chunk."""
@@ -276,9 +391,6 @@ class _Utterance:
         pointer = torch.cat(self._pointers)
         frame_seconds = self._n_samples / sample_rate / len(pointer)
         return spoken_words(text, self.phones, pointer, frame_seconds, offset, speed)
-
-    def score(self, samples: np.ndarray) -> float:
-        return 0.0 if self.phones is None else self.models.score(samples, self.phones)
 
 
 class _Text:

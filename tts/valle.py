@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,12 +23,16 @@ from .lm.ar import ARModel
 from .lm.batch import Prompt
 from .lm.generate import ARGenerator
 from .lm.quantize import prepare
+from .lm.row_exact import row_exact
 from .lm.sampling import SamplingOptions
+from .lm.several import several
 from .lm.step import Frame
+from .rerank.base import Attempt, Scorer
+from .rerank.ranking import Ranking, RankingOptions, Verdict
+from .rerank.words import Words
 from .text.phones import Phones
 
 _VOICES = 8  # prompts of which is kept what was read
-_UNKNOWN = -100.0  # score of speech that cannot be aligned at all
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ class _ReadPrompt:
 class Valle:
     """The models, as `tts.synthesis.Synthesizer` asks for them. Safe to use from several threads.
 
-    decoders: by name, the preferred first; a mapping that loads one when it is asked for will do.   aligner: judges
-    candidates (the preset "best"); without it all count the same.   int8: the AR's weights in 8 bits on a CPU.
+    decoders: by name, the preferred first; a mapping that loads one when it is asked for will do.   aligner: finds
+    missing words.   int8: the AR's weights in 8 bits on a CPU.   scorers: judge candidates beside the aligner (the
+    preset "best"), weighed by `ranking`.
     """
 
     ar_part = "ar"  # its name among a voice's adapters
@@ -59,14 +63,21 @@ class Valle:
         decoders: Mapping[str, SpeechDecoder],
         aligner: Aligner | None = None,
         int8: bool = True,
+        scorers: Sequence[Scorer] = (),
+        ranking: RankingOptions | None = None,
     ):
         if not decoders:
             raise MissingModelError(
                 "no decoder is installed, so that nothing makes sound; install myna again"
             )
         self.codec, self.aligner, self.decoders = codec, aligner, decoders
+        options = ranking or RankingOptions()
+        words = None if aligner is None else Words(aligner, options.missing_below)
+        self.ranking = Ranking(words, scorers, options)
         self._original = ar
         self.ar = cast(ARModel, prepare(ar, int8))
+        # For several tries at once: the AR of a voice, and what was made of it when it was needed.
+        self._exact: tuple[ARModel, ARModel] | None = None
         self._checked: dict[str, SpeechDecoder] = {}
         self._prompts: OrderedDict[int, _ReadPrompt] = OrderedDict()
         self._lock = threading.RLock()
@@ -101,6 +112,17 @@ class Valle:
         adapters = {} if prompt is None else prompt.adapters
         adapter = adapter_of(adapters, self.ar_part, self._original)
         return None if adapter is None else folded(adapter, self._original)
+
+    def several(
+        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions, seeds: Sequence[int]
+    ) -> Iterator[Sequence[Frame | None]]:
+        """The tries with these seeds side by side, phones and prompt read once."""
+        ar = self.ar_for(prompt)
+        with self._lock:
+            if self._exact is None or self._exact[0] is not ar:
+                self._exact = ar, cast(ARModel, row_exact(ar))
+            exact = self._exact[1]
+        return several(exact, phones, prompt, sampling, seeds)
 
     def sound(
         self, phones: Phones, prompt: Prompt | None, decoder: str | None = None, seed: int = 0
@@ -145,11 +167,6 @@ class Valle:
             [weights_hash(self.codec), weights_hash(self._original), self.decoder(decoder).fingerprint()]
         )
 
-    def score(self, samples: np.ndarray, phones: Phones) -> float:
-        """The aligner's mean log-probability of the phones, the least sure half counting as much as all."""
-        if self.aligner is None:
-            return 0.0
-        try:
-            return self.aligner.align([torch.from_numpy(samples)], [phones])[0].score
-        except (ValueError, RuntimeError, MynaError):  # fewer frames than phones
-            return _UNKNOWN
+    def judge(self, attempt: Attempt, words_alone: bool = False) -> Verdict:
+        """How good a try is; without an aligner and scorers all count the same, and none has failed."""
+        return self.ranking.judge(attempt, words_alone)

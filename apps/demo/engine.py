@@ -77,6 +77,14 @@ class Engine(Protocol):
         """The text in the voice, chunk by chunk while it is made; closing the generator stops the work."""
         ...
 
+    def converts(self) -> bool:
+        """Whether recordings can be converted here: the weights may not be installed."""
+        ...
+
+    def convert(self, recording: Path, voice: Any, seed: int) -> Generator[Spoken, None, None]:
+        """A recording in the voice, as `speak`."""
+        ...
+
     def write(self, path: Path, samples: np.ndarray, voice: Any) -> None:
         """Write speech (N,) as WAV, marked as synthetic."""
         ...

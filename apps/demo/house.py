@@ -13,6 +13,7 @@ from ...tts.presets import PRESETS, SpeechOptions
 from .engine import MadeVoice, Speaking, Spoken, VoiceFacts
 
 if TYPE_CHECKING:
+    from ...tts.convert import Converter
     from ...tts.speaker import Speaker
     from ...tts.voices.voice import Voice
 
@@ -28,6 +29,7 @@ class HouseEngine:
         self.presets: Mapping[str, str] = {name: preset.description for name, preset in PRESETS.items()}
         self._lock = threading.Lock()
         self._loaded: dict[str, Voice] = {}
+        self._converter: Converter | None = None
 
     @property
     def speaker(self) -> Speaker:
@@ -61,6 +63,33 @@ class HouseEngine:
 
         options = SpeechOptions(speaking.preset, speaking.seed)
         yield from self.speaker.chunks(split_text(text, options.language), voice, options)
+
+    def converts(self) -> bool:
+        from ...tts.registry import FLOW_FILES, flow_folder
+
+        return all((flow_folder() / FLOW_FILES[role]).is_file() for role in ("flow", "tokens", "vocoder"))
+
+    def convert(self, recording: Path, voice: Voice, seed: int) -> Generator[Spoken, None, None]:
+        from ...data.audio import AudioReader
+        from ...tts.convert import blocks_of
+        from ...tts.synthesis import SpokenChunk
+
+        with AudioReader(recording) as reader:
+            n = (reader.info.n_frames or 0) / reader.info.sample_rate * self.sample_rate
+        made = 0
+        for chunk in self.converter.stream(blocks_of(recording), voice, seed):
+            made += len(chunk)
+            yield SpokenChunk(chunk, 0, False, min(1.0, made / n) if n else 0.0)
+
+    @property
+    def converter(self) -> Converter:
+        """Loaded when the first recording is converted. Raises MissingModelError without its weights."""
+        from ...tts.convert import Converter
+
+        with self._lock:
+            if self._converter is None:
+                self._converter = Converter(codec=self.speaker.models.codec)
+            return self._converter
 
     def write(self, path: Path, samples: np.ndarray, voice: Voice) -> None:
         from ...tts.speaker import Speech

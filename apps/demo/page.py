@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import clone, compress, tortoise, voices
+from . import clone, compress, convert, tortoise, voices
 from .engine import Engine
 from .look import FOOTER, HEADER
 from .workspace import Workspace
@@ -22,6 +22,9 @@ def build_page(engine: Engine, workspace: Workspace) -> Any:
         with gr.Tabs():
             with gr.Tab("Clone", id="clone"):
                 choice = clone.build(engine, workspace, CONCURRENCY)
+            if engine.converts():
+                with gr.Tab("Convert", id="convert"):
+                    convert.build(engine, workspace, CONCURRENCY)
             with gr.Tab("Compress", id="compress"):
                 compress.build(workspace, CONCURRENCY)
             if tortoise.available():

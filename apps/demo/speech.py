@@ -6,7 +6,7 @@ import io
 import secrets
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ...data.wav import to_int16
 from ...errors import UsageError
-from .engine import Engine, Speaking
+from .engine import Engine, Speaking, Spoken
 from .parts import drawn, html_line, note, picture, player, tiles
 from .pictures import draw
 from .workspace import Workspace
@@ -51,16 +51,34 @@ class SpeechPanel:
         self, text: str | None, voice: Any, title: str, preset: str, seed: float | None
     ) -> Iterator[list[Any]]:
         """Values for `outputs`, a list a chunk. Raises MynaError."""
+        number = check_seed(seed)
+        said = check_text(text)
+        return self.show(
+            lambda: self.engine.speak(said, voice, Speaking(preset, number)),
+            voice,
+            title,
+            number,
+            "nothing was said; give a text with words in it",
+        )
+
+    def show(
+        self,
+        make: Callable[[], Generator[Spoken, None, None]],
+        voice: Any,
+        title: str,
+        number: int,
+        nothing: str,
+    ) -> Iterator[list[Any]]:
+        """The same for any speech in a voice. number: its seed.   nothing: what to say where there is none."""
         import gradio as gr
 
-        number = check_seed(seed)
         began, first, heard = time.perf_counter(), None, 0.0
         told = began
         made: list[np.ndarray] = []
         rate = self.engine.sample_rate
         hidden = gr.update(visible=False)
         yield [gr.skip(), note("Thinking"), hidden, hidden]
-        chunks = self.engine.speak(check_text(text), voice, Speaking(preset, number))
+        chunks = make()
         waiting: list[np.ndarray] = []
         with closing(chunks):
             for chunk in chunks:
@@ -80,7 +98,7 @@ class SpeechPanel:
                 waiting = []
         samples = np.concatenate([*made, *waiting, np.zeros(0, np.float32)])
         if not len(samples):
-            raise UsageError("nothing was said; give a text with words in it")
+            raise UsageError(nothing)
         elapsed = time.perf_counter() - began
         path = self.workspace.new(f"{title}.wav")
         self.engine.write(path, samples, voice)

@@ -14,6 +14,7 @@ from ..clips import Clip
 from .distances import mel_distance, si_sdr, stft_distance
 from .intelligibility import LISTENER, can_listen, word_error_rate, words
 from .perceptual import dnsmos, pesq_wb, speaker_similarity, stoi
+from .speaker_judge import FILE, find_judge, likeness_by_judge
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,16 @@ METRICS = {
             lambda c, y: speaker_similarity(c.wav, y, c.sample_rate),
             ("resemblyzer",),
             "pip install resemblyzer 'setuptools<81'",
+        ),
+        Metric(
+            "judge",
+            "second judge of likeness",
+            True,
+            3,
+            lambda c, y: likeness_by_judge(c.wav, y, c.sample_rate),
+            (),
+            "python -m myna.training.models.speaker_judge",
+            weights=(FILE, lambda: find_judge() is not None),
         ),
         Metric(
             "wer",

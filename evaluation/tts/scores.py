@@ -13,8 +13,9 @@ from ..clips import Clip
 from ..measures.intelligibility import LISTENER, edit_distance, normalizer, transcribe
 from ..measures.metrics import METRICS, choose_metrics
 from ..measures.perceptual import dnsmos, voice_embedding
+from ..measures.speaker_judge import judged_voice
 
-MEASURES = ("wer", "similarity", "dnsmos")
+MEASURES = ("wer", "similarity", "judge", "dnsmos")
 _SPELLED = 3  # single letters in a row are no words such as "a" and "I"
 MOST_REFERENCES = 8  # recordings of a speaker that others are compared with
 
@@ -33,10 +34,13 @@ class Heard:
 
 @dataclass(frozen=True)
 class Likeness:
-    """Mean cosine with other recordings of the speaker, and with those of other speakers; nan where there are none."""
+    """Mean cosine with other recordings of the speaker, and with those of other speakers; nan where there are none.
+    judge, judge_different: the same by the second judge."""
 
     same: float = math.nan
     different: float = math.nan
+    judge: float = math.nan
+    judge_different: float = math.nan
 
 
 class Judge:
@@ -57,7 +61,13 @@ class Judge:
                 )
         usable, self.notes = choose_metrics(measures)
         self.measures = tuple(metric.name for metric in usable)
-        self._embeddings: dict[int, tuple[Clip, np.ndarray | None]] = {}  # by id; the clip keeps it its own
+        self._encoders = {
+            name: encode
+            for name, encode in (("similarity", voice_embedding), ("judge", judged_voice))
+            if name in self.measures
+        }
+        # By encoder and id; the clip keeps it its own.
+        self._embeddings: dict[tuple[str, int], tuple[Clip, np.ndarray | None]] = {}
 
     @property
     def recogniser(self) -> str | None:
@@ -80,36 +90,38 @@ class Judge:
         self, wav: np.ndarray, sample_rate: int, same: Sequence[Clip], different: Sequence[Clip]
     ) -> Likeness:
         """Of a voice (N,) to recordings of the speaker, and to those of others."""
-        if "similarity" not in self.measures:
-            return Likeness()
-        voice = voice_embedding(wav, sample_rate)
-        return self._likeness(voice, same, different)
+        voices = {name: encode(wav, sample_rate) for name, encode in self._encoders.items()}
+        return self._likeness(voices, same, different)
 
     def likeness_of(self, clip: Clip, same: Sequence[Clip], different: Sequence[Clip]) -> Likeness:
         """The same for a recording itself."""
-        if "similarity" not in self.measures:
-            return Likeness()
-        return self._likeness(self._embedding(clip), same, different)
+        voices = {name: self._embedding(name, clip) for name in self._encoders}
+        return self._likeness(voices, same, different)
 
     def quality(self, wav: np.ndarray, sample_rate: int) -> float:
         """DNSMOS P.835, overall, of speech (N,)."""
         return dnsmos(wav, sample_rate) if "dnsmos" in self.measures and len(wav) else math.nan
 
     def _likeness(
-        self, voice: np.ndarray | None, same: Sequence[Clip], different: Sequence[Clip]
+        self, voices: dict[str, np.ndarray | None], same: Sequence[Clip], different: Sequence[Clip]
     ) -> Likeness:
-        if voice is None:
-            return Likeness()
-        return Likeness(*(self._mean_cosine(voice, clips) for clips in (same, different)))
+        found = (
+            self._mean_cosine(name, voices.get(name), clips)
+            for name in ("similarity", "judge")
+            for clips in (same, different)
+        )
+        return Likeness(*found)
 
-    def _mean_cosine(self, voice: np.ndarray, clips: Sequence[Clip]) -> float:
-        others = [e for clip in clips if (e := self._embedding(clip)) is not None]
+    def _mean_cosine(self, name: str, voice: np.ndarray | None, clips: Sequence[Clip]) -> float:
+        if voice is None:
+            return math.nan
+        others = [e for clip in clips if (e := self._embedding(name, clip)) is not None]
         return float(np.mean([voice @ other for other in others])) if others else math.nan
 
-    def _embedding(self, clip: Clip) -> np.ndarray | None:
-        if id(clip) not in self._embeddings:
-            self._embeddings[id(clip)] = clip, voice_embedding(clip.wav, clip.sample_rate)
-        return self._embeddings[id(clip)][1]
+    def _embedding(self, name: str, clip: Clip) -> np.ndarray | None:
+        if (name, id(clip)) not in self._embeddings:
+            self._embeddings[name, id(clip)] = clip, self._encoders[name](clip.wav, clip.sample_rate)
+        return self._embeddings[name, id(clip)][1]
 
 
 def compare(text: str, heard: str) -> Heard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ...tts.lm.sampling import SamplingOptions
 from ...tts.lm.step import Frame
 from ...tts.presets import SpeechOptions
 from ...tts.registry import DECODERS, SHIPPED_AR, load_ar, load_decoders
+from ...tts.scorers import shipped_scorers
 from ...tts.speaker import Speaker
 from ...tts.text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
 from ...tts.valle import Valle
@@ -45,14 +46,34 @@ class WatchedValle(Valle):
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
     ) -> Iterator[Frame]:
-        symbols: list[int] = phones.tokens[0].tolist()
-        age, before = 0, -1
+        watch = _Watch(phones, sampling)
         for frame in super().first_codes(phones, prompt, sampling):
             yield frame
-            at = int(frame.pointer)
-            age, before = (age + 1 if at == before else 1), at
-            pause = symbols[at] in _PAUSES
-            self.stopped |= age >= (sampling.max_pause_frames if pause else sampling.max_sound_frames)
+            self.stopped |= watch(frame)
+
+    def several(
+        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions, seeds: Sequence[int]
+    ) -> Iterator[Sequence[Frame | None]]:
+        watches = [_Watch(phones, sampling) for _ in seeds]
+        for frames in super().several(phones, prompt, sampling, seeds):
+            yield frames
+            for watch, frame in zip(watches, frames, strict=True):
+                self.stopped |= frame is not None and watch(frame)
+
+
+class _Watch:
+    """Whether a frame is the last that its sound or pause may have."""
+
+    def __init__(self, phones: Phones, sampling: SamplingOptions):
+        self._symbols: list[int] = phones.tokens[0].tolist()
+        self._sampling, self._age, self._before = sampling, 0, -1
+
+    def __call__(self, frame: Frame) -> bool:
+        at = int(frame.pointer)
+        self._age, self._before = (self._age + 1 if at == self._before else 1), at
+        o = self._sampling
+        longest = o.max_pause_frames if self._symbols[at] in _PAUSES else o.max_sound_frames
+        return self._age >= longest
 
 
 def load_speaker(
@@ -68,7 +89,7 @@ def load_speaker(
     says = load_ar(ar or SHIPPED_AR, device, weights_hash(codec))
     given = {decoder or next(iter(DECODERS)): None if weights is None else Path(weights)}
     decoders = load_decoders(codec, says, device, given, ships=ar is None)
-    models = WatchedValle(codec, says, decoders, aligner)
+    models = WatchedValle(codec, says, decoders, aligner, scorers=shipped_scorers())
     models.decoder(decoder)  # an error now rather than in the middle
     return Speaker(models)
 

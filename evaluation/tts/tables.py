@@ -51,8 +51,9 @@ class SpeechRow:
     """One system on one source, over all of its clips. nan: not judged; None: does not apply.
 
     wer, cer: errors over all words (characters), 0 is perfect.   wer_low, wer_high: 95 % of resamples of the clips.
-    similarity, other_similarity: to the speaker's other recordings, to other speakers'.   real_time_factor: seconds of
-    work for a second of speech.   first_audio, first_audio_p90: median and 90th percentile, seconds.
+    similarity, other_similarity: to the speaker's other recordings, to other speakers'.   judge, other_judge: the same
+    by the second judge.   real_time_factor: seconds of work for a second of speech.   first_audio, first_audio_p90:
+    median and 90th percentile, seconds.
     bound: share of the clips that hit the length bound.
     """
 
@@ -72,6 +73,8 @@ class SpeechRow:
     first_audio: float | None = None
     first_audio_p90: float | None = None
     bound: float | None = None
+    judge: float = math.nan
+    other_judge: float = math.nan
 
 
 def row_of(clips: Sequence[SpokenClip]) -> SpeechRow:
@@ -97,6 +100,8 @@ def row_of(clips: Sequence[SpokenClip]) -> SpeechRow:
         first_audio=float(np.median(first)) if first else None,
         first_audio_p90=float(np.quantile(first, 0.9)) if first else None,
         bound=float(np.mean([bool(c.hit_bound) for c in said])) if said else None,
+        judge=_mean([c.likeness.judge for c in clips]),
+        other_judge=_mean([c.likeness.judge_different for c in clips]),
     )
 
 
@@ -187,6 +192,8 @@ _COLUMNS = (
     Column("CER % ↓", ("cer",), "{:.1f}", 100),
     Column("similarity ↑", ("similarity",), "{:.3f}"),
     Column("to others ↓", ("other_similarity",), "{:.3f}"),
+    Column("second judge ↑", ("judge",), "{:.3f}"),
+    Column("its to others ↓", ("other_judge",), "{:.3f}"),
     Column("DNSMOS ↑", ("dnsmos",), "{:.2f}"),
     Column("real-time factor ↓", ("real_time_factor",), "{:.2f}"),
     Column("first audio ms ↓", ("first_audio",), "{:.0f}", 1000),

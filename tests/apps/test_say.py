@@ -25,6 +25,9 @@ from myna.tts.aligner import Aligner, AlignerConfig
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
 from myna.tts.lm.ar import ARConfig, ARModel
+from myna.tts.rerank.base import Attempt
+from myna.tts.rerank.ranking import Ranking
+from myna.tts.rerank.words import Words
 from myna.tts.text.long_text import split_text
 from myna.tts.text.phones import Phones
 from myna.tts.valle import Valle
@@ -170,13 +173,32 @@ def test_without_a_voice_one_of_the_package_speaks(voice, myna, monkeypatch, tmp
 def test_best_keeps_what_the_aligner_hears_best(models, monkeypatch):
     """The score of the models: the aligner's, whatever it is; nothing that can be aligned is the worst."""
     torch.manual_seed(0)
-    small = Aligner(AlignerConfig(width=16, dilations=(1,)))
-    monkeypatch.setattr(models, "aligner", small.eval())
+    small = Aligner(AlignerConfig(width=16, dilations=(1,))).eval()
+    monkeypatch.setattr(models, "ranking", Ranking(Words(small, -99.0)))
     phones = Phones.from_ipa("wʌn tuː θɹiː.")
     noise = np.random.default_rng(0).standard_normal(24_000).astype(np.float32)
     expected = small.align([torch.from_numpy(noise)], [phones])[0].score
-    assert models.score(noise, phones) == pytest.approx(expected)
-    assert models.score(noise[:480], phones) < expected
+    verdict = models.judge(Attempt(noise, 24_000, phones))
+    assert verdict.scores == {"aligner": pytest.approx(expected)}
+    assert not verdict.failed
+    worst = models.judge(Attempt(noise[:480], 24_000, phones))
+    assert worst.total < expected
+
+
+def test_json_tells_the_scores_of_every_try(voice, myna, models, monkeypatch):
+    torch.manual_seed(0)
+    small = Aligner(AlignerConfig(width=16, dilations=(1,))).eval()
+    monkeypatch.setattr(models, "ranking", Ranking(Words(small, 0.0)))  # whose words are never there
+    said = json.loads(
+        myna("say", "One two. Three.", "-v", voice, "-o", "out.wav", "--json", "--candidates", 2).out
+    )
+    tries = said["candidates"]
+    assert [(one["sentence"], one["number"]) for one in tries] == [(i, n) for i in (0, 1) for n in range(4)]
+    assert [sum(one["chosen"] for one in tries if one["sentence"] == i) for i in (0, 1)] == [1, 1]
+    assert all(one["missing"] and one["scores"].keys() == {"aligner"} and one["seconds"] > 0 for one in tries)
+    alone = ("--redraws", 0, "--json", "-f")
+    once = json.loads(myna("say", "One two. Three.", "-v", voice, "-o", "out.wav", *alone).out)
+    assert once["candidates"] == []
 
 
 def test_presets_and_settings_are_heard(voice, myna):

@@ -17,8 +17,11 @@ from myna.tts.decoders.base import Latents
 from myna.tts.finish.level import active_level, start_state
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.sampling import SamplingOptions
+from myna.tts.lm.several import side_by_side
 from myna.tts.lm.step import Frame
 from myna.tts.presets import PRESETS, SpeechOptions
+from myna.tts.rerank.base import Attempt
+from myna.tts.rerank.ranking import Verdict
 from myna.tts.synthesis import PARAGRAPH_PAUSE, PAUSE, SpokenChunk, Synthesizer, sentence_seed
 from myna.tts.text.long_text import Sentence
 from myna.tts.text.phones import Phones
@@ -85,7 +88,7 @@ class Models:
         ).eval()
         with torch.no_grad():
             self.codec.decoder.layers[-2].scale.fill_(0.5)  # pyright: ignore (loud enough to be speech)
-        self.pace, self.log, self.scores = pace, [], []
+        self.pace, self.log, self.scores, self.alone, self.failing = pace, [], [], [], 0
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
@@ -105,9 +108,17 @@ class Models:
     def sound(self, phones: Phones, prompt: Prompt | None, decoder: str | None, seed: int) -> Sound:
         return Sound(Filler(self.sizes, self.n_coarse), self.codec.decoder_stream())
 
-    def score(self, samples: np.ndarray, phones: Phones) -> float:
-        self.scores.append(float(np.abs(samples).sum()))
-        return self.scores[-1]
+    def several(self, phones, prompt, sampling, seeds) -> Iterator[list[Frame | None]]:
+        tries = [self.first_codes(phones, prompt, dataclasses.replace(sampling, seed=seed)) for seed in seeds]
+        return side_by_side(tries)
+
+    def judge(self, attempt: Attempt, words_alone: bool) -> Verdict:
+        """Loud is good; the first `failing` tries lack a word."""
+        assert attempt.codes is not None
+        assert attempt.codes.shape[1] == 3 * len(attempt.phones)
+        self.alone.append(words_alone)
+        self.scores.append(float(np.abs(attempt.samples).sum()))
+        return Verdict({"loudness": self.scores[-1]}, self.scores[-1], int(len(self.scores) <= self.failing))
 
 
 class Mark:
@@ -257,13 +268,61 @@ def test_the_best_of_the_candidates_is_kept():
     assert sum(what == "ar" for what, _ in models.log) == len(models.scores)
     winner = int(np.argmax(models.scores))
 
+    np.testing.assert_allclose(samples(best), samples(speak(TEXT[:1], only(winner)())), atol=1e-6)
+
+
+def only(number: int) -> type[Models]:
+    """Models whose one try is that with the number."""
+
     class Only(Models):
         def first_codes(self, phones, prompt, sampling):
-            return super().first_codes(
-                phones, prompt, dataclasses.replace(sampling, seed=sentence_seed(0, 0, winner))
-            )
+            seed = sentence_seed(0, 0, number)
+            return super().first_codes(phones, prompt, dataclasses.replace(sampling, seed=seed))
 
-    np.testing.assert_allclose(samples(best), samples(speak(TEXT[:1], Only())), atol=1e-6)
+    return Only
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2, 9])
+def test_a_sentence_without_all_words_is_said_again(failing):
+    models = Models()
+    models.failing = failing
+    out = speak(TEXT[:1], models, redraws=2)
+    n = min(failing, 2) + 1
+    assert len(models.scores) == n
+    assert models.alone == [True] * n
+    tried = out[-1].tried
+    assert [bool(one.missing) for one in tried] == [i < failing for i in range(n)]
+    chosen = n - 1 if failing < 9 else int(np.argmax(models.scores))  # the first that has them, or the best
+    assert [one.chosen for one in tried] == [i == chosen for i in range(n)]
+    np.testing.assert_allclose(samples(out), samples(speak(TEXT[:1], only(chosen)())), atol=1e-6)
+    assert [chunk.ends_sentence for chunk in out] == [True]  # nothing is heard before it is judged
+
+
+def test_what_is_heard_while_it_is_made_is_not_judged():
+    models = Models()
+    models.failing = 9
+    speak(TEXT, models)
+    assert models.scores == []
+    assert SpeechOptions().held().resolved().redraws == PRESETS["standard"].redraws > 0
+    assert SpeechOptions(redraws=0).held().resolved().redraws == 0
+
+
+def test_tries_end_when_time_is_up():
+    models = Models()
+    models.failing = 99
+    out = speak(TEXT[:1], models, preset="best", patience=0)
+    assert len(models.scores) == 1
+    np.testing.assert_allclose(samples(out), samples(speak(TEXT[:1])), atol=1e-6)
+
+
+def test_the_best_preset_says_again_what_no_try_has():
+    models = Models()
+    n = PRESETS["best"].n_candidates
+    models.failing = n
+    out = speak(TEXT[:1], models, preset="best")
+    assert len(models.scores) == n + 1
+    assert models.alone == [False] * (n + 1)
+    assert [one.chosen for one in out[-1].tried] == [False] * n + [True]
 
 
 @every_n

@@ -8,7 +8,9 @@ Shapes: R rows, P phones, K codebooks, N coarse ones, V codebook_size, T frames,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...layers.streaming import tree_map
 from ..text.phones import Phones
 from .ar import ARModel
 from .batch import Prompt, SpeechBatch
@@ -57,9 +60,17 @@ class ARGenerator:
         weights += [self.options.voice_guidance - 1] * self._guides_voice
         with torch.inference_mode():
             encoding, before = self._start(own, phones.tokens, own_pointer, prompt)
-            guidance = torch.tensor(weights, device=device)
+            guidance = torch.tensor(weights, dtype=torch.float32, device=device)
             self.step = ARStep(model, self.options, encoding[:, own.shape[1] :], guidance, durations)
             self.state = self.step.begin(self._cache, before, rhythm[0] if rhythm else 0)
+
+    def fork(self, seed: int) -> ARGenerator:
+        """Another utterance of the same phones in the same voice, which need not be read again; to be called before
+        the first frame."""
+        other = copy.copy(self)
+        other.options = replace(self.options, seed=seed)
+        other.state = self.state._replace(cache=tree_map(lambda t: t.clone(), self.state.cache))
+        return other
 
     # ---- before the first frame
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -162,14 +162,15 @@ class SharedAR:
             # One kind at a time, so that those who are behind catch up and ask for the rest together.
             part, members = next(iter(kinds.items()))
             try:
+                asked = [cast(Ask, one.asked) for one in members]
                 slots = [one.slot for one in members for _ in range(len(cast(Ask, one.asked).inputs[0]))]
                 with self._rows(torch.tensor(slots)):
-                    answers = _answers(self.ar, part, members)
+                    answered = answers(self.ar, part, asked)
             except Exception as error:
                 for utterance in members:
                     utterance.fail(error)
                 continue
-            for utterance, answer in zip(members, answers, strict=True):
+            for utterance, answer in zip(members, answered, strict=True):
                 utterance.resume(answer)
         with self._changed:
             self.steps += 1
@@ -228,8 +229,8 @@ def _chosen(running: list[_Utterance]) -> list[_Utterance]:
     return ready
 
 
-def _answers(model: ARModel, part: Any, members: list[_Utterance]) -> list[Any]:
-    asked = [cast(Ask, one.asked) for one in members]
+def answers(model: ARModel, part: Any, asked: Sequence[Ask]) -> list[Any]:
+    """To what several ask of the same part of the model, together."""
     counts = [len(one.inputs[0]) for one in asked]
     together = [torch.cat(column) for column in zip(*(one.inputs for one in asked), strict=True)]
     if part is not None:

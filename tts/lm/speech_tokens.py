@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...layers.conv import Conv1d
 from ...layers.convnext import ConvNeXtBlock, Pointwise
-from ...layers.streaming import Chain
+from ...layers.streaming import Chain, Stream
 
 STRIDE = 4  # mel frames in a token
 SILENCE = -11.5  # natural log-mel of nothing: what follows the end of a recording
@@ -101,12 +101,49 @@ class SpeechTokenizer(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """Natural log-mel (B, M, T), T a multiple of 4 -> bounded numbers (B, S, D), not yet rounded."""
         ahead = self.config.look_ahead
-        z = self.net((F.pad(mel, (0, ahead * STRIDE), value=SILENCE) - _MEAN) / _SCALE)
+        z = self.net(self.normalized(F.pad(mel, (0, ahead * STRIDE), value=SILENCE)))
         return self.quantizer.bounded(z[..., ahead:].transpose(1, 2))
+
+    def normalized(self, mel: Tensor) -> Tensor:
+        """About zero mean and unit variance."""
+        return (mel - _MEAN) / _SCALE
 
     def tokens(self, mel: Tensor) -> Tensor:
         """Natural log-mel (B, M, T) -> tokens (B, S)."""
         return self.quantizer.tokens(self.quantizer.rounded(self(mel)))
+
+
+class TokenStream:
+    """The tokens of one recording as its mel comes; they are those of all of it at once.
+
+    >>> stream = TokenStream(tokenizer)
+    >>> tokens = [stream.push(mel) for mel in mels] + [stream.flush()]
+    """
+
+    def __init__(self, tokenizer: SpeechTokenizer):
+        self.tokenizer = tokenizer
+        self._net = Stream(tokenizer.net)
+        self._early = tokenizer.config.look_ahead  # tokens of the net that come before the first
+
+    @torch.inference_mode()
+    def push(self, mel: Tensor) -> Tensor:
+        """Natural log-mel (M, T), any T -> the tokens (S,) that are certain."""
+        return self._tokens(self._net.push(self.tokenizer.normalized(mel[None])))
+
+    @torch.inference_mode()
+    def flush(self) -> Tensor:
+        """The tokens (S,) still owed; of a last one that is not whole there is none."""
+        bands, ahead = self.tokenizer.config.mel_bands, self.tokenizer.config.look_ahead
+        like = next(self.tokenizer.parameters())
+        silence = self.tokenizer.normalized(like.new_full((1, bands, ahead * STRIDE), SILENCE))
+        return self._tokens(self._net.push(silence))
+
+    def _tokens(self, z: Tensor) -> Tensor:
+        dropped = min(self._early, z.shape[-1])
+        self._early -= dropped
+        quantizer = self.tokenizer.quantizer
+        levels = quantizer.rounded(quantizer.bounded(z[0, :, dropped:].t()))
+        return quantizer.tokens(levels)
 
 
 class TokenProbe(nn.Module):

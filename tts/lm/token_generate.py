@@ -94,7 +94,7 @@ class TokenGenerator:
         self._voice = model.voice(speaker * 16)
         weights = [self.options.text_guidance - 1] * self._guides_text
         weights += [self.options.voice_guidance - 1] * self._guides_voice
-        self._guidance = torch.tensor(weights, device=device)
+        self._guidance = torch.tensor(weights, dtype=torch.float32, device=device)
         self._cache, self._reach = model.init_state(rows), 0
         self._before = model.begin.detach().expand(rows, -1)
         if prompt is not None and len(prompt.tokens):

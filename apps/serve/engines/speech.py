@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -22,9 +22,12 @@ import numpy as np
 from ....tts.decoders.base import Latents, SoundStream
 from ....tts.lm.batch import Prompt
 from ....tts.lm.sampling import SamplingOptions
+from ....tts.lm.several import side_by_side
 from ....tts.lm.shared import SharedAR
 from ....tts.lm.step import Frame
 from ....tts.presets import SpeechOptions
+from ....tts.rerank.base import Attempt
+from ....tts.rerank.ranking import Verdict
 from ....tts.speaker import Speaker, shared_speaker
 from ....tts.synthesis import SpokenChunk
 from ....tts.text.long_text import Sentence
@@ -99,6 +102,13 @@ class _View:
         finally:
             frames.close()
 
+    def several(
+        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions, seeds: Sequence[int]
+    ) -> Iterator[Sequence[Frame | None]]:
+        return side_by_side(
+            [self.first_codes(phones, prompt, replace(sampling, seed=seed)) for seed in seeds]
+        )
+
     def sound(
         self, phones: Phones, prompt: Prompt | None, decoder: str | None = None, seed: int = 0
     ) -> SoundStream:
@@ -106,9 +116,9 @@ class _View:
             sound = self._models.sound(phones, prompt, decoder, seed)
         return _Sound(sound, self._turns, self._ticket)
 
-    def score(self, samples: np.ndarray, phones: Phones) -> float:
+    def judge(self, attempt: Attempt, words_alone: bool = False) -> Verdict:
         with self._turns.turn(self._ticket.priority):
-            return self._models.score(samples, phones)
+            return self._models.judge(attempt, words_alone)
 
 
 class _Sound:

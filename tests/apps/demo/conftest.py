@@ -43,6 +43,7 @@ class ToneEngine:
     made: list[ToneVoice] = field(default_factory=list)
     library: dict[str, ToneVoice] = field(default_factory=dict)
     spoken: list[tuple[str, ToneVoice, Speaking]] = field(default_factory=list)
+    converted: list[tuple[Path, ToneVoice, int]] = field(default_factory=list)
     closed_early: threading.Event = field(default_factory=threading.Event)
     began: float = 0.0
     ended: float = 0.0
@@ -84,6 +85,22 @@ class ToneEngine:
         finally:
             self.at_once -= 1
             self.ended = time.perf_counter()
+
+    def converts(self) -> bool:
+        return True
+
+    def convert(self, recording: Path, voice: ToneVoice, seed: int):
+        """The voice's tone, as loud as the recording."""
+        samples = read_audio(recording, RATE, mono=True).samples[0]
+        if np.abs(samples).max() < 0.01:
+            raise InputError(f"{recording} is silent; record again, closer to the microphone")
+        self.converted.append((recording, voice, seed))
+        for start in range(0, len(samples), RATE // 4):
+            part = samples[start : start + RATE // 4]
+            tone = np.sin(2 * np.pi * voice.hertz * np.arange(start, start + len(part)) / RATE)
+            yield ToneChunk(
+                (np.abs(part).max() * tone).astype(np.float32), (start + len(part)) / len(samples)
+            )
 
     def write(self, path: Path, samples: np.ndarray, voice: ToneVoice) -> None:
         write_audio(path, samples, RATE)

@@ -18,6 +18,7 @@ from myna.errors import InputError, UsageError
 from myna.marks.tags import is_synthetic
 from myna.marks.watermark import detect_watermark
 from myna.tts import registry, speaker
+from myna.tts.convert import Converter, load_decoder
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
 from myna.tts.lm.ar import ARConfig, ARModel
@@ -150,3 +151,14 @@ def test_the_models_that_ship_say_something(monkeypatch, tmp_path):
     )
     assert 0.8 < len(samples) / engine.sample_rate < 6
     assert np.abs(samples).max() > 0.05
+
+
+def test_a_recording_is_converted_and_marked(engine, ada, save_tiny_flow, tmp_path):
+    save_tiny_flow(tmp_path)
+    engine._converter = Converter(load_decoder(folder=tmp_path), engine.speaker.models.codec)
+    chunks = list(engine.convert(SPEECH, ada, 3))
+    samples = np.concatenate([chunk.samples for chunk in chunks])
+    assert len(samples) == soundfile.info(SPEECH).frames
+    assert [chunk.done for chunk in chunks] == sorted(chunk.done for chunk in chunks)
+    assert chunks[-1].done == 1
+    assert detect_watermark(np.tile(samples, 3), 24_000).found

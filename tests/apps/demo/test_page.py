@@ -118,6 +118,38 @@ class TestWithGradio:
             assert len(whole) == 83 * 960
         assert tones.spoken[0][2].seed == 7
 
+    def test_a_recording_comes_out_in_the_voice_as_long_as_it_was(self, tones):
+        from myna.apps.demo.convert import check_talk
+        from myna.apps.demo.speech import SpeechPanel
+
+        with Workspace() as workspace:
+            import gradio as gr
+
+            with gr.Blocks():
+                panel = SpeechPanel("test", tones, workspace)
+            voice = tones.make_voice(VOICES[0].path, "x", "", None).voice
+            talk = check_talk(str(VOICES[1].path))
+            values = list(panel.show(lambda: tones.convert(talk, voice, 5), voice, "it", 5, "nothing"))
+            whole = read_audio(values[-1][2].value["path"]).samples[0]
+            assert len(whole) == read_audio(talk, 24_000).samples.shape[1]
+            with pytest.raises(UsageError, match="nothing came"):
+                list(panel.show(lambda: iter(()), voice, "it", 5, "nothing came"))
+        assert tones.converted == [(talk, voice, 5)]
+
+    def test_recordings_that_a_page_does_not_convert(self, tmp_path):
+        from myna.apps.demo.convert import check_talk
+
+        with pytest.raises(UsageError, match="nothing to convert"):
+            check_talk(None)
+        path = tmp_path / "long.wav"
+        with wave.open(str(path), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(bytes(2 * 8000 * 121))
+        with pytest.raises(UsageError, match=r"121 s.*myna convert"):
+            check_talk(str(path))
+
     @pytest.mark.parametrize("text", [None, "", " \n\t", "x" * 5001])
     def test_texts_that_a_page_does_not_take(self, text):
         from myna.apps.demo.speech import check_text

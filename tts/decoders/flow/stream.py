@@ -142,8 +142,8 @@ class FlowStream:
 
     @torch.inference_mode()
     def push(self, pointer: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """The phone of each frame, pointer (T,), T even, and the levels of their tokens (T / 2, D), None where
-        there are none -> the mel (M, 2 n) of the n frames that are certain."""
+        """The phone of each frame, pointer (T,), T even, -1 where it is not known, and the levels of their tokens
+        (T / 2, D), None where there are none -> the mel (M, 2 n) of the n frames that are certain."""
         return self._advance(pointer, tokens, final=False)
 
     @torch.inference_mode()
@@ -196,6 +196,7 @@ class FlowStream:
         here = slice(first, last)
         phone = self._text[:, pointer[0, here].clamp(min=0)]
         phones = phone + model.age(when.age[:, here]) + model.left(when.left[:, here])
+        phones = torch.where(pointer[:, here, None] >= 0, phones, model.no_phone.to(phones.dtype))
         tokens = self._token_frames(first // 2, last // 2)
         rows = len(self._condition)
         prompt = phones.new_zeros(1, last - first, model.config.frame)

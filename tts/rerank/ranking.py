@@ -1,0 +1,62 @@
+"""The scores of a try, weighed: which of several is heard, and whether one has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .base import Attempt, Scorer
+from .words import Words
+
+
+@dataclass(frozen=True)
+class RankingOptions:
+    """What a score counts, by the scorer's name; 0: it is not taken.
+
+    Chosen on voices and sentences of vox-dev and synth-dev (docs/log.md).
+    """
+
+    aligner: float = 1.0  # a nat of log-probability of a frame
+    recogniser: float = 0.5  # a nat of log-probability of a token
+    likeness: float = 5.0  # a cosine of 1
+    clvp: float = 0.0  # a cosine of 1, where its weights are present
+    missing_below: float = -4.5  # nats a frame: a word whose sounds are less probable is missing
+
+    def weight(self, name: str) -> float:
+        return float(getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """scores: of the scorers, by name.   total: weighed, the higher the better.   missing: words that the aligner does
+    not find."""
+
+    scores: Mapping[str, float] = field(default_factory=dict)
+    total: float = 0.0
+    missing: int = 0
+
+    @property
+    def failed(self) -> bool:
+        return self.missing > 0
+
+
+class Ranking:
+    """Judges tries. words: finds those that are missing, None where there is no aligner.   scorers: the others."""
+
+    def __init__(
+        self, words: Words | None, scorers: Sequence[Scorer] = (), options: RankingOptions | None = None
+    ):
+        self.options = options or RankingOptions()
+        self.words, self.scorers = words, tuple(scorers)
+
+    def judge(self, attempt: Attempt, words_alone: bool = False) -> Verdict:
+        """words_alone: only whether the words are there, which is what a single try is asked."""
+        scores: dict[str, float] = {}
+        missing: tuple[int, ...] = ()
+        if self.words is not None:
+            scores[self.words.name], missing = self.words.read(attempt)
+        for scorer in () if words_alone else self.scorers:
+            if self.options.weight(scorer.name) and (score := scorer.score(attempt)) is not None:
+                scores[scorer.name] = score
+        total = sum(self.options.weight(name) * score for name, score in scores.items())
+        return Verdict(scores, total, len(missing))
