@@ -57,6 +57,11 @@ class House:
         except MynaError as error:
             self.problem = error
 
+    def refuse(self) -> None:
+        """The end is near: whoever waits is turned away."""
+        for admission in self.admissions.values():
+            admission.close()
+
     async def close(self) -> None:
         await self.decoders.close()
 
