@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 import torch
+from fastapi import FastAPI
 from myna.apps.serve.app import build_app
 from myna.apps.serve.engines.recognition import Recognition
 from myna.apps.serve.engines.speech import SpeechEngine
@@ -76,13 +77,15 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(house: House, beside: tuple = ()) -> Iterator[Running]:
+def running(
+    house: House, beside: tuple = (), wrap: Callable[[FastAPI], FastAPI] = lambda app: app
+) -> Iterator[Running]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     app = build_app(house.options, house)
     app.state.beside.extend(beside)
-    server = Server(app, "127.0.0.1", port, grace=2.0)
+    server = Server(wrap(app), "127.0.0.1", port, grace=2.0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
