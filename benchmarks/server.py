@@ -4,27 +4,36 @@
     python benchmarks/server.py --transcribe          # transcription, too; --beside URL for another server's
     python benchmarks/server.py --soak 600            # four times its capacity, clients that vanish, damaged uploads
 
-The server runs in a process of its own, started here. Every client asks again as soon as it
-has its answer. Latency counts from the request to the first byte of sound after the header.
+The server runs in a process of its own, started here. Every client asks again as soon as it has its answer, until the
+time is over; then each waits for the answer that it has asked for. Latency counts from the request to the first byte of
+sound; requests a second by all of the time, seconds of speech a second by the time in which all clients were there.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import io
 import json
 import os
 import random
+import signal
 import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
+import soundfile
+from myna.apps.serve.options import ServeOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = (
@@ -33,14 +42,14 @@ TEXTS = (
     "Where the river turns, there is an old mill with a red door.",
     "We will meet at half past seven, in front of the museum.",
 )
-HEADER = 44  # bytes of a WAV header at least
+SHORT = ("Yes.", "Good morning.", "Three of them.", "Not today.")  # of the soak
 RATE = 24_000
 
 
 @dataclass(frozen=True)
 class Row:
     """One measurement. first_p50, first_p99: seconds.   rate: requests a second.   speech: seconds of it a second.
-    memory: MB of the server and its processes."""
+    processor: seconds of it that the server takes for a second of speech.   memory: MB of it and its processes."""
 
     clients: int
     requests: int
@@ -48,6 +57,7 @@ class Row:
     first_p50: float
     first_p99: float
     speech: float
+    processor: float
     memory: float
     refused: int
 
@@ -71,10 +81,18 @@ def memory(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-async def one_request(client: httpx.AsyncClient, text: str, seed: int) -> tuple[float, float] | None:
-    """Seconds to the first sound and seconds of speech; None if it was turned away."""
+def processor(pid: int) -> float:
+    """Seconds of processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def one_request(
+    client: httpx.AsyncClient, text: str, seed: int, hear: Callable[[int], None] = lambda n: None
+) -> float | None:
+    """Seconds to the first sound; None if it was turned away.   hear: is told of bytes as they come."""
     body = {"input": text, "voice": "nova", "response_format": "pcm", "seed": seed}
-    began, first, n = time.perf_counter(), None, 0
+    began, first = time.perf_counter(), None
     async with client.stream("POST", "/v1/audio/speech", json=body) as response:
         if response.status_code == 429:
             await response.aread()
@@ -83,45 +101,61 @@ async def one_request(client: httpx.AsyncClient, text: str, seed: int) -> tuple[
         response.raise_for_status()
         async for part in response.aiter_bytes():
             first = first or time.perf_counter() - began
-            n += len(part)
+            hear(len(part))
     assert first is not None
-    return first, n / 2 / RATE
+    return first
 
 
 async def load(url: str, pid: int, n_clients: int, seconds: float) -> Row:
-    done: list[tuple[float, float]] = []
-    refused = 0
-    most = 0.0
-    end = time.perf_counter() + seconds
+    firsts: list[float] = []
+    refused, n_bytes, n_in_time, most = 0, 0, 0, 0.0
+    before = processor(pid)
     began = time.perf_counter()
+    end = began + seconds
+
+    def hear(n: int) -> None:
+        nonlocal n_bytes, n_in_time
+        n_bytes += n
+        if time.perf_counter() < end:
+            n_in_time += n
 
     async def work(number: int) -> None:
-        nonlocal refused, most
-        limits = httpx.Limits(max_connections=1)
-        async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
+        nonlocal refused
+        async with httpx.AsyncClient(base_url=url, timeout=600, verify=False) as client:
             turn = 0
             while time.perf_counter() < end:
-                found = await one_request(client, TEXTS[(number + turn) % len(TEXTS)], 100 * number + turn)
+                text = TEXTS[(number + turn) % len(TEXTS)]
+                first = await one_request(client, text, 100 * number + turn, hear)
                 turn += 1
-                most = max(most, memory(pid))
-                if found is None:
+                if first is None:
                     refused += 1
                 else:
-                    done.append(found)
+                    firsts.append(first)
 
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, memory(pid))
+            await asyncio.sleep(0.5)
+
+    watching = asyncio.create_task(watch())
     await asyncio.gather(*(work(number) for number in range(n_clients)))
-    took = time.perf_counter() - began
-    firsts = [first for first, _ in done]
+    watching.cancel()
     return Row(
         n_clients,
-        len(done),
-        len(done) / took,
+        len(firsts),
+        len(firsts) / (time.perf_counter() - began),
         percentile(firsts, 0.5),
         percentile(firsts, 0.99),
-        sum(said for _, said in done) / took,
+        n_in_time / 2 / RATE / seconds,
+        (processor(pid) - before) / (n_bytes / 2 / RATE),
         most,
         refused,
     )
+
+
+# Of the server of this script: what its options are on this machine.
+CAPACITY = ServeOptions().max_concurrency + ServeOptions().queue
 
 
 def start() -> tuple[subprocess.Popen[bytes], str]:
@@ -152,24 +186,43 @@ def start() -> tuple[subprocess.Popen[bytes], str]:
     raise SystemExit("the server did not start")
 
 
-def overhead(url: str, n: int = 6) -> tuple[float, float]:
-    """Seconds that a sentence takes through the server, and in Python, medians of n each, in turn."""
+def overhead(url: str, n: int = 8) -> dict[str, float]:
+    """What a sentence takes through the server and in Python, medians of n, each in turn: seconds to its first sound,
+    and seconds a second of speech. ratio: of the latter, sentence by sentence."""
     from myna.tts.speaker import Speaker
 
     speaker = Speaker()
     voice = speaker.voice("nova")
-    through, python = [], []
-    with httpx.Client(base_url=url, timeout=600) as client:
+    rows = []
+
+    def through(client: httpx.Client, text: str, seed: int) -> tuple[float, float]:
+        body = {"input": text, "voice": "nova", "response_format": "pcm", "seed": seed}
+        began, first, n_bytes = time.perf_counter(), 0.0, 0
+        with client.stream("POST", "/v1/audio/speech", json=body) as answer:
+            for part in answer.iter_bytes():
+                first = first or time.perf_counter() - began
+                n_bytes += len(part)
+        return first, (time.perf_counter() - began) / (n_bytes / 2 / RATE)
+
+    def direct(text: str, seed: int) -> tuple[float, float]:
+        began, first, n_samples = time.perf_counter(), 0.0, 0
+        for chunk in speaker.stream(text, voice, seed=seed):
+            first = first or time.perf_counter() - began
+            n_samples += len(chunk)
+        return first, (time.perf_counter() - began) / (n_samples / RATE)
+
+    with httpx.Client(base_url=url, timeout=600, verify=False) as client:
         for i in range(n + 1):
             text = TEXTS[i % len(TEXTS)]
-            began = time.perf_counter()
-            body = {"input": text, "voice": "nova", "response_format": "pcm", "seed": i}
-            said = len(client.post("/v1/audio/speech", json=body).content) / 2 / RATE
-            through.append((time.perf_counter() - began) / said)
-            began = time.perf_counter()
-            speech = speaker.say(text, voice, seed=i)
-            python.append((time.perf_counter() - began) / speech.seconds)
-    return statistics.median(through[1:]), statistics.median(python[1:])
+            if i % 2:
+                served, own = through(client, text, i), direct(text, i)
+            else:
+                own, served = direct(text, i), through(client, text, i)
+            rows.append((*served, *own))
+    medians = [statistics.median(column) for column in zip(*rows[1:], strict=True)]
+    ratio = statistics.median(row[1] / row[3] for row in rows[1:])
+    names = ("server_first", "server_factor", "python_first", "python_factor")
+    return {**dict(zip(names, medians, strict=True)), "ratio": ratio}
 
 
 async def transcription(url: str, n_clients: int, seconds: float, model: str) -> tuple[float, int]:
@@ -191,86 +244,167 @@ async def transcription(url: str, n_clients: int, seconds: float, model: str) ->
     return n * 7.05 / (time.perf_counter() - began), n
 
 
-async def soak(url: str, pid: int, seconds: float) -> dict[str, object]:
-    """Four times what is worked on at a time and waits, of every kind of client there is."""
+async def soak(url: str, pid: int, seconds: float, capacity: int, voice: str = "nova") -> dict[str, object]:
+    """Four times what is worked on at a time and waits, of every kind of client there is.
+
+    capacity: requests of a kind that are worked on or wait. What is under way at the end may end, for a few minutes.
+    """
     statuses: Counter[str] = Counter()
     wrong: list[str] = []
     expected: dict[int, bytes] = {}
+    readings = [memory(pid)]
     end = time.perf_counter() + seconds
-    readings: list[float] = []
     speech = (ROOT / "tests" / "assets" / "speech.wav").read_bytes()
+    silence = io.BytesIO()
+    soundfile.write(silence, np.zeros(4000 * 8000, np.int16), 8000, format="FLAC")  # more than an hour
 
-    async def say(client: httpx.AsyncClient, rng: random.Random) -> None:
-        number = rng.randrange(4)
-        body = {"input": TEXTS[number], "voice": "nova", "response_format": "pcm", "seed": number}
-        answer = await client.post("/v1/audio/speech", json=body)
-        statuses[f"speech {answer.status_code}"] += 1
+    def spoken(number: int, **more: str) -> dict[str, Any]:
+        return {"input": SHORT[number], "voice": voice, "response_format": "pcm", "seed": number, **more}
+
+    def check(what: str, answer: httpx.Response, *right: int) -> None:
+        """An answer of a status that is right, with one sentence if it is no success."""
+        statuses[f"{what} {answer.status_code}"] += 1
+        if answer.status_code not in (*right, 429, 504):
+            wrong.append(f"{what}: {answer.status_code}: {answer.text[:200]}")
+        elif answer.status_code != 200:
+            message = answer.json()["error"]["message"]
+            if not message or "\n" in message:
+                wrong.append(f"{what}: {answer.status_code} without a sentence")
+
+    async def say(client: httpx.AsyncClient, rng: random.Random) -> httpx.Response:
+        number = rng.randrange(len(SHORT))
+        answer = await client.post("/v1/audio/speech", json=spoken(number))
+        check("speech", answer, 200)
         if answer.status_code == 200 and expected.setdefault(number, answer.content) != answer.content:
             wrong.append(f"text {number}: other samples than the first time")
-        check(answer)
+        return answer
 
-    def check(answer: httpx.Response) -> None:
-        if answer.status_code != 200 and not answer.json()["error"]["message"]:
-            wrong.append(f"{answer.status_code} without a sentence")
-        if answer.status_code >= 500:
-            wrong.append(f"{answer.status_code}: {answer.text[:200]}")
+    async def hear(client: httpx.AsyncClient, rng: random.Random) -> httpx.Response:
+        answer = await post(client, speech)
+        check("recording", answer, 200)
+        if answer.status_code == 200:
+            text = answer.json()["text"]
+            if expected.setdefault(-1, text.encode()) != text.encode():
+                wrong.append(f"the recording: {text!r}")
+        return answer
 
-    async def vanish(client: httpx.AsyncClient, rng: random.Random) -> None:
-        body = {"input": TEXTS[0] * 5, "voice": "nova", "response_format": "mp3"}
-        async with client.stream("POST", "/v1/audio/speech", json=body) as answer:
-            statuses[f"vanish {answer.status_code}"] += 1
-            async for _ in answer.aiter_bytes():
-                if rng.random() < 0.3:
-                    return
+    async def damage(client: httpx.AsyncClient, rng: random.Random) -> httpx.Response:
+        kind = rng.choice(("noise", "cut", "bomb"))
+        data = {
+            "noise": rng.randbytes(rng.randrange(1, 20_000)),
+            "cut": speech[: rng.randrange(1, 44)],
+            "bomb": silence.getvalue(),
+        }[kind]
+        answer = await post(client, data)
+        check(kind, answer, 400)
+        return answer
 
-    async def hear(client: httpx.AsyncClient, rng: random.Random) -> None:
-        data = speech if rng.random() < 0.5 else rng.randbytes(rng.randrange(1, 20_000))
-        damaged = data is not speech
-        answer = await client.post(
+    async def post(client: httpx.AsyncClient, data: bytes) -> httpx.Response:
+        return await client.post(
             "/v1/audio/transcriptions", files={"file": ("a.wav", data)}, data={"beam_size": "1"}
         )
-        statuses[f"{'damaged' if damaged else 'recording'} {answer.status_code}"] += 1
-        check(answer)
 
-    async def read_slowly(client: httpx.AsyncClient, rng: random.Random) -> None:
-        body = {"input": TEXTS[1], "voice": "nova", "response_format": "wav"}
+    async def vanish(client: httpx.AsyncClient, rng: random.Random) -> httpx.Response:
+        body = {"input": " ".join(SHORT) * 5, "voice": voice, "response_format": "mp3"}
         async with client.stream("POST", "/v1/audio/speech", json=body) as answer:
-            statuses[f"slow {answer.status_code}"] += 1
-            async for _ in answer.aiter_bytes(512):
-                await asyncio.sleep(0.02)
+            if answer.status_code != 200:
+                await answer.aread()
+            check("vanish", answer, 200)
+            async for _ in answer.aiter_bytes():
+                if rng.random() < 0.3:
+                    break
+        return answer
+
+    async def read_slowly(client: httpx.AsyncClient, rng: random.Random) -> httpx.Response:
+        number = rng.randrange(len(SHORT))
+        data = b""
+        async with client.stream("POST", "/v1/audio/speech", json=spoken(number)) as answer:
+            if answer.status_code != 200:
+                await answer.aread()
+            check("slow", answer, 200)
+            if answer.status_code == 200:
+                async for part in answer.aiter_bytes(4096):
+                    data += part
+                    await asyncio.sleep(0.02)
+                if expected.setdefault(number, data) != data:
+                    wrong.append(f"text {number}: other samples than the first time, read slowly")
+        return answer
+
+    async def kill(client: httpx.AsyncClient, rng: random.Random) -> None:
+        """The processes that decode, now and then; then another recording is heard."""
+        await asyncio.sleep(rng.uniform(1, 4))
+        for child in decoders(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        statuses["decoders killed"] += 1
+
+    kinds = (say, say, hear, vanish, read_slowly, damage)
 
     async def work(number: int) -> None:
         rng = random.Random(number)
-        kinds = (say, say, vanish, hear, read_slowly)
-        while time.perf_counter() < end:
-            async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=600, verify=False) as client:
+            while time.perf_counter() < end:
                 try:
-                    await kinds[number % len(kinds)](client, rng)
+                    kind = kill if number == 0 else kinds[number % len(kinds)]
+                    answer = await kind(client, rng)
+                    if answer is not None and answer.status_code == 429:
+                        pause = float(answer.headers["retry-after"]) * rng.uniform(0.1, 1)
+                        await asyncio.sleep(min(pause, max(0.0, end - time.perf_counter())))
                 except httpx.TransportError as error:
                     statuses[type(error).__name__] += 1
-            readings.append(memory(pid))
-            await asyncio.sleep(0.05)
+                readings.append(memory(pid))
 
-    n_clients = 4 * 72
-    await asyncio.gather(*(work(number) for number in range(n_clients)))
-    await asyncio.sleep(2)
-    text = httpx.get(url + "/metrics", timeout=30).text
-    left = [line for line in text.splitlines() if line.startswith(("myna_active", "myna_waiting"))]
+    working = [asyncio.create_task(work(number)) for number in range(4 * capacity)]
+    await asyncio.wait(working, timeout=seconds + 300, return_when=asyncio.FIRST_EXCEPTION)
+    for task in working:
+        if task.done():
+            task.result()
+        task.cancel()
+    await asyncio.wait(working)
     return {
         "seconds": seconds,
-        "clients": n_clients,
+        "clients": 4 * capacity,
         "answers": dict(sorted(statuses.items())),
         "wrong": wrong[:20],
         "memory_mb": {"start": readings[0], "most": max(readings), "end": memory(pid)},
-        "left": {line.split(" ")[0]: float(line.split(" ")[1]) for line in left},
+        "left": await settled(url),
     }
+
+
+def decoders(pid: int) -> list[int]:
+    """The processes of a server that decode uploads."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            with contextlib.suppress(OSError):
+                if b"decode_worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+    return found
+
+
+async def settled(url: str, patience: float = 60.0) -> dict[str, float]:
+    """What is still worked on or waits, by the server's own count, as soon as it is nothing or after a minute."""
+    end = time.perf_counter() + patience
+    left: dict[str, float] = {}
+    async with httpx.AsyncClient(base_url=url, timeout=60, verify=False) as client:
+        while True:
+            text = (await client.get("/metrics")).text
+            counts = [
+                line.rsplit(" ", 1)
+                for line in text.splitlines()
+                if line.startswith(("myna_active", "myna_waiting"))
+            ]
+            left = {name: float(count) for name, count in counts}
+            if not any(left.values()) or time.perf_counter() > end:
+                return left
+            await asyncio.sleep(0.2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16, 64])
+    parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 8, 16, 64])
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--soak", type=float)
     parser.add_argument("--transcribe", action="store_true")
@@ -283,23 +417,32 @@ def main() -> None:
     try:
         asyncio.run(load(url, process.pid, 1, 3.0))  # warm
         if asked.soak:
-            print(json.dumps(asyncio.run(soak(url, process.pid, asked.soak)), indent=2))
+            print(json.dumps(asyncio.run(soak(url, process.pid, asked.soak, CAPACITY)), indent=2))
             return
-        rows = [asyncio.run(load(url, process.pid, n, asked.seconds)) for n in asked.clients]
-        if asked.json:
-            print(json.dumps([asdict(row) for row in rows], indent=2))
         print(
-            "| clients | requests/s | first sound p50 (s) | p99 (s) | speech made (s/s) | memory (MB) | turned away |"
+            "| clients | requests/s | first sound p50 (s) | p99 (s) | speech made (s/s) "
+            "| processor seconds a second of it | memory (MB) | turned away |\n" + "| ---: " * 8 + "|",
+            flush=True,
         )
-        print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-        for row in rows:
+        rows = []
+        for n in asked.clients:
+            row = asyncio.run(load(url, process.pid, n, asked.seconds))
+            rows.append(row)
             print(
                 f"| {row.clients} | {row.rate:.2f} | {row.first_p50:.2f} | {row.first_p99:.2f} | {row.speech:.2f} "
-                f"| {row.memory:.0f} | {row.refused} |"
+                f"| {row.processor:.2f} | {row.memory:.0f} | {row.refused} |",
+                flush=True,
             )
+        if asked.json:
+            print(json.dumps([asdict(row) for row in rows], indent=2))
         if not asked.no_overhead:
-            through, python = overhead(url)
-            print(f"real-time factor of a sentence: {through:.3f} through the server, {python:.3f} in Python")
+            found = overhead(url)
+            print(
+                "a sentence through the server, and in Python: "
+                f"first sound {found['server_first']:.3f} and {found['python_first']:.3f} s, "
+                f"real-time factor {found['server_factor']:.3f} and {found['python_factor']:.3f}, "
+                f"ratio {found['ratio']:.3f}"
+            )
         if asked.transcribe:
             for name, where, model in (
                 ("myna", url, "tiny.en"),

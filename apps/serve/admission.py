@@ -13,7 +13,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
 
-from .problems import BusyError
+from .problems import BusyError, ClosingError
 
 
 class Admission:
@@ -30,6 +30,7 @@ class Admission:
         self._active: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._typical = 2.0  # seconds of a request, by those of late
+        self._closed = False
 
     @property
     def n_active(self) -> int:
@@ -41,7 +42,7 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def slot(self, client: str) -> AsyncIterator[None]:
-        """Raises BusyError where there is neither a slot nor a place."""
+        """Raises BusyError where there is neither a slot nor a place, ClosingError after `close`."""
         await self._enter(client)
         began = time.monotonic()
         try:
@@ -53,11 +54,24 @@ class Admission:
             self._let_in()
 
     def check(self, client: str) -> None:
-        """Raises BusyError if `slot` would: before a body is read that is not to be worked on."""
+        """Raises what `slot` would: before a body is read that is not to be worked on."""
+        if self._closed:
+            raise ClosingError
         if self.n_active >= self.slots and self.n_waiting >= self.places and self._greedy(client) is None:
             raise self._busy()
 
+    def close(self) -> None:
+        """Nobody is let in any more; those who wait are told so. Who is worked on stays."""
+        self._closed = True
+        for waiting in self._waiting.values():
+            for place in waiting:
+                if not place.done():
+                    place.set_exception(ClosingError())
+        self._waiting.clear()
+
     async def _enter(self, client: str) -> None:
+        if self._closed:
+            raise ClosingError
         if self.n_active < self.slots and not self._waiting:
             self._active[client] += 1
             return

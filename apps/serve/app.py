@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 from ...errors import MynaError
 from ...version import __version__
 from .body import BodyLimit
+from .draining import Drained, Draining
 from .house import House
 from .options import ServeOptions
 from .problems import NotFoundError, ProblemError, envelope, problem_of
@@ -32,6 +33,7 @@ def build_app(options: ServeOptions | None = None, house: House | None = None) -
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.house = house or House(options)
         await app.state.house.start()
+        draining.then.append(app.state.house.refuse)
         app.state.ready = True
         async with contextlib.AsyncExitStack() as stack:
             for begin in app.state.beside:
@@ -42,7 +44,8 @@ def build_app(options: ServeOptions | None = None, house: House | None = None) -
                 app.state.ready = False
                 await app.state.house.close()
 
-    middleware = [Middleware(Guard, options=options)]
+    draining = Draining()
+    middleware = [Middleware(Drained, draining=draining), Middleware(Guard, options=options)]
     if options.cors:
         middleware.append(
             Middleware(
@@ -58,7 +61,7 @@ def build_app(options: ServeOptions | None = None, house: House | None = None) -
         docs_url=None,  # its scripts come from elsewhere
         redoc_url=None,
     )
-    app.state.ready, app.state.beside = False, []
+    app.state.ready, app.state.beside, app.state.draining = False, [], draining
     for area in (speech, speech_socket, transcriptions, realtime, voices, models, health):
         app.include_router(area.router)
     app.add_api_route(

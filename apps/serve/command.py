@@ -1,4 +1,4 @@
-"""`myna serve`: the server, until Ctrl-C."""
+"""`myna serve`: the server, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def command(
         os.environ["MYNA_VOICES"] = voices
     try:
         import fastapi  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise UsageError(
             f"the server needs FastAPI and uvicorn ({error}); pip install 'myna[serve]'"
@@ -80,6 +80,7 @@ def command(
     from ..demo.server import check_address
     from .app import build_app
     from .page import is_installed, mounted
+    from .server import Server
 
     check_address(host, port)
     app = build_app(options)
@@ -96,17 +97,6 @@ def command(
     with contextlib.ExitStack() as stack:
         if page and is_installed():
             app = stack.enter_context(mounted(app))
-        config = uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            log_level="warning",
-            access_log=False,  # addresses and queries of others are nobody's business
-            ws_max_size=4 << 20,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=10,
-            server_header=False,
-        )
-        console.result({}, f"http://{'[' + host + ']' if ':' in host else host}:{port}")
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run()
+        server = Server(app, host, port)
+        Console().result({}, f"http://{'[' + host + ']' if ':' in host else host}:{port}")
+        server.run()

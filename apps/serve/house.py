@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator
 
 from ...errors import MynaError
+from ...tts.presets import SpeechOptions
+from ...tts.text.long_text import split_text
 from .admission import Admission
 from .audio.decoding import Decoders, DecodingLimits
 from .engines.recognition import Recognition
@@ -57,6 +59,11 @@ class House:
         except MynaError as error:
             self.problem = error
 
+    def refuse(self) -> None:
+        """The end is near: whoever waits is turned away."""
+        for admission in self.admissions.values():
+            admission.close()
+
     async def close(self) -> None:
         await self.decoders.close()
 
@@ -64,7 +71,7 @@ class House:
         """Raises MissingModelError while the models are not installed."""
         async with self._loading:
             if self._speech is None:
-                self._speech = await asyncio.to_thread(SpeechEngine)
+                self._speech = await asyncio.to_thread(_warm_engine)
         return self._speech
 
     async def voices(self) -> Voices:
@@ -104,3 +111,13 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
 
     with anyio.fail_after(seconds):
         yield
+
+
+def _warm_engine() -> SpeechEngine:
+    """With the models that ship, one word said, so that the first client does not wait for what is read only once."""
+    engine = SpeechEngine()
+    voices = Voices(engine.speaker)
+    sentences, options = split_text("Yes."), SpeechOptions()
+    for _ in engine.say(sentences, voices.find("alloy"), options, engine.ticket()):
+        pass
+    return engine

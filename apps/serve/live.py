@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from .house import House
-from .problems import TooLateError, envelope, log, problem_of
+from .problems import ClosingError, TooLateError, envelope, log, problem_of
 
 # Proxies that collect a stream before they pass it on would undo it.
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -48,12 +48,16 @@ class Live(Response):
         leaving = asyncio.create_task(_gone(receive))
         try:
             await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await _ended(working)
+            if self.status:
+                log.warning("%s: cut off: the server is closing", self.route)
+            self.status = ClosingError.status
+            raise
         finally:
             leaving.cancel()
             if not working.done():
-                working.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await working
+                await _ended(working)
                 self.house.metrics.cancelled.labels(self.route).inc()
                 self.status = 499  # as nginx counts clients that went
             self.house.metrics.requests.labels(self.route, str(self.status)).inc()
@@ -98,6 +102,12 @@ class Live(Response):
             await asyncio.wait_for(send(message), self.house.options.limits.stall)
         except (TimeoutError, asyncio.TimeoutError):
             raise TooLateError("the client does not read what it has asked for") from None
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 async def _gone(receive: Receive) -> None:

@@ -73,6 +73,19 @@ class BusyError(ProblemError):
         return {"Retry-After": str(self.retry_after)}
 
 
+class ClosingError(ProblemError):
+    """The server ends; another may take its place soon."""
+
+    status, kind, code = 503, "server_error", "server_closing"
+
+    def __init__(self) -> None:
+        super().__init__("the server is closing; try again in a few seconds")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Retry-After": "5", "Connection": "close"}
+
+
 class TooLateError(ProblemError):
     status, kind, code = 504, "server_error", "deadline_exceeded"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,3 +77,15 @@ def spawn() -> Callable[..., subprocess.Popen]:
         return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, **options)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser of the system; Playwright's own download is not used."""
+    pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'myna[demo]'")
+    pytest.importorskip("playwright", reason="Playwright is not installed: pip install 'myna[test]'")
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        path = shutil.which(name)
+        if path:
+            return path
+    pytest.skip("no Chromium on this machine: apt-get install chromium")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 import zlib
@@ -132,15 +131,3 @@ def tones() -> ToneEngine:
 def shared_tones() -> ToneEngine:
     """One for a page that serves several tests."""
     return ToneEngine()
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The browser of the system; Playwright's own download is not used."""
-    pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'myna[demo]'")
-    pytest.importorskip("playwright", reason="Playwright is not installed: pip install 'myna[test]'")
-    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
-        path = shutil.which(name)
-        if path:
-            return path
-    pytest.skip("no Chromium on this machine: apt-get install chromium")

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,13 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 import torch
-import uvicorn
+from fastapi import FastAPI
 from myna.apps.serve.app import build_app
 from myna.apps.serve.engines.recognition import Recognition
 from myna.apps.serve.engines.speech import SpeechEngine
 from myna.apps.serve.house import House
 from myna.apps.serve.options import Limits, ServeOptions
+from myna.apps.serve.server import Server
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
@@ -58,6 +59,8 @@ class Running:
     url: str
     house: House
     port: int
+    server: Server
+    thread: threading.Thread
 
     def settled(self, patience: float = 20.0) -> bool:
         """Whether all work ends soon: no request and no utterance is left."""
@@ -74,22 +77,22 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(house: House, beside: tuple = ()) -> Iterator[Running]:
+def running(
+    house: House, beside: tuple = (), wrap: Callable[[FastAPI], FastAPI] = lambda app: app
+) -> Iterator[Running]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     app = build_app(house.options, house)
     app.state.beside.extend(beside)
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=port, log_level="error", ws_max_size=4 << 20, timeout_graceful_shutdown=5)
-    )
+    server = Server(wrap(app), "127.0.0.1", port, grace=2.0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         while not server.started:
             assert thread.is_alive(), "the server did not start"
             time.sleep(0.01)
-        yield Running(f"http://127.0.0.1:{port}", house, port)
+        yield Running(f"http://127.0.0.1:{port}", house, port, server, thread)
     finally:
         server.should_exit = True
         thread.join(timeout=20)

@@ -1,0 +1,54 @@
+"""uvicorn as this server wants it: quiet, with bounds, and ended within seconds."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+GRACE = 5.0  # seconds that requests have to end when the server does
+
+
+class Server(uvicorn.Server):
+    """app: of `build_app`.   grace: seconds.
+
+    SIGTERM and Ctrl-C end it after what is under way, at most `grace` seconds later; a second Ctrl-C at once. Both are
+    how a server is meant to end: neither is raised again.
+    """
+
+    def __init__(self, app: FastAPI, host: str, port: int, grace: float = GRACE, **more: Any):
+        self.draining, self.grace = app.state.draining, grace
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                log_level="warning",
+                access_log=False,  # addresses and queries of others are nobody's business
+                ws_max_size=4 << 20,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=round(grace) + 5,
+                server_header=False,
+                **more,
+            )
+        )
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.draining.begin(self.grace)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """An answer that was cut off has a line of ours already, which says why."""
+    return "without completing response" not in record.getMessage()
