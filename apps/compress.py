@@ -17,7 +17,16 @@ from ..data.files import atomic_output, check_output, input_errors
 from ..errors import InputError, UsageError
 from .batch import run_jobs
 from .console import Console, Progress, data_to_stdout, size
-from .options import COMPRESSED, PIPE, Job, jobs_in, language_model, parse_bitrate, parse_size
+from .options import (
+    COMPRESSED,
+    PIPE,
+    Job,
+    check_precision,
+    jobs_in,
+    language_model,
+    parse_bitrate,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -31,6 +40,7 @@ class CompressOptions:
 
     model: name or checkpoint.   bitrate: bits a second, at most.   target_size: bytes, at most.
     lm: entropy-code `.ecdc` with EnCodec's language model, the file `lm_model` if it is given.
+    precision: of the encoder's products, see `kernels.precision`.
     """
 
     model: str
@@ -40,6 +50,7 @@ class CompressOptions:
     lm_model: str | None = None
     force: bool = False
     device: str = "cpu"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ class CompressReport:
     bytes: int
     bitrate: float
     elapsed: float
+    precision: str | None  # of the encoder's products; None where nothing was encoded
 
 
 class Compressor:
@@ -65,13 +77,18 @@ class Compressor:
     def __init__(self, options: CompressOptions, console: Console):
         self.options, self.console = options, console
         self._codec: Codec | None = None
+        self._precision = "float32"
 
     @property
     def codec(self) -> Codec:
         if self._codec is None:
+            from ..codec.precision import set_precision
             from ..codec.registry import load_codec
 
             self._codec = load_codec(self.options.model, self.options.device)
+            self._precision = set_precision(self._codec, self.options.precision).encoder
+            if self._precision != "float32":
+                self.console.note(f"in {self._precision} some codes differ from those of float32")
         return self._codec
 
     def job(self, job: Job) -> tuple[CompressReport, str]:
@@ -115,7 +132,7 @@ class Compressor:
                 made = pipeline.compress(reader, whole, codec, k, progress)
                 k = pipeline.shrink(whole, counted, options.target_size).n_codebooks  # pyright: ignore
             made = replace(made, n_bytes=counted.n_bytes, n_codebooks=k)
-        return _report(source, target, codec, made)
+        return _report(source, target, codec, made, self._precision)
 
     def _interchange(
         self, source: str, target: str, file: BinaryIO, kind: str, progress: Progress | None
@@ -142,7 +159,7 @@ class Compressor:
                 made = compress_to_ecdc(reader, file, codec, k, lm, progress)
             else:
                 made = compress_to_dac(reader, file, codec, k, progress)
-        return _report(source, target, codec, made)
+        return _report(source, target, codec, made, self._precision)
 
     def _cut(self, source: str, target: str, file: BinaryIO) -> CompressReport:
         """A lower bitrate out of a `.myna` file, without decoding it."""
@@ -188,10 +205,11 @@ class Compressor:
             bytes=counted.n_bytes,
             bitrate=8 * counted.n_bytes / seconds if seconds else 0.0,
             elapsed=time.perf_counter() - began,
+            precision=None,
         )
 
 
-def _report(source: str, target: str, codec: Codec, made: Compressed) -> CompressReport:
+def _report(source: str, target: str, codec: Codec, made: Compressed, precision: str) -> CompressReport:
     return CompressReport(
         input=source,
         output=target,
@@ -204,6 +222,7 @@ def _report(source: str, target: str, codec: Codec, made: Compressed) -> Compres
         bytes=made.n_bytes,
         bitrate=made.bitrate,
         elapsed=made.elapsed,
+        precision=precision,
     )
 
 
@@ -261,6 +280,9 @@ def command(
     lm_model: str | None = typer.Option(
         None, help="The language model's .th or checkpoint; implies --lm.  [default: the downloaded one]"
     ),
+    precision: str = typer.Option(
+        "auto", help="auto (float32), or bf16, int8 (CPU): faster where the processor has them, other codes."
+    ),
     force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no result line."),
@@ -273,6 +295,7 @@ def command(
     """
     output = output or (PIPE if source == PIPE else None)
     console = Console(quiet, json, audio_out=output == PIPE)
+    check_precision(precision, device)
     kind = Path(output).suffix.lower() if output and output != PIPE else ".myna"
     defaults = {".ecdc": "encodec-24k", ".dac": "dac-44k"}
     options = CompressOptions(
@@ -283,6 +306,7 @@ def command(
         lm_model,
         force,
         device,
+        precision,
     )
     compressor = Compressor(options, console)
     if output == PIPE:

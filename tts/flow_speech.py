@@ -16,6 +16,7 @@ from ..codec.checkpoint import weights_hash
 from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ..data.checkpoint import load_checkpoint, read_safetensors
 from ..errors import MissingModelError
+from ..kernels.precision import Precision, choose
 from ..pretrained.ge2e import load_ge2e
 from .aligner import Aligner
 from .decoders.flow.decoder import FlowConfig, FlowDecoder
@@ -27,7 +28,7 @@ from .lm.sampling import SamplingOptions
 from .lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from .lm.token_ar import TokenAR, TokenARConfig
 from .lm.token_generate import TokenGenerator
-from .registry import FLOW_FILES, flow_folder
+from .registry import FLOW_FILES, decoder_precision, flow_folder
 from .text.phones import Phones
 from .valle import Valle
 
@@ -41,9 +42,9 @@ class FlowSpeech(Valle):
         ar: TokenAR,
         decoder: FlowSpeechDecoder,
         aligner: Aligner | None = None,
-        int8: bool = True,
+        precision: Precision = "int8",
     ):
-        super().__init__(codec, cast(ARModel, ar), {decoder.name: decoder}, aligner, int8)
+        super().__init__(codec, cast(ARModel, ar), {decoder.name: decoder}, aligner, precision)
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
@@ -60,8 +61,9 @@ def load_flow_speech(
     aligner: Aligner | None = None,
     device: str | torch.device = "cpu",
     folder: str | Path | None = None,
+    precision: str = "auto",
 ) -> FlowSpeech:
-    """The models of the flow path in a folder; None: where they ship.
+    """The models of the flow path in a folder; None: where they ship. precision: see `kernels.precision`.
 
     Raises MissingModelError, one line, where one is missing or belongs to another, InputError for a damaged file.
     """
@@ -87,6 +89,7 @@ def load_flow_speech(
         load_checkpoint(MelVocoder, MelVocoderConfig, paths["vocoder"], "mel-vocoder", device),
         tokenizer,
         load_ge2e(device=str(device)),
+        precision=decoder_precision(precision, device),
     )
     ar = load_checkpoint(TokenAR, TokenARConfig, paths["ar"], "token-ar", device)
-    return FlowSpeech(codec, ar, decoder, aligner)
+    return FlowSpeech(codec, ar, decoder, aligner, choose(precision, "speech model", device))

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..codec import Codec, Codes
 from ..codec.checkpoint import weights_hash
 from ..errors import MissingModelError, MynaError
+from ..kernels.precision import Precision
 from .aligner import Aligner
 from .decoders.base import SoundStream, SpeechDecoder, VoiceState
 from .finish.level import LevelState, active_level, start_state
@@ -44,7 +45,7 @@ class Valle:
     """The models, as `tts.synthesis.Synthesizer` asks for them. Safe to use from several threads.
 
     decoders: by name, the preferred first; a mapping that loads one when it is asked for will do.   aligner: judges
-    candidates (the preset "best"); without it all count the same.   int8: the AR's weights in 8 bits on a CPU.
+    candidates (the preset "best"); without it all count the same.   precision: of the AR's matrices on a CPU.
     """
 
     def __init__(
@@ -53,15 +54,15 @@ class Valle:
         ar: ARModel,
         decoders: Mapping[str, SpeechDecoder],
         aligner: Aligner | None = None,
-        int8: bool = True,
+        precision: Precision = "int8",
     ):
         if not decoders:
             raise MissingModelError(
                 "no decoder is installed, so that nothing makes sound; install myna again"
             )
         self.codec, self.aligner, self.decoders = codec, aligner, decoders
-        self._original = ar
-        self.ar = cast(ARModel, prepare(ar, int8))
+        self._original, self.precision = ar, precision
+        self.ar = cast(ARModel, prepare(ar, precision))
         self._checked: dict[str, SpeechDecoder] = {}
         self._prompts: OrderedDict[int, _ReadPrompt] = OrderedDict()
         self._lock = threading.RLock()
