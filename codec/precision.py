@@ -8,20 +8,26 @@ which is measured, since it depends on the weights: with everything in bf16 it i
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from ..data.download import cache_dir
+from ..data.files import atomic_output
+from ..errors import MynaError
 from ..kernels.precision import Precision, choose
 from ..layers import Conv1d, Residual
 from ..layers.convnext import ConvNeXtBlock
 from .base import Codec, Codes
+from .checkpoint import weights_hash
 
 _WIDE = 128  # channels of a convolution whose products take longer than its copies
 _LIMIT = 10**-5.15  # of all errors together, as a share of the power: -51.5 dB on what is tried
-_FRAMES = 6  # of codes on which the errors are measured
+_FRAMES = 4  # of codes on which the errors are measured
 _safe: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
 
 
@@ -80,12 +86,26 @@ def _is_large(conv: Conv1d) -> bool:
     return conv.groups == 1 and conv.kernel_size > 1 and conv.in_channels >= _WIDE
 
 
-@torch.no_grad()
 def _safe_parts(codec: Codec, decoder: nn.Module, parts: dict[str, Conv1d | ConvNeXtBlock]) -> list[str]:
-    """The parts of a decoder whose errors in bf16 together stay below the limit, those with most products for their
-    error first. Measured once for a codec that is loaded, on a few frames of random codes."""
-    if decoder in _safe:
-        return _safe[decoder]
+    """The parts of a decoder whose errors in bf16 together stay below the limit. Measured once for its weights on this
+    machine (for DAC that takes seconds) and kept beside what is downloaded."""
+    if decoder not in _safe:
+        kept = cache_dir() / "precision" / f"{weights_hash(codec)[:16]}.json"
+        try:
+            found = json.loads(kept.read_text())
+            _safe[decoder] = [name for name in found["bf16"] if name in parts]
+        except (OSError, ValueError, KeyError, TypeError):
+            _safe[decoder] = _measured(codec, parts)
+            with suppress(MynaError, OSError):  # a cache that cannot be written is measured anew
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_output(kept, force=True) as file:
+                    file.write(json.dumps({"bf16": _safe[decoder]}).encode())
+    return _safe[decoder]
+
+
+@torch.no_grad()
+def _measured(codec: Codec, parts: dict[str, Conv1d | ConvNeXtBlock]) -> list[str]:
+    """Those with most products for their error first, as many as fit; errors on a few frames of random codes."""
     generator = torch.Generator().manual_seed(0)
     shape = 1, codec.n_codebooks, _FRAMES
     codes = Codes(torch.randint(codec.codebook_size, shape, generator=generator), _FRAMES * codec.frame_size)
@@ -106,7 +126,6 @@ def _safe_parts(codec: Codec, decoder: nn.Module, parts: dict[str, Conv1d | Conv
         if spent + errors[name] <= _LIMIT:
             chosen.append(name)
             spent += errors[name]
-    _safe[decoder] = chosen
     return chosen
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from myna.codec import precision
 from myna.codec.base import Codes
 from myna.codec.dac import DAC, DACConfig
 from myna.codec.encodec import Encodec
@@ -20,6 +23,12 @@ SPEECH = Path(__file__).parents[1] / "assets" / "speech.wav"
 SMALL_DAC = DACConfig(
     encoder_dim=32, encoder_rates=(2, 4), latent_dim=64, decoder_dim=512, decoder_rates=(4, 2), n_codebooks=4
 )
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MYNA_CACHE", str(tmp_path))
+    return tmp_path
 
 
 def decibels(y: torch.Tensor, exact: torch.Tensor) -> float:
@@ -74,6 +83,23 @@ def test_8_bits_are_rough():
     exact = codec.decode(codes)
     set_precision(codec, "int8")
     assert -45 < decibels(codec.decode(codes), exact) < -25
+
+
+def test_what_was_measured_is_kept(cache, monkeypatch):
+    codec, _ = made("dac")
+    set_precision(codec, "bf16")
+    turned = {name for name, part in candidates(codec.decoder).items() if part.products == "bf16"}
+    (kept,) = (cache / "precision").iterdir()
+    assert set(json.loads(kept.read_text())["bf16"]) == turned
+    again, _ = made("dac")  # the same weights
+    monkeypatch.setattr(precision, "_measured", lambda *_: pytest.fail("measured again"))
+    set_precision(again, "bf16")
+    assert {name for name, part in candidates(again.decoder).items() if part.products == "bf16"} == turned
+    kept.write_text("not JSON")
+    monkeypatch.setattr(precision, "_measured", lambda *_: [])
+    once_more, _ = made("dac")
+    set_precision(once_more, "bf16")
+    assert all(part.products == "float32" for part in candidates(once_more.decoder).values())
 
 
 def test_weights_are_left_alone():
