@@ -189,6 +189,8 @@ def plain_search(rvq: ResidualVQ, x: torch.Tensor) -> torch.Tensor:
 def test_the_search_looks_through_groups_of_rows_and_finds_what_sorting_finds(size, n_paths):
     torch.manual_seed(3)
     rvq = ResidualVQ([EMACodebook(6, size) for _ in range(3)], n_paths, rate_weight=0.04).eval()
+    for book in rvq.codebooks:
+        cast("EMACodebook", book).cluster_size.uniform_(1, 9)
     x = torch.randn(2, 6, 9)
     assert torch.equal(rvq.encode(x, search=True), plain_search(rvq, x))
 
