@@ -224,6 +224,36 @@ def compile_all(
     return left
 
 
+def markdown(reports: list[dict[str, Any]]) -> str:
+    """The table of docs/kernels.md: a line for each kernel and target, over all that was compiled of it."""
+    head = (
+        "name",
+        "target",
+        "launches",
+        "registers",
+        "shared KB",
+        "spills",
+        "stack B",
+        "tensor cores",
+        "instructions",
+    )
+    lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in reports:
+        if "error" not in entry:
+            groups.setdefault((entry["name"], entry["target"]), []).append(entry)
+
+    def span(entries: list[dict[str, Any]], key: str, unit: int = 1) -> str:
+        least, most = (round(each(e[key] for e in entries) / unit) for each in (min, max))
+        return str(most) if least == most else f"{least} to {most}"
+
+    for (name, target), entries in sorted(groups.items()):
+        cells = [span(entries, key) for key in ("spills", "stack", "tensor_cores", "instructions")]
+        memory = [span(entries, "registers"), span(entries, "shared", 1024)]
+        lines.append(f"| {' | '.join([f'`{name}`', target, str(len(entries)), *memory, *cells])} |")
+    return "\n".join(lines)
+
+
 # ---- right
 
 
@@ -506,6 +536,9 @@ def main() -> None:
     parser.add_argument(
         "--representative", action="store_true", help="with --compile-only: the largest of each kernel"
     )
+    parser.add_argument(
+        "--markdown", action="store_true", help="with --compile-only: the table of docs/kernels.md"
+    )
     parser.add_argument("--workers", type=int, default=max(1, min(14, (os.cpu_count() or 2) - 1)))
     parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -524,6 +557,8 @@ def main() -> None:
         left = compile_all(record, targets, args.only, args.limit_s, args.workers, args.representative)
         if args.json:
             args.json.write_text(json.dumps(record.data["compiled"], indent=1))
+        if args.markdown:
+            print(markdown(record.data["compiled"]))
         bad = [e for e in record.data["compiled"] if "error" in e]
         if bad or record.data["failed"]:
             sys.exit(f"{len(bad)} kernels do not compile")
