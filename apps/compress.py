@@ -17,7 +17,16 @@ from ..data.files import atomic_output, check_output, input_errors
 from ..errors import InputError, UsageError
 from .batch import run_jobs
 from .console import Console, Progress, data_to_stdout, size
-from .options import COMPRESSED, PIPE, Job, jobs_in, language_model, parse_bitrate, parse_size
+from .options import (
+    COMPRESSED,
+    PIPE,
+    Job,
+    check_precision,
+    jobs_in,
+    language_model,
+    parse_bitrate,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -35,6 +44,7 @@ class CompressOptions:
     model: name or checkpoint.   bitrate: bits a second, at most.   target_size: bytes, at most.
     lm: entropy-code `.ecdc` with EnCodec's language model, the file `lm_model` if it is given.
     packet: seconds of a packet of `.myna`; None: a pipe's is a second, so that it plays soon, a file's five.
+    precision: of the encoder's products, see `kernels.precision`.
     """
 
     model: str
@@ -45,6 +55,7 @@ class CompressOptions:
     force: bool = False
     device: str = "cpu"
     packet: float | None = None
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,7 @@ class CompressReport:
     bytes: int
     bitrate: float
     elapsed: float
+    precision: str | None  # of the encoder's products; None where nothing was encoded
 
 
 class Compressor:
@@ -70,13 +82,18 @@ class Compressor:
     def __init__(self, options: CompressOptions, console: Console):
         self.options, self.console = options, console
         self._codec: Codec | None = None
+        self._precision = "float32"
 
     @property
     def codec(self) -> Codec:
         if self._codec is None:
+            from ..codec.precision import set_precision
             from ..codec.registry import load_codec
 
             self._codec = load_codec(self.options.model, self.options.device)
+            self._precision = set_precision(self._codec, self.options.precision).encoder
+            if self._precision != "float32":
+                self.console.note(f"in {self._precision} some codes differ from those of float32")
         return self._codec
 
     def job(self, job: Job) -> tuple[CompressReport, str]:
@@ -124,7 +141,7 @@ class Compressor:
                 made = pipeline.compress(reader, whole, codec, k, progress, packet, synthetic)
                 k = pipeline.shrink(whole, counted, options.target_size).n_codebooks  # pyright: ignore
             made = replace(made, n_bytes=counted.n_bytes, n_codebooks=k)
-        return _report(source, target, codec, made)
+        return _report(source, target, codec, made, self._precision)
 
     def _interchange(
         self, source: str, target: str, file: BinaryIO, kind: str, progress: Progress | None
@@ -151,7 +168,7 @@ class Compressor:
                 made = compress_to_ecdc(reader, file, codec, k, lm, progress)
             else:
                 made = compress_to_dac(reader, file, codec, k, progress)
-        return _report(source, target, codec, made)
+        return _report(source, target, codec, made, self._precision)
 
     def _cut(self, source: str, target: str, file: BinaryIO) -> CompressReport:
         """A lower bitrate out of a `.myna` file, without decoding it."""
@@ -197,10 +214,11 @@ class Compressor:
             bytes=counted.n_bytes,
             bitrate=8 * counted.n_bytes / seconds if seconds else 0.0,
             elapsed=time.perf_counter() - began,
+            precision=None,
         )
 
 
-def _report(source: str, target: str, codec: Codec, made: Compressed) -> CompressReport:
+def _report(source: str, target: str, codec: Codec, made: Compressed, precision: str) -> CompressReport:
     return CompressReport(
         input=source,
         output=target,
@@ -213,6 +231,7 @@ def _report(source: str, target: str, codec: Codec, made: Compressed) -> Compres
         bytes=made.n_bytes,
         bitrate=made.bitrate,
         elapsed=made.elapsed,
+        precision=precision,
     )
 
 
@@ -278,6 +297,9 @@ def command(
         None,
         help="Seconds of a packet of .myna: what damage costs; longer, smaller.  [default: 5, to a pipe 1]",
     ),
+    precision: str = typer.Option(
+        "auto", help="auto (float32), or bf16, int8 (CPU): faster where the processor has them, other codes."
+    ),
     force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no result line."),
@@ -290,6 +312,7 @@ def command(
     """
     output = output or (PIPE if source == PIPE else None)
     console = Console(quiet, json, audio_out=output == PIPE)
+    check_precision(precision, device)
     kind = Path(output).suffix.lower() if output and output != PIPE else ".myna"
     defaults = {".ecdc": "encodec-24k", ".dac": "dac-44k"}
     options = CompressOptions(
@@ -301,6 +324,7 @@ def command(
         force,
         device,
         packet,
+        precision,
     )
     compressor = Compressor(options, console)
     if output == PIPE:

@@ -13,7 +13,7 @@ from ..data.files import atomic_output, check_output, input_errors
 from ..errors import UsageError
 from .batch import run_jobs
 from .console import Console, data_to_stdout
-from .options import COMPRESSED, PIPE, Job, check_seconds, jobs_in, language_model
+from .options import COMPRESSED, PIPE, Job, check_precision, check_seconds, jobs_in, language_model
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -27,7 +27,8 @@ class DecompressOptions:
     """The options of the command.
 
     model: name or checkpoint, None for what the file says.   start, duration: seconds.   float32: WAV only.
-    lm_model: file of EnCodec's language model, None for the downloaded one.
+    lm_model: file of EnCodec's language model, None for the downloaded one.   precision: of the decoder's products, see
+    `kernels.precision`.
     """
 
     model: str | None = None
@@ -37,6 +38,7 @@ class DecompressOptions:
     lm_model: str | None = None
     force: bool = False
     device: str = "cpu"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class DecompressReport:
     clipped: int
     damage: tuple[str, ...]
     elapsed: float
+    precision: str  # of the decoder's products
 
 
 class Decompressor:
@@ -60,7 +63,8 @@ class Decompressor:
 
     def __init__(self, options: DecompressOptions, console: Console):
         self.options, self.console = options, console
-        self._codecs: dict[tuple[str | None, str], Codec] = {}
+        self._codecs: dict[tuple[str | None, str], tuple[Codec, str]] = {}  # and the precision of its decoder
+        self._precision = "float32"
         self._language_models: dict[str, EncodecLM] = {}
 
     def job(self, job: Job) -> tuple[DecompressReport, str]:
@@ -97,6 +101,7 @@ class Decompressor:
 
     def _open(self, opened: BinaryIO) -> tuple[CompressedFile, Codec]:
         from ..codec.formats import open_compressed
+        from ..codec.precision import set_precision
         from ..codec.registry import codec_for
 
         options = self.options
@@ -104,8 +109,10 @@ class Decompressor:
         info = compressed.info
         key = (info.model, f"{info.weights_hash} {info.n_codebooks} {info.codebook_size} {info.sample_rate}")
         if key not in self._codecs:
-            self._codecs[key] = codec_for(info, options.model, options.device, self.console.note)
-        return compressed, self._codecs[key]
+            codec = codec_for(info, options.model, options.device, self.console.note)
+            self._codecs[key] = codec, set_precision(codec, options.precision).decoder
+        codec, self._precision = self._codecs[key]
+        return compressed, codec
 
     def _language_model(self, codec: str) -> EncodecLM:
         if codec not in self._language_models:
@@ -166,6 +173,7 @@ class Decompressor:
             clipped=made.clipped,
             damage=made.damage,
             elapsed=made.elapsed,
+            precision=self._precision,
         )
 
 
@@ -199,6 +207,9 @@ def command(
     duration: float | None = typer.Option(None, help="Give at most this many seconds."),
     suffix: str = typer.Option("wav", "--format", help="wav or flac, where no output is named."),
     float32: bool = typer.Option(False, "--float", help="Write 32-bit float instead of 16-bit."),
+    precision: str = typer.Option(
+        "auto", help="auto, float32, bf16 (within -50 dB of it), int8 (rough): of the decoder, on a CPU."
+    ),
     force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, no result line."),
@@ -213,12 +224,13 @@ def command(
 
     output = output or (PIPE if source == PIPE else None)
     console = Console(quiet, json, audio_out=output == PIPE)
+    check_precision(precision, device)
     check_seconds("--start", start)
     check_seconds("--duration", duration)
     suffix = "." + suffix.lower().lstrip(".")
     check_writable_format(suffix, float32)
     worker = Decompressor(
-        DecompressOptions(model, start, duration, float32, lm_model, force, device), console
+        DecompressOptions(model, start, duration, float32, lm_model, force, device, precision), console
     )
     if output == PIPE:
         if suffix != ".wav":

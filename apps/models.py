@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from .console import Console, size
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from ..data.download import ModelEntry
 
 WEIGHTS = (".bin", ".pt", ".pth", ".safetensors", ".th")
 
@@ -36,11 +39,13 @@ def registry_of(name: str) -> ModuleType:
 
 @app.command("list")
 def list_command(json: bool = typer.Option(False, "--json", help="Print the list as JSON.")) -> None:
-    """All models known by name, and which of them are on this machine."""
+    """All models known by name, which of them are on this machine, and in what precision they run here."""
     from ..asr.model import registry as whispers
     from ..codec import registry as codecs
+    from ..kernels.precision import chosen_here, processor
     from ..tts.tortoise import registry as tortoise
 
+    here = chosen_here()
     paths = [(entry, codecs.model_path(entry.name)) for entry in codecs.list_models()]
     paths += [(entry, whispers.model_path(entry.name)) for entry in whispers.list_models()]
     paths += [(entry, tortoise.model_path(entry.name)) for entry in tortoise.list_models()]
@@ -54,6 +59,7 @@ def list_command(json: bool = typer.Option(False, "--json", help="Print the list
             "url": entry.url,
             "sha256": entry.sha256,
             "path": str(path),
+            "precision": _precision(entry, here),
         }
         for entry, path in paths
     ]
@@ -62,7 +68,19 @@ def list_command(json: bool = typer.Option(False, "--json", help="Print the list
         f"{row['name']:<{width}}  {'installed' if row['installed'] else '-':<9}  {row['description']}"
         for row in rows
     ]
+    chosen = ", ".join(f"{work} {precision}" for work, precision in here.items())
+    lines += ["", f"processor: {processor()}", f"--precision auto: {chosen}"]
     Console(json=json).result(rows, "\n".join(lines))
+
+
+def _precision(entry: ModelEntry, here: Mapping[str, str]) -> dict[str, str]:
+    """What --precision auto stands for on this machine, by part of a model."""
+    if entry.kind == "codec":
+        return {part: here[f"codec {part}"] for part in ("encoder", "decoder")}
+    if entry.kind == "asr":
+        large = "medium" in entry.name or "large" in entry.name  # those that take a gigabyte
+        return {"matrices": here["large whisper" if large else "whisper"]}
+    return {"autoregressive": "half"} if entry.kind == "tts" else {"lstm": "float32"}
 
 
 @app.command("download")

@@ -42,6 +42,14 @@ def parse_size(text: str | None) -> int | None:
     return n_bytes
 
 
+def check_precision(precision: str, device: str) -> None:
+    """Raises UsageError for a precision that there is not, or not on this device, before anything is loaded."""
+    if precision != "auto":
+        from ..kernels.precision import check_precision
+
+        check_precision(precision, device)
+
+
 def check_seconds(name: str, value: float | None) -> None:
     """Raises UsageError for a time that is not one."""
     if value is not None and not (math.isfinite(value) and value >= 0):

@@ -13,7 +13,7 @@ import typer
 from ..data.files import check_output, input_errors
 from ..errors import InputError, MissingModelError, UsageError, did_you_mean
 from .console import Console
-from .options import PIPE
+from .options import PIPE, check_precision
 from .speaking import SayReport, Speaking
 
 if TYPE_CHECKING:
@@ -138,7 +138,10 @@ def command(
     ),
     steps: int | None = typer.Option(None, help="tortoise: of the diffusion.  [default: by preset]"),
     sampler: str = typer.Option("ddpm", help="tortoise: ddpm as published; ddim, dpm++2m for few steps."),
-    precision: str = typer.Option("half", help="tortoise: float32, half, int8 (fastest on a CPU), bfloat16."),
+    precision: str = typer.Option(
+        "auto",
+        help="auto (what is fast on this CPU), float32, bf16, int8; tortoise: float32, half (auto), int8, bf16.",
+    ),
     lexicon: str | None = typer.Option(None, help="A file of words and how to say them."),
     stream: bool = typer.Option(False, "--stream", help="WAV to standard output while it is made, as -o -."),
     play: bool = typer.Option(False, "--play", help="Play it while it is made."),
@@ -186,7 +189,6 @@ def command(
             "keep-candidates": keep_candidates,
             "steps": steps,
             "sampler": sampler != "ddpm" and sampler,
-            "precision": precision != "half" and precision,
         }
     )
     for name, value in given.items():
@@ -194,6 +196,10 @@ def command(
             raise UsageError(
                 f"--{name} belongs to the model {'myna' if tortoise else 'tortoise'}; leave it out"
             )
+    if tortoise:
+        precision = {"auto": "half", "bf16": "bfloat16"}.get(precision, precision)
+    else:
+        check_precision(precision, device)
     if tortoise:  # options are refused before anything is loaded
         usual = TortoiseOptions()
         options = TortoiseOptions(
@@ -236,7 +242,7 @@ def command(
             said, model, voice, consent, options, keep_candidates, force, precision, device, console
         )
     else:
-        speaking = _speaking(said, voice, voice_text, consent, options, lexicon, device, console)
+        speaking = _speaking(said, voice, voice_text, consent, options, lexicon, device, precision, console)
     with contextlib.ExitStack() as stack:
         player = stack.enter_context(loudspeaker(speaking.speaker.sample_rate)) if play else None
         if target == PIPE:
@@ -264,6 +270,7 @@ def _speaking(
     options: SpeechOptions,
     lexicon: str | None,
     device: str,
+    precision: str,
     console: Console,
 ) -> Speaking:
     """Everything loaded that it takes; what is wrong with the text is said before the models are looked for."""
@@ -281,7 +288,7 @@ def _speaking(
     sentences = split_text(text, options.language)
     if voice and Path(voice).is_file() and Path(voice).suffix != SUFFIX:
         consent = ask_consent(voice, consent)
-    speaker = Speaker(device=device, decoder=options.decoder)
+    speaker = Speaker(device=device, decoder=options.decoder, precision=precision)
     voice = next(iter(shipped_voices())) if voice is None else voice
     known = speaker.voice(voice, voice_text, consent, options.language, options.decoder)
     if voice_text and known.text != " ".join(voice_text.split()):

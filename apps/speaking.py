@@ -63,6 +63,7 @@ class SayReport:
     elapsed: float
     real_time_factor: float | None
     resumed_at: int
+    precision: str  # of the matrices of the model that speaks
     candidates: tuple[CandidateReport, ...] = ()
 
 
@@ -140,6 +141,7 @@ class Speaking:
             elapsed=elapsed,
             real_time_factor=elapsed * rate / self.n_samples if self.n_samples else None,
             resumed_at=resumed_at,
+            precision=self.speaker.precision,
             candidates=self.kept_candidates(),
         )
 

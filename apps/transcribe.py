@@ -174,7 +174,9 @@ def command(
         False, "--vad", help="Only where a detector finds speech.", rich_help_panel=_LONG
     ),
     # ---- program
-    precision: str = typer.Option("auto", help="auto, float32 or int8 (CPU).", rich_help_panel=_PROGRAM),
+    precision: str = typer.Option(
+        "auto", help="auto, float32, bf16 or int8 (CPU).", rich_help_panel=_PROGRAM
+    ),
     int8: bool = typer.Option(False, "--int8", help="--precision int8.", rich_help_panel=_PROGRAM),
     float32: bool = typer.Option(False, "--float32", help="--precision float32.", rich_help_panel=_PROGRAM),
     threads: int = typer.Option(None, help="Of the CPU.  [default: all]", rich_help_panel=_PROGRAM),

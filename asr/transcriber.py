@@ -17,7 +17,7 @@ from ..data.audio import Audio, AudioReader
 from ..data.checkpoint import place
 from ..data.resample import Resampler, resample
 from ..errors import InputError, MissingModelError, UsageError
-from ..kernels.int8 import int8_engine
+from ..kernels.precision import check_precision, choose
 from .model.features import FRAMES_PER_SECOND, HOP_LENGTH, SAMPLE_RATE
 from .model.inference import prepare
 from .model.languages import find_language
@@ -30,7 +30,6 @@ from .vad import VadOptions, speech_spans
 
 Source = str | Path | BinaryIO | Audio | np.ndarray | torch.Tensor
 
-PRECISIONS = ("auto", "float32", "int8")
 _LARGE = 1 << 30  # bytes of float32 weights from which "auto" prefers int8: those of `medium`, not of `small`
 _SILENCE = 2.0  # seconds that are left out with `vad`
 _BEST_FIRST = (
@@ -48,8 +47,8 @@ class Transcriber:
     model: a name (tiny.en, ..., turbo), a checkpoint's path, or a model that is loaded and not prepared; None for the
         best that is on this machine.
     device: where it runs.
-    precision: float32, int8 (linear layers, on CPUs), or auto: float32, the original's own numbers, while the weights
-        take less than 1 GB, int8 for larger models on a CPU.
+    precision: float32, bf16 or int8 (linear layers, on CPUs), or auto: float32, the original's own numbers, while the
+        weights take less than 1 GB, int8 for larger models on a CPU.
     Raises MissingModelError, UsageError.
 
     >>> transcriber = myna.Transcriber("small.en")
@@ -62,17 +61,15 @@ class Transcriber:
         device: str | torch.device = "cpu",
         precision: str = "auto",
     ):
-        check_precision(precision, str(device))
+        check_precision(precision, device)
         if isinstance(model, Whisper):
             loaded = place(model, device)
         else:
             loaded = load_whisper(default_model() if model is None else model, device)
-        if precision == "auto":
-            size = 4 * sum(parameter.numel() for parameter in loaded.parameters())
-            large = loaded.device.type == "cpu" and size >= _LARGE and int8_engine() is not None
-            precision = "int8" if large else "float32"
-        self.precision, self.name = precision, loaded.name
-        self.model = prepare(loaded, int8=precision == "int8")
+        size = 4 * sum(parameter.numel() for parameter in loaded.parameters())
+        work = "large whisper" if size >= _LARGE else "whisper"
+        self.precision, self.name = choose(precision, work, loaded.device), loaded.name
+        self.model = prepare(loaded, self.precision)
 
     def options(self, given: TranscribeOptions | None = None, **changes: Any) -> TranscribeOptions:
         """Options that this model can follow, languages by their codes. changes: single fields of TranscribeOptions.
@@ -195,14 +192,6 @@ def default_model(language: str | None = None, task: str = "transcribe") -> str:
         "no Whisper that can do this is on this machine; get one with `myna models download small` (or tiny, base, "
         "medium, turbo), or give its file or folder"
     )
-
-
-def check_precision(precision: str, device: str) -> None:
-    """Raises UsageError for a precision that there is not, or not there."""
-    if precision not in PRECISIONS:
-        raise UsageError(f"no precision {precision!r}; choose {', '.join(PRECISIONS)}")
-    if precision == "int8" and device != "cpu":
-        raise UsageError(f"int8 is for CPUs, not for {device}; choose float32")
 
 
 def check_english_only(name: str, multilingual: bool, options: TranscribeOptions) -> None:

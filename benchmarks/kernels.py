@@ -2,6 +2,7 @@
 
     python benchmarks/kernels.py --predict                       no GPU: what the counts of bytes and operations say
     python benchmarks/kernels.py --compile-only [--json OUT]     no GPU: registers, shared memory, spills, tensor cores
+        [--representative] [--limit-s 300]                       the largest of each kernel; the rest at the next run
     python benchmarks/kernels.py [--json OUT] [--limit-s 95]     on a GPU: that, errors, microseconds
 
 Needs torch, triton and numpy; weights are random. On a GPU, each kernel's result on fresh random numbers, in memory
@@ -180,15 +181,27 @@ def _compiled(index: int) -> dict[str, Any]:
         return {"name": launch.name, "target": target, "error": str(problem)[-300:]}
 
 
-def compile_all(record: Record, targets: list[str], only: str, seconds: float | None, workers: int) -> None:
-    """All launches for all targets, in processes of their own (which also fills Triton's cache for this machine)."""
-    _TO_COMPILE[:] = [(launch, target) for target in targets for launch in launches(record, only)]
+def compile_all(
+    record: Record,
+    targets: list[str],
+    only: str,
+    seconds: float | None,
+    workers: int,
+    representative: bool = False,
+) -> int:
+    """All launches for all targets, in processes of their own (which also fills Triton's cache for this machine).
+
+    Returns how many are left when `seconds` are over."""
+    found = launches(record, only)
+    found = aot.representative(found) if representative else found
+    _TO_COMPILE[:] = [(launch, target) for target in targets for launch in found]
     print(f"compiling {len(_TO_COMPILE)} kernels for {', '.join(targets)}", flush=True)
     print(
         f"{'kernel':22} {'target':6} {'regs':>5} {'shared':>7} {'spills':>6} {'stack':>5} {'mma':>5} {'instr':>6}"
     )
     end = None if seconds is None else time.perf_counter() + seconds
     pool = multiprocessing.get_context("fork").Pool(workers)
+    left = len(_TO_COMPILE)
     try:
         results = pool.imap(_compiled, range(len(_TO_COMPILE)))
         for _ in _TO_COMPILE:
@@ -203,10 +216,42 @@ def compile_all(record: Record, targets: list[str], only: str, seconds: float | 
                     flush=True,
                 )
             record.add("compiled", entry)
+            left -= 1
     except multiprocessing.TimeoutError:
-        print("the rest is compiled when it is first used", flush=True)
+        print(f"{left} are left: they are compiled at the next run, or when they are first used", flush=True)
     finally:
         pool.terminate()
+    return left
+
+
+def markdown(reports: list[dict[str, Any]]) -> str:
+    """The table of docs/kernels.md: a line for each kernel and target, over all that was compiled of it."""
+    head = (
+        "name",
+        "target",
+        "launches",
+        "registers",
+        "shared KB",
+        "spills",
+        "stack B",
+        "tensor cores",
+        "instructions",
+    )
+    lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in reports:
+        if "error" not in entry:
+            groups.setdefault((entry["name"], entry["target"]), []).append(entry)
+
+    def span(entries: list[dict[str, Any]], key: str, unit: int = 1) -> str:
+        least, most = (round(each(e[key] for e in entries) / unit) for each in (min, max))
+        return str(most) if least == most else f"{least} to {most}"
+
+    for (name, target), entries in sorted(groups.items()):
+        cells = [span(entries, key) for key in ("spills", "stack", "tensor_cores", "instructions")]
+        memory = [span(entries, "registers"), span(entries, "shared", 1024)]
+        lines.append(f"| {' | '.join([f'`{name}`', target, str(len(entries)), *memory, *cells])} |")
+    return "\n".join(lines)
 
 
 # ---- right
@@ -487,7 +532,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write everything to this file too")
     parser.add_argument("--targets", nargs="+", default=None, choices=sorted(aot.TARGETS))
     parser.add_argument("--only", default="", help="cases and steps whose name has this in it")
-    parser.add_argument("--limit-s", type=float, default=95.0, help="seconds for all of it, on a GPU")
+    parser.add_argument("--limit-s", type=float, help="seconds for all of it (95 on a GPU)")
+    parser.add_argument(
+        "--representative", action="store_true", help="with --compile-only: the largest of each kernel"
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="with --compile-only: the table of docs/kernels.md"
+    )
     parser.add_argument("--workers", type=int, default=max(1, min(14, (os.cpu_count() or 2) - 1)))
     parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -495,20 +546,26 @@ def main() -> None:
         sys.exit(
             "kernels are compiled by triton, which is not installed (or TRITON_INTERPRET is set): unset it"
         )
-    record = Record(args.json, args.limit_s, args.resume)
+    limit = 95.0 if args.limit_s is None else args.limit_s
+    record = Record(args.json, limit, args.resume)
     if args.predict or args.compile_only:
         predict(record, args.only)
     if args.predict:
         return
     if args.compile_only:
-        compile_all(record, args.targets or ["sm_90", "sm_80"], args.only, None, args.workers)
+        targets = args.targets or ["sm_90", "sm_80"]
+        left = compile_all(record, targets, args.only, args.limit_s, args.workers, args.representative)
         if args.json:
             args.json.write_text(json.dumps(record.data["compiled"], indent=1))
+        if args.markdown:
+            print(markdown(record.data["compiled"]))
         bad = [e for e in record.data["compiled"] if "error" in e]
-        sys.exit(f"{len(bad)} kernels do not compile" if bad or record.data["failed"] else 0)
+        if bad or record.data["failed"]:
+            sys.exit(f"{len(bad)} kernels do not compile")
+        sys.exit(f"{left} kernels are left: run this again" if left else 0)
     if not args.resume:  # before CUDA starts: processes are forked
         with record.guarded("compiling ahead"):
-            compile_all(record, args.targets or ["sm_90"], args.only, 0.45 * args.limit_s, args.workers)
+            compile_all(record, args.targets or ["sm_90"], args.only, 0.45 * limit, args.workers)
     if not torch.cuda.is_available():
         sys.exit("there is no GPU here; --compile-only needs none")
     on_gpu(record, args.only)
@@ -516,7 +573,7 @@ def main() -> None:
     for entry in record.data["steps"]:
         if "share" in entry:
             print(line(entry), f"bar {entry['target_us']} launches {entry['launches']}", flush=True)
-    taken = args.limit_s - record.left
+    taken = limit - record.left
     wrong = [f"{e['name']} {e['precision']}" for e in record.data["checked"] if not e["good"]]
     print(f"\n{taken:.0f} s; {len(record.data['checked'])} checked, wrong: {wrong or 'none'}; "
           f"failed: {[e['what'] for e in record.data['failed']] or 'none'}")  # fmt: skip

@@ -308,18 +308,18 @@ class ResidualVQ(nn.Module):
         n, d = x.shape
         residual, error = x[:, None], x.new_zeros(n, 1)  # (n, M, d); (n, M): squared, less |x|^2 for all
         codes = x.new_zeros(n, 1, 0, dtype=torch.long)
+        # One piece of memory for the products of all codebooks: a new one each time costs as much as they do.
+        room = x.new_empty(n * self.n_paths * max(len(cost) for cost in costs))
         for k, cost in enumerate(costs):
-            rows = cast("EMACodebook", self.codebooks[k]).embed
-            gain = cost - 2 * (residual.reshape(-1, d) @ rows.t()).view(n, -1, len(rows))
+            book = cast("EMACodebook", self.codebooks[k])
+            rows = book.embed
+            columns = packed(book, "columns", rows, lambda rows: rows.t().contiguous())
+            # Twice the vectors instead of twice the products: doubling is exact, and these are few.
+            vectors = residual.reshape(-1, d).mul(-2)
+            products = torch.mm(vectors, columns, out=room[: len(vectors) * len(rows)].view(-1, len(rows)))
+            gain = products.view(n, -1, len(rows)).add_(cost)
             kept = 1 if k == len(costs) - 1 else self.n_paths
-            # The best of each path first: far fewer to sort than paths times rows.
-            near, row = gain.topk(min(kept, len(rows)), dim=-1, largest=False)  # (n, M, kept)
-            error, pick = (
-                (error[..., None] + near)
-                .flatten(1)
-                .topk(min(kept, near.shape[1] * near.shape[2]), dim=-1, largest=False)
-            )
-            path, row = pick // near.shape[2], row.flatten(1).gather(1, pick)
+            error, path, row = _least(gain, error, kept)
             residual = residual.gather(1, path[..., None].expand(-1, -1, d)) - F.embedding(row, rows)
             codes = torch.cat([codes.gather(1, path[..., None].expand(-1, -1, k)), row[..., None]], dim=-1)
         return codes[:, 0]
@@ -385,6 +385,34 @@ class ResidualVQ(nn.Module):
         if isinstance(self.codebooks[0], EMACodebook):  # no projections: one straight-through for the sum
             quantized = latents + (quantized - latents).detach()
         return QuantizedResult(quantized, torch.stack(codes, 1), commitment, codebook_loss)
+
+
+_GROUPS = 32  # that a path's rows are divided into
+
+
+def _least(gain: Tensor, error: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `kept` least of error (n, M) + gain (n, M, V) in ascending order: the sums, their paths, their rows, each
+    (n, kept); fewer where there are fewer.
+
+    Rows are looked through in groups, row v in group v % _GROUPS: the least numbers are in the groups whose own least
+    are least, so that of M V numbers none is sorted but one a group, and those in as many groups as are wanted.
+    """
+    n, m, v = gain.shape
+    kept = min(kept, m * v)
+    if v % _GROUPS or m * _GROUPS < kept:
+        sums, pick = (error[..., None] + gain).flatten(1).topk(kept, dim=-1, largest=False)
+        return sums, pick // v, pick % v
+    least = gain.view(n, m, v // _GROUPS, _GROUPS).amin(2)
+    _, group = (error[..., None] + least).flatten(1).topk(kept, dim=-1, largest=False)  # (n, kept)
+    path, first = group // _GROUPS, group % _GROUPS
+    inside = (
+        torch.arange(0, v, _GROUPS, device=gain.device) + first[..., None]
+    )  # (n, kept, V / groups): their rows
+    near = gain.flatten(1).gather(1, (path[..., None] * v + inside).flatten(1)).view(inside.shape)
+    sums = error.gather(1, path)[..., None] + near
+    sums, pick = sums.flatten(1).topk(kept, dim=-1, largest=False)
+    which = pick // inside.shape[2]
+    return sums, path.gather(1, which), inside.flatten(1).gather(1, pick)
 
 
 def dropout_codebooks(batch: int, n_codebooks: int, p: float = 0.5) -> Tensor:

@@ -48,6 +48,10 @@ class PackedMatrix:
     def _ordered(self) -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(self._matrix.t().contiguous(), _TYPICAL)
 
+    def taken(self, x: Tensor) -> Tensor:
+        """x in the type that `product` multiplies: rows that are copied several times are turned before."""
+        return x
+
     def product(self, rows: Tensor, bias: Tensor | None = None) -> Tensor:
         """rows (n, I) -> (n, O)."""
         if rows.shape[0] == 1:
@@ -79,11 +83,11 @@ def supports(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def pack_conv1d(weight: Tensor) -> PackedMatrix:
-    """(O, C, K) for `conv1d_packed`."""
+def pack_conv1d(weight: Tensor, kind: type[PackedMatrix] = PackedMatrix) -> PackedMatrix:
+    """(O, C, K) for `conv1d_packed`. kind: the matrix, of the precision that products are to have."""
     if weight.shape[0] == 1:  # each frame is multiplied with every tap, and what belongs together is added up
-        return PackedMatrix(weight[0])
-    return PackedMatrix(weight.permute(2, 1, 0).flatten(0, 1))
+        return kind(weight[0])
+    return kind(weight.permute(2, 1, 0).flatten(0, 1))
 
 
 def pack_conv_transpose1d(weight: Tensor) -> PackedMatrix:
@@ -105,12 +109,13 @@ def conv1d_packed(
         taps = packed.product(x.view(b * t, c))
         y = taps.as_strided((b, n, k), (t * k, stride * k, dilation * k + 1)).sum(2)
         y = y if bias is None else y + bias
-    elif b * n * weight.numel() >= _MANY and weight.numel() <= _SMALL:
+    elif type(packed) is PackedMatrix and b * n * weight.numel() >= _MANY and weight.numel() <= _SMALL:
         rows = x.transpose(1, 2)[:, :, None]
         return torch.mkldnn_convolution(
             rows, weight[:, :, None], bias, (0, 0), (1, stride), (1, dilation), 1
         )[:, :, 0]
     else:
+        x = packed.taken(x)
         windows = x.as_strided((b, n, k, c), (t * c, stride * c, dilation * c, 1))
         at_once = n if b > 1 else max(64, _COPIED // (k * c))
         parts = [packed.product(part.reshape(-1, k * c), bias) for part in windows.split(at_once, 1)]

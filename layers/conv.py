@@ -27,7 +27,9 @@ from ..kernels.conv1d import (
     pack_conv_transpose1d,
     supports,
 )
+from ..kernels.matrices import MATRICES
 from ..kernels.packed import packed
+from ..kernels.precision import Precision
 from .streaming import State, Streamable, join, join_all
 
 PadMode = Literal["constant", "reflect"]
@@ -54,9 +56,12 @@ class Conv1d(Streamable):
 
     padding: "causal" (all of it on the left), "centred" (EnCodec's split: the odd frame to the left) or an
         explicit number of frames on each side (DAC).
+    products: the precision of its products on a CPU, which may be changed at any time (`codec.precision`).
     fill: pad the end so that every input frame is covered by a whole stride (EnCodec); otherwise a rest that
         is shorter than the stride is dropped, as torch does.
     """
+
+    products: Precision = "float32"
 
     def __init__(
         self,
@@ -145,7 +150,8 @@ class Conv1d(Streamable):
 
     def _conv(self, x: Tensor) -> Tensor:
         if self.groups == 1 and supports(x, self.weight):
-            matrix = packed(self, "conv", self.weight, pack_conv1d)
+            kind = MATRICES[self.products]
+            matrix = packed(self, self.products, self.weight, lambda weight: pack_conv1d(weight, kind))
             return conv1d_packed(x, self.weight, matrix, self.bias, self.stride, self.dilation)
         return F.conv1d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..kernels.matrices import linear
+from ..kernels.precision import Precision
 from .activations import snake
 from .conv import Conv1d
 from .streaming import State, Streamable
@@ -15,6 +17,8 @@ class ConvNeXtBlock(Streamable):
 
     hidden: width of the pointwise pair.   kernel_size, dilation: of the depthwise convolution, which looks only back.
     """
+
+    products: Precision = "float32"  # of the pair, on a CPU
 
     def __init__(
         self, channels: int, hidden: int, kernel_size: int = 7, dilation: int = 1, scale: float = 1.0
@@ -35,8 +39,8 @@ class ConvNeXtBlock(Streamable):
 
     def step(self, x: Tensor, state: State, final: bool = False) -> tuple[Tensor, State]:
         y, state = self.depthwise.step(x, state, final)
-        y = self.expand(self.norm(y.transpose(1, 2)))
-        y = self.contract(snake(y, self.alpha))
+        y = linear(self.expand, self.norm(y.transpose(1, 2)), self.products)
+        y = linear(self.contract, snake(y, self.alpha), self.products)
         return x + (y * self.scale).transpose(1, 2), state
 
 

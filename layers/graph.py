@@ -33,16 +33,14 @@ def tensors_of(tree: State) -> list[Tensor]:
     return found
 
 
-class CapturedStep:
-    """`function(*inputs) -> Tensor`, captured on a GPU.
+class CapturedStep(Generic[T]):
+    """`function(*inputs)`, tensors to a tensor or a tuple of them, captured on a GPU.
 
     inputs: examples, whose shapes all calls must have.   state: every tensor that the function changes; put back after
     the calls that capturing takes.
     """
 
-    def __init__(
-        self, function: Callable[..., Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor] = ()
-    ):
+    def __init__(self, function: Callable[..., T], inputs: Sequence[Tensor], state: Sequence[Tensor] = ()):
         self._function = function
         self._inputs = [x.clone() for x in inputs]
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -61,7 +59,7 @@ class CapturedStep:
         for tensor, before in zip(state, saved, strict=True):
             tensor.copy_(before)
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> T:
         if self._graph is None:
             with torch.inference_mode():
                 return self._function(*inputs)

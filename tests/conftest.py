@@ -81,3 +81,25 @@ def save_tiny_flow() -> Callable[..., None]:
         save_checkpoint(vocoder, vocoder.config, folder / FLOW_FILES["vocoder"], "mel-vocoder")
 
     return save
+
+
+@pytest.fixture
+def no_synchronisation() -> type:
+    """A context in which whatever makes a GPU wait for its host raises: reading a number out of a tensor. What runs in
+    it can be captured in a CUDA graph as far as that goes."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    asking = {
+        *(getattr(torch.Tensor, name) for name in ("item", "tolist", "numpy", "cpu", "nonzero")),
+        *(getattr(torch.Tensor, f"__{name}__") for name in ("bool", "int", "float", "index")),
+        torch.nonzero,
+    }
+
+    class NoSynchronisation(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func in asking:
+                raise AssertionError(f"{func.__name__} waits for the device")
+            return func(*args, **(kwargs or {}))
+
+    return NoSynchronisation

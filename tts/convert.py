@@ -30,6 +30,7 @@ from ..data.checkpoint import load_checkpoint, read_safetensors
 from ..data.resample import Resampler
 from ..errors import InputError, MissingModelError
 from ..layers.mel import MelStream
+from ..marks.watermark import WatermarkStream
 from ..pretrained.ge2e import load_ge2e
 from .decoders.base import to_samples
 from .decoders.flow.decoder import PATCH, FlowConfig, FlowDecoder
@@ -37,7 +38,6 @@ from .decoders.flow.sound import FlowSpeechDecoder, ReadVoice
 from .decoders.flow.stream import FlowStream
 from .finish.chain import Stage
 from .finish.level import Leveller, LevelState, active_level, start_state
-from ..marks.watermark import WatermarkStream
 from .lm.speech_tokens import STRIDE, SpeechTokenizer, SpeechTokensConfig, TokenStream
 from .registry import FLOW_FILES, flow_folder
 from .speaker import Speech, VoiceLike

@@ -17,6 +17,7 @@ from ..codec.checkpoint import weights_hash
 from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ..data.checkpoint import load_checkpoint, read_safetensors
 from ..errors import MissingModelError
+from ..kernels.precision import Precision, choose
 from ..pretrained.ge2e import load_ge2e
 from .aligner import Aligner
 from .decoders.flow.decoder import FlowConfig, FlowDecoder
@@ -29,7 +30,7 @@ from .lm.several import side_by_side
 from .lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from .lm.token_ar import TokenAR, TokenARConfig
 from .lm.token_generate import TokenGenerator
-from .registry import FLOW_FILES, flow_folder
+from .registry import FLOW_FILES, decoder_precision, flow_folder
 from .rerank.base import Scorer
 from .rerank.ranking import RankingOptions
 from .text.phones import Phones
@@ -47,11 +48,13 @@ class FlowSpeech(Valle):
         ar: TokenAR,
         decoder: FlowSpeechDecoder,
         aligner: Aligner | None = None,
-        int8: bool = True,
+        precision: Precision = "int8",
         scorers: Sequence[Scorer] = (),
         ranking: RankingOptions | None = None,
     ):
-        super().__init__(codec, cast(ARModel, ar), {decoder.name: decoder}, aligner, int8, scorers, ranking)
+        super().__init__(
+            codec, cast(ARModel, ar), {decoder.name: decoder}, aligner, precision, scorers, ranking
+        )
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
@@ -76,8 +79,9 @@ def load_flow_speech(
     device: str | torch.device = "cpu",
     folder: str | Path | None = None,
     scorers: Sequence[Scorer] = (),
+    precision: str = "auto",
 ) -> FlowSpeech:
-    """The models of the flow path in a folder; None: where they ship.
+    """The models of the flow path in a folder; None: where they ship. precision: see `kernels.precision`.
 
     Raises MissingModelError, one line, where one is missing or belongs to another, InputError for a damaged file.
     """
@@ -103,6 +107,8 @@ def load_flow_speech(
         load_checkpoint(MelVocoder, MelVocoderConfig, paths["vocoder"], "mel-vocoder", device),
         tokenizer,
         load_ge2e(device=str(device)),
+        precision=decoder_precision(precision, device),
     )
     ar = load_checkpoint(TokenAR, TokenARConfig, paths["ar"], "token-ar", device)
-    return FlowSpeech(codec, ar, decoder, aligner, scorers=scorers)
+    precise = choose(precision, "speech model", device)
+    return FlowSpeech(codec, ar, decoder, aligner, precise, scorers)

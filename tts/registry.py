@@ -32,6 +32,7 @@ from ..data.checkpoint import (
 )
 from ..data.files import atomic_output
 from ..errors import InputError, MissingModelError, UsageError
+from ..kernels.precision import Precision, choose
 from ..pretrained.ge2e import load_ge2e
 from .decoders.base import SpeechDecoder
 from .decoders.flow.decoder import FlowConfig, FlowDecoder
@@ -158,13 +159,13 @@ def _load(
 class DecoderRow:
     """A decoder that can be chosen.
 
-    load: from its weights (None where it has none) for a codec, an AR and a device.   weights: those that ship.
-    reads_hidden: they belong to one AR, that which ships.   aliases: other names for it.
+    load: from its weights (None where it has none) for a codec, an AR and a device, in a precision.   weights: those
+    that ship.   reads_hidden: they belong to one AR, that which ships.   aliases: other names for it.
     """
 
     name: str
     summary: str
-    load: Callable[[Codec, ARModel, Path | None, str | torch.device], SpeechDecoder]
+    load: Callable[[Codec, ARModel, Path | None, str | torch.device, str], SpeechDecoder]
     weights: Path | None = None
     reads_hidden: bool = False
     aliases: tuple[str, ...] = ()
@@ -174,16 +175,29 @@ class DecoderRow:
         return self.weights is None or self.weights.is_file()
 
 
-def _load_vocoder(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device) -> SpeechDecoder:
+def decoder_precision(requested: str, device: str | torch.device) -> Precision:
+    """Of what makes the sound. 8 bits are the AR's alone: here they would be heard."""
+    return "float32" if requested == "int8" else choose(requested, "speech decoder", device)
+
+
+def _load_vocoder(
+    codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device, precision: str
+) -> SpeechDecoder:
     file = SHIPPED_VOCODER if path is None else path
-    return VocoderDecoder(load_vocoder(file, device, weights_hash(codec), weights_hash(ar)))
+    vocoder = load_vocoder(file, device, weights_hash(codec), weights_hash(ar))
+    return VocoderDecoder(vocoder, decoder_precision(precision, device))
 
 
-def _load_nar(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device) -> SpeechDecoder:
-    return NARDecoder(load_nar(SHIPPED_NAR if path is None else path, device, weights_hash(codec)), codec)
+def _load_nar(
+    codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device, precision: str
+) -> SpeechDecoder:
+    nar = load_nar(SHIPPED_NAR if path is None else path, device, weights_hash(codec))
+    return NARDecoder(nar, codec, choose(precision, "speech model", device))
 
 
-def _load_flow(codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device) -> SpeechDecoder:
+def _load_flow(
+    codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device, precision: str
+) -> SpeechDecoder:
     """After an AR over the codec's codes, whose pointer alone is read."""
     file = flow_folder() / FLOW_FILES["flow"] if path is None else path
     if codec.frame_rate != 50:
@@ -194,7 +208,8 @@ def _load_flow(codec: Codec, ar: ARModel, path: Path | None, device: str | torch
     vocoder = load_checkpoint(
         MelVocoder, MelVocoderConfig, file.with_name(FLOW_FILES["vocoder"]), "mel-vocoder", device
     )
-    return FlowSpeechDecoder(flow, vocoder, None, load_ge2e(device=str(device)))
+    chosen = decoder_precision(precision, device)
+    return FlowSpeechDecoder(flow, vocoder, None, load_ge2e(device=str(device)), precision=chosen)
 
 
 # The first that is installed is the default.
@@ -257,16 +272,18 @@ def load_decoders(
     device: str | torch.device = "cpu",
     weights: Mapping[str, Path | None] | None = None,
     ships: bool = True,
+    precision: str = "auto",
 ) -> LoadedOnUse:
     """What can make sound of an AR's latents.
 
     weights: files in the place of those that ship, by decoder.   ships: whether the AR is that which ships; to another
     one belong only the decoders that do not read its hidden states, and those in `weights`.
+    precision: see `kernels.precision`.
     """
     given = {name: path for name, path in (weights or {}).items() if path is not None}
     return LoadedOnUse(
         {
-            name: partial(row.load, codec, ar, given.get(name, row.weights), device)
+            name: partial(row.load, codec, ar, given.get(name, row.weights), device, precision)
             for name, row in DECODERS.items()
             if name in given or (row.is_installed and (ships or not row.reads_hidden))
         }

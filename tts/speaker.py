@@ -22,6 +22,7 @@ from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
 from ..errors import MissingModelError
+from ..kernels.precision import choose
 from ..marks.tags import synthetic_tags
 from ..marks.watermark import WatermarkStream
 from ..pretrained import perth
@@ -67,7 +68,7 @@ class Speaker:
 
     models: None for those that ship.   device: where they run.   watermark: what puts the inaudible mark on one stretch
     of speech, given the sample rate and the samples said before it; speech is never given out without.   decoder: that
-    will speak, where models are to be loaded for it.
+    will speak, where models are to be loaded for it.   precision: auto, float32, bf16 or int8, of models to be loaded.
     Raises MissingModelError when weights are not installed.
 
     >>> speaker = myna.Speaker()
@@ -81,16 +82,22 @@ class Speaker:
         device: str | torch.device = "cpu",
         watermark: Callable[[int, int], Stage] = WatermarkStream,
         decoder: str | None = None,
+        precision: str = "auto",
     ):
         with ThreadPoolExecutor(1) as beside:
             if watermark is WatermarkStream:
                 beside.submit(
                     perth.comb
                 )  # read while the models are, and kept; a fault is raised again below
-            self.models = load_models(device, decoder) if models is None else models
+            self.models = load_models(device, decoder, precision) if models is None else models
         self.sample_rate = self.models.codec.sample_rate
         self._watermark = partial(watermark, self.sample_rate)
         self._watermark(0)  # fails here rather than in the middle of a sentence
+
+    @property
+    def precision(self) -> str:
+        """Of the matrices of the model that speaks."""
+        return self.models.precision
 
     def with_models(self, models: Valle) -> Speaker:
         """The same speaker with another view of its models: one that shares them with others, say."""
@@ -183,6 +190,7 @@ class Speaker:
     ) -> str:
         """Stands for everything that shapes the audio: equal for equal samples."""
         digest = hashlib.sha256(f"{__version__} {self.models.fingerprint(options.decoder)}".encode())
+        digest.update(f"{self.models.precision}\n".encode())
         for part in (options, [(s.text, s.ends_paragraph) for s in sentences], lexicon):
             digest.update(repr(part).encode() + b"\n")
         prompt = voice.prompt()
@@ -193,15 +201,17 @@ class Speaker:
         return digest.hexdigest()
 
 
-def load_models(device: str | torch.device = "cpu", decoder: str | None = None) -> Valle:
-    """The models that ship, those that the decoder needs. Raises MissingModelError, one line, if one of them is not
-    installed."""
+def load_models(
+    device: str | torch.device = "cpu", decoder: str | None = None, precision: str = "auto"
+) -> Valle:
+    """The models that ship, those that the decoder needs. precision: see `kernels.precision`. Raises MissingModelError,
+    one line, if one of them is not installed."""
     if decoder == "flow" and has_token_ar():
         from .flow_speech import load_flow_speech
 
         aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
         codec = load_codec("myna-24k", device)
-        return load_flow_speech(codec, aligner, device, scorers=shipped_scorers())
+        return load_flow_speech(codec, aligner, device, scorers=shipped_scorers(), precision=precision)
     if not SHIPPED_AR.is_file():
         raise MissingModelError(
             f"the weights of {SHIPPED_AR.stem} should be part of the package but {SHIPPED_AR} is missing; install myna "
@@ -210,7 +220,9 @@ def load_models(device: str | torch.device = "cpu", decoder: str | None = None) 
     codec = load_codec("myna-24k", device)
     ar = load_ar(device=device, codec_hash=weights_hash(codec))
     aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
-    return Valle(codec, ar, load_decoders(codec, ar, device), aligner, scorers=shipped_scorers())
+    decoders = load_decoders(codec, ar, device, precision=precision)
+    precise = choose(precision, "speech model", device)
+    return Valle(codec, ar, decoders, aligner, precise, shipped_scorers())
 
 
 _shared: dict[tuple[str, str], Speaker] = {}

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..codec import Codec, Codes
 from ..codec.checkpoint import weights_hash
-from ..errors import MissingModelError, MynaError
+from ..errors import MissingModelError
+from ..kernels.precision import Precision
 from ..layers.lora import LoRAWeights
 from .aligner import Aligner
 from .decoders.base import SoundStream, SpeechDecoder, VoiceState
@@ -50,7 +51,7 @@ class Valle:
     """The models, as `tts.synthesis.Synthesizer` asks for them. Safe to use from several threads.
 
     decoders: by name, the preferred first; a mapping that loads one when it is asked for will do.   aligner: finds
-    missing words.   int8: the AR's weights in 8 bits on a CPU.   scorers: judge candidates beside the aligner (the
+    missing words.   precision: of the AR's matrices on a CPU.   scorers: judge candidates beside the aligner (the
     preset "best"), weighed by `ranking`.
     """
 
@@ -62,7 +63,7 @@ class Valle:
         ar: ARModel,
         decoders: Mapping[str, SpeechDecoder],
         aligner: Aligner | None = None,
-        int8: bool = True,
+        precision: Precision = "int8",
         scorers: Sequence[Scorer] = (),
         ranking: RankingOptions | None = None,
     ):
@@ -74,8 +75,8 @@ class Valle:
         options = ranking or RankingOptions()
         words = None if aligner is None else Words(aligner, options.missing_below)
         self.ranking = Ranking(words, scorers, options)
-        self._original = ar
-        self.ar = cast(ARModel, prepare(ar, int8))
+        self._original, self.precision = ar, precision
+        self.ar = cast(ARModel, prepare(ar, precision))
         # For several tries at once: the AR of a voice, and what was made of it when it was needed.
         self._exact: tuple[ARModel, ARModel] | None = None
         self._checked: dict[str, SpeechDecoder] = {}

@@ -1,7 +1,8 @@
 """A Whisper made ready for inference: one matrix for the projections of an input, and the matrices as they are fast.
 
-On a CPU: in float32 the encoder's in oneDNN's order, the decoder's in 16 bits where they fit without loss; with int8
-all in 8 bits. The embeddings' tables and the convolutions stay as they are, and so do the products of the attention.
+On a CPU: in float32 the encoder's in oneDNN's order, the decoder's in 16 bits where they fit without loss; with bf16
+or int8 all of them in that. The embeddings' tables and the convolutions stay as they are, and so do the products of
+the attention.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
+from ...kernels.bf16 import Bf16Linear
 from ...kernels.float_linear import HalfLinear, PackedLinear, fits_half, packs
 from ...kernels.int8 import Int8Linear, int8_engine
+from ...kernels.precision import Precision
 from .whisper import MultiHeadAttention, TextDecoder, Whisper
 
 _Make = Callable[[Tensor, "Tensor | None"], nn.Module]  # a linear layer of a weight and a bias
@@ -67,14 +70,17 @@ class PackedMlp(nn.Module):
 
 
 @torch.no_grad()
-def prepare(model: Whisper, int8: bool = False) -> Whisper:
-    """A copy for inference, in evaluation mode; it shares the weights it leaves as they are. In float32 on a CPU it has
-    a `draft`, its decoder in 8 bits.
+def prepare(model: Whisper, precision: Precision = "float32") -> Whisper:
+    """A copy for inference, in evaluation mode; it shares the weights it leaves as they are. On a CPU it has a `draft`,
+    its decoder in 8 bits, unless that is what it is made of.
 
-    int8: matrices in 8 bits, the inputs of their products quantised row by row. Raises UsageError where the model is
-    not float32 on a CPU, or torch has no such products for it.
+    precision: float32 (on a GPU: as the model is); bf16: inputs and matrices rounded; int8: matrices in 8 bits, the
+    inputs of their products quantised row by row. Raises UsageError for the last two where the model is not float32 on
+    a CPU, and where torch has no products in 8 bits.
     """
-    engine = int8_engine()
+    engine, int8 = int8_engine(), precision == "int8"
+    if precision == "bf16" and (model.device.type != "cpu" or model.dtype != torch.float32):
+        raise UsageError("bf16 products need a float32 model on a CPU; use float32")
     if int8 and (engine is None or model.device.type != "cpu" or model.dtype != torch.float32):
         raise UsageError(
             "8-bit products need a float32 model on a CPU that torch knows them for; use float32"
@@ -92,6 +98,8 @@ def prepare(model: Whisper, int8: bool = False) -> Whisper:
     if int8:
         assert engine is not None
         encoding = decoding = partial(_int8, engine=engine)
+    elif precision == "bf16":
+        encoding = decoding = Bf16Linear
     else:
         encoding, decoding = (_packed, _half) if on_cpu else (_plain, _plain)
     _make_ready(ready.encoder, encoding)

@@ -1,7 +1,8 @@
 """What Triton's compiler makes of the kernels for a GPU that is not here: registers, shared memory, spills, stack.
 
 Operations are run on CPU tensors with their launches recorded instead of made, so that what is compiled is what the
-models launch, with the constants that they choose. ptxas and cuobjdump come with Triton's wheel.
+models launch, with the constants that they choose. ptxas and cuobjdump come with Triton's wheel. What was found is
+kept beside Triton's own cache (TRITON_CACHE_DIR, or ~/.triton/cache), so that a run that was cut short goes on.
 
 >>> with recorded() as launches:
 ...     snake(x, alpha)
@@ -10,12 +11,16 @@ models launch, with the constants that they choose. ptxas and cuobjdump come wit
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +54,15 @@ class Launch:
 
     @property
     def key(self) -> tuple[object, ...]:
-        return self.name, *self.signature.items(), *self.constants.items(), self.aligned, self.num_warps
+        return (
+            self.name, *self.signature.items(), *self.constants.items(), self.aligned, self.num_warps,
+            self.num_stages, self.overlapping,
+        )  # fmt: skip
+
+    @property
+    def size(self) -> int:
+        """The product of its constants: what a program holds at once, and so what may spill, grows with it."""
+        return prod(n for n in self.constants.values() if type(n) is int and n > 1)
 
 
 @dataclass(frozen=True)
@@ -112,8 +125,37 @@ def _launch(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Laun
     return Launch(kernel, signature, constants, tuple(aligned), warps, stages, overlapping)
 
 
+def representative(launches: Iterable[Launch]) -> list[Launch]:
+    """Of every kernel, in each combination of types, the launch that holds most: what is likeliest to spill."""
+    largest: dict[tuple[object, ...], Launch] = {}
+    for launch in launches:
+        kind = launch.name, *sorted(set(launch.signature.values()))
+        if kind not in largest or launch.size > largest[kind].size:
+            largest[kind] = launch
+    return list(largest.values())
+
+
 def report(launch: Launch, target: str) -> Report:
-    """Compile for `target`, a key of TARGETS."""
+    """What becomes of a launch on `target`, a key of TARGETS: compiled now, or by this version of Triton before."""
+    import triton
+
+    told = json.dumps(
+        [triton.__version__, target, launch.kernel.cache_key, repr(launch.key), sorted(TARGETS.items())]
+    )
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache") / "myna-reports"
+    kept = folder / f"{hashlib.sha256(told.encode()).hexdigest()}.json"
+    try:
+        return Report(**json.loads(kept.read_text()))
+    except (OSError, ValueError, TypeError):
+        found = _compile(launch, target)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(asdict(found)))
+    part.replace(kept)
+    return found
+
+
+def _compile(launch: Launch, target: str) -> Report:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

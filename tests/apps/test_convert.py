@@ -13,10 +13,10 @@ import torch
 from myna.apps.cli import run
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.data.audio import read_audio, write_audio
-from myna.tts import convert
-from myna.tts.convert import Converter, load_decoder
 from myna.marks.tags import is_synthetic
 from myna.marks.watermark import detect_watermark
+from myna.tts import convert
+from myna.tts.convert import Converter, load_decoder
 from myna.tts.voices.voice import make_voice
 
 SPEECH = Path(__file__).parents[1] / "assets" / "speech.wav"

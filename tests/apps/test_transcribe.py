@@ -643,7 +643,7 @@ def test_models_that_cannot_be_used(weights, myna, tmp_path, monkeypatch):
     myna("transcribe", SPEECH, "-o", "out", "-m", SPEECH).failed_with(3, "speech.wav")
     myna("transcribe", SPEECH, "-m", WHISPER, "--device", "gpu").failed_with(2, "gpu", "cuda")
     myna("transcribe", SPEECH, "-m", WHISPER, "--precision", "int4").failed_with(
-        2, "int4", "auto, float32, int8"
+        2, "int4", "auto, float32, bf16, int8"
     )
     assert not Path("out").exists()
 

@@ -1,7 +1,10 @@
 """Residual quantisation: both kinds of codebook, dropout, layering, start from data, replacement, reports."""
 
+from typing import cast
+
 import pytest
 import torch
+from myna.codec import quantizer
 from myna.codec.quantizer import (
     EMACodebook,
     FactorizedCodebook,
@@ -163,6 +166,46 @@ def test_more_paths_come_nearer_and_one_is_greedy():
     one = rvq._search(x, 1)
     rvq.n_paths = 1
     assert torch.equal(one, rvq.encode(x, 1, search=True))
+
+
+def plain_search(rvq: ResidualVQ, x: torch.Tensor) -> torch.Tensor:
+    """The search as it is described: every path with every row, all of them sorted."""
+    vectors = x.transpose(1, 2).reshape(-1, x.shape[1])
+    paths = [[((), vector, 0.0)] for vector in vectors]
+    for k, (book, cost) in enumerate(zip(rvq.codebooks, rvq._costs(), strict=True)):
+        rows, kept = cast("EMACodebook", book).embed, 1 if k == len(rvq.codebooks) - 1 else rvq.n_paths
+        for i, known in enumerate(paths):
+            found = [
+                ((*codes, v), residual - rows[v], error + float(cost[v] - 2 * residual @ rows[v]))
+                for codes, residual, error in known
+                for v in range(len(rows))
+            ]
+            paths[i] = sorted(found, key=lambda path: path[2])[:kept]
+    best = torch.tensor([known[0][0] for known in paths])
+    return best.view(len(x), -1, len(rvq.codebooks)).transpose(1, 2)
+
+
+@pytest.mark.parametrize(("size", "n_paths"), [(64, 8), (64, 3), (40, 4), (32, 40)])
+def test_the_search_looks_through_groups_of_rows_and_finds_what_sorting_finds(size, n_paths):
+    torch.manual_seed(3)
+    rvq = ResidualVQ([EMACodebook(6, size) for _ in range(3)], n_paths, rate_weight=0.04).eval()
+    for book in rvq.codebooks:
+        cast("EMACodebook", book).cluster_size.uniform_(1, 9)
+    x = torch.randn(2, 6, 9)
+    assert torch.equal(rvq.encode(x, search=True), plain_search(rvq, x))
+
+
+@pytest.mark.parametrize(
+    ("paths", "rows", "kept"), [(8, 1024, 8), (8, 1024, 1), (1, 1024, 8), (2, 50, 7), (1, 3, 8)]
+)
+def test_the_least_sums(paths, rows, kept):
+    torch.manual_seed(0)
+    gain, error = torch.randn(11, paths, rows), torch.randn(11, paths)
+    sums, path, row = quantizer._least(gain, error, kept)
+    every = (error[..., None] + gain).flatten(1)
+    expected, pick = every.topk(min(kept, every.shape[1]), largest=False)
+    assert torch.equal(sums, expected)
+    assert torch.equal(path * rows + row, pick)
 
 
 def test_the_search_decides_frame_by_frame():

@@ -7,33 +7,11 @@ import torch
 from myna.layers import Chain, Conv1d, ConvTranspose1d, Residual, Snake, Stream
 from myna.layers.graph import CapturedStep, StreamGraph
 from myna.layers.transformer import Transformer, TransformerConfig
-from torch.overrides import TorchFunctionMode
 
 DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
 ]
-ASKING = {
-    torch.Tensor.item,
-    torch.Tensor.tolist,
-    torch.Tensor.numpy,
-    torch.Tensor.cpu,
-    torch.Tensor.nonzero,
-    torch.Tensor.__bool__,
-    torch.Tensor.__int__,
-    torch.Tensor.__float__,
-    torch.Tensor.__index__,
-    torch.nonzero,
-}
-
-
-class NoSynchronisation(TorchFunctionMode):
-    """What would make a GPU wait for its host raises: reading a number out of a tensor."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in ASKING:
-            raise AssertionError(f"{func.__name__} waits for the device")
-        return func(*args, **(kwargs or {}))
 
 
 def decoder() -> Chain:
@@ -88,7 +66,7 @@ def test_the_state_is_as_before_capturing():
     assert [captured(torch.zeros(1)).item() for _ in range(2)] == [1, 2]
 
 
-def test_steps_do_not_synchronise():
+def test_steps_do_not_synchronise(no_synchronisation):
     """A codec's decoder and a transformer, in the steady state that a graph captures."""
     layer = decoder()
     stream, x = Stream(layer), torch.randn(1, 6, 2)
@@ -98,7 +76,7 @@ def test_steps_do_not_synchronise():
     ).eval()
     state = model.init_state(2, torch.zeros(1))
     graph = StreamGraph(Stream(layer, 2), torch.randn(2, 6, 2))
-    with NoSynchronisation(), torch.no_grad():
+    with no_synchronisation(), torch.no_grad():
         stream.push(x)
         for _ in range(10):
             _, state = model.step(torch.randn(2, 16, 1), state)
@@ -106,6 +84,6 @@ def test_steps_do_not_synchronise():
 
 
 @pytest.mark.parametrize("ask", [torch.Tensor.item, torch.Tensor.tolist, bool, int])
-def test_a_synchronisation_would_be_found(ask):
-    with NoSynchronisation(), pytest.raises(AssertionError, match="waits"):
+def test_a_synchronisation_would_be_found(ask, no_synchronisation):
+    with no_synchronisation(), pytest.raises(AssertionError, match="waits"):
         ask(torch.ones(1))

@@ -11,10 +11,10 @@ from myna.codec.myna import MynaCodec, MynaConfig
 from myna.data.audio import Audio, read_audio, write_audio
 from myna.errors import InputError, MissingModelError
 from myna.layers.mel import MelFrames, MelStream
+from myna.marks.watermark import detect_watermark
 from myna.tts import convert
 from myna.tts.convert import Converter, Stretches, blocks_of, load_decoder
 from myna.tts.decoders.flow.stream import FlowOptions, FlowStream
-from myna.marks.watermark import detect_watermark
 from myna.tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig, TokenStream
 from myna.tts.registry import FLOW_FILES
 from myna.tts.text.phones import Phones

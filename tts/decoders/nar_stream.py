@@ -17,6 +17,7 @@ from ...codec import Codec
 from ...codec.base import DecoderStream
 from ...codec.checkpoint import weights_hash
 from ...errors import InputError, MissingModelError
+from ...kernels.precision import Precision
 from ..lm.ar import ARModel
 from ..lm.batch import Prompt
 from ..lm.quantize import prepare
@@ -131,13 +132,13 @@ class NARVoice:
 
 
 class NARDecoder:
-    """NAR and codec as a `SpeechDecoder`. int8: the NAR's weights in 8 bits on a CPU."""
+    """NAR and codec as a `SpeechDecoder`. precision: of the NAR's matrices on a CPU."""
 
     name = "nar"
 
-    def __init__(self, nar: NARModel, codec: Codec, int8: bool = True):
+    def __init__(self, nar: NARModel, codec: Codec, precision: Precision = "int8"):
         self.codec, self._original = codec, nar
-        self.nar = cast(NARModel, prepare(nar, int8))
+        self.nar = cast(NARModel, prepare(nar, precision))
         self.chunks = nar.config.chunks
 
     def check(self, ar: ARModel) -> None:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from ...codec.checkpoint import weights_hash
+from ...codec.precision import turn
 from ...errors import MissingModelError
+from ...kernels.precision import Precision
 from ...layers.harmonic import Sound
 from ...layers.streaming import Stream
 from ..lm.adapter import adapted_model
@@ -122,15 +124,15 @@ class AdaptedVoice(KnownVoice):
 
 
 class VocoderDecoder:
-    """The vocoder as a `SpeechDecoder`."""
+    """The vocoder as a `SpeechDecoder`. precision: of its ConvNeXt blocks' products on a CPU."""
 
     name = "vocoder"
     chunks: tuple[int, ...] = (8, 12, 16)  # the first sound comes after these and the look-ahead
 
-    def __init__(self, vocoder: Vocoder):
+    def __init__(self, vocoder: Vocoder, precision: Precision = "float32"):
         self._original = vocoder
-        # In float32: its products are large enough, and too few to be worth rounding.
-        self.vocoder = cast(Vocoder, prepare(vocoder, int8=False))
+        self.vocoder = cast(Vocoder, prepare(vocoder, "float32"))
+        turn(self.vocoder, precision)
 
     def check(self, ar: ARModel) -> None:
         says, reads = ar.config, self.vocoder.config

@@ -72,6 +72,12 @@ class Drawn:
         self._allowed = reach.to(device)  # (P, 4)
         self._furthest = torch.tensor(furthest, device=device)
 
+    @property
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """For each phone: frames that it may last (P,), how far the pointer may move from it (P,), which moves may be
+        drawn (P, 4)."""
+        return self._longest, self._furthest, self._allowed
+
     def __call__(self, stay: Stay, logits: Tensor, numbers: Tensor) -> Stay:
         at = stay.pointer.reshape(1)
         numbers = 0.5 + self.options.duration_temperature * (numbers.double() - 0.5)

@@ -25,6 +25,7 @@ from .batch import Prompt, SpeechBatch
 from .durations import Drawn, Durations, Given
 from .pointer import spoken_in
 from .sampling import SamplingOptions, uniforms
+from .slots import ARSlots, captured_slots
 from .step import ARStep, Ask, Frame
 
 
@@ -154,7 +155,11 @@ class ARGenerator:
     # ---- frame by frame
 
     def __iter__(self) -> Iterator[Frame]:
-        """Frame by frame. Once only."""
+        """Frame by frame; on a GPU with a captured step. Once only."""
+        slots = captured_slots(self.step, self.state)
+        if slots is not None:
+            yield from self._captured(slots)
+            return
         run, answer = self.run(), None
         while True:
             # Entered anew for every frame: a generator that pauses inside would leave the mode on for its caller.
@@ -166,6 +171,18 @@ class ARGenerator:
                     return
             answer = None
             yield asked
+
+    def _captured(self, slots: ARSlots) -> Iterator[Frame]:
+        """As `run`, in a slot of its own."""
+        numbers, pointer, begins = uniforms(self.options.seed), int(self.state.stay.pointer), True
+        active = torch.ones(1, dtype=torch.bool, device=self.model.begin.device)
+        slots.join(0, self.step, self.state)
+        while pointer < self.n_phones:
+            with torch.inference_mode():
+                frame = slots.frame(0, slots(self.step.numbers(numbers, begins)[None], active))
+                before, pointer = pointer, int(slots.pointer[0])
+            begins = pointer != before
+            yield frame
 
     def run(self) -> Generator[Ask | Frame, Any, None]:
         """The loop as a coroutine, so that several can share the steps of the model: it asks for what the model has to

@@ -1,4 +1,4 @@
-"""Speech models made ready to generate: what never changes computed once, and the weights in 8 bits on a CPU.
+"""Speech models made ready to generate: what never changes computed once, and the weights in 8 or 16 bits on a CPU.
 
 One frame at a time, a model is as slow as its weights are long in memory (kernels/int8.py has measurements).
 """
@@ -6,17 +6,22 @@ One frame at a time, a model is as slow as its weights are long in memory (kerne
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...kernels.bf16 import Bf16Linear
 from ...kernels.int8 import Int8Linear, int8_engine
+from ...kernels.precision import Precision
 from ...layers.transformer import Block, RMSNorm
 from .code_embedding import CodeEmbedding, CodeHead, CodeSumEmbedding
 
 _MIN_WEIGHTS = 4096  # a smaller product takes longer to quantise than to compute
+_Make = Callable[[Tensor, "Tensor | None"], nn.Module]  # a large matrix of a weight and a bias
 
 
 class CodeSums(nn.Module):
@@ -43,16 +48,23 @@ class UnitNorm(nn.Module):
 
 
 @torch.no_grad()
-def prepare(model: nn.Module, int8: bool = True) -> nn.Module:
+def prepare(model: nn.Module, precision: Precision = "int8") -> nn.Module:
     """A copy of a model (or of a part) for generation, in evaluation mode: the code embeddings and heads as plain
-    tables and matrices, and with `int8` every larger matrix in 8 bits, where the CPU can multiply them.
+    tables and matrices, and on a CPU every larger matrix in `precision`; in float32 where torch has no products in 8
+    bits.
 
     The copy shares the weights it leaves as they are; it is not for training or saving.
     """
-    engine = int8_engine() if int8 and next(model.parameters()).device.type == "cpu" else None
+    make: _Make | None = None
+    if next(model.parameters()).device.type == "cpu":
+        engine = int8_engine()
+        if precision == "int8" and engine is not None:
+            make = partial(Int8Linear, engine=engine)
+        elif precision == "bf16":
+            make = Bf16Linear
     shared: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     prepared = copy.deepcopy(model, shared).eval()
-    return _prepared(prepared, engine)
+    return _prepared(prepared, make)
 
 
 def folded_gains(model: nn.Module) -> dict[str, Tensor]:
@@ -67,21 +79,21 @@ def folded_gains(model: nn.Module) -> dict[str, Tensor]:
     return gains
 
 
-def _prepared(module: nn.Module, engine: str | None) -> nn.Module:
+def _prepared(module: nn.Module, make: _Make | None) -> nn.Module:
     if isinstance(module, CodeHead):
-        return _linear(module.matrix(), module.bias.detach(), engine)
+        return _linear(module.matrix(), module.bias.detach(), make)
     if isinstance(module, CodeEmbedding):
         return nn.Embedding.from_pretrained(module.table())
     if isinstance(module, CodeSumEmbedding):
         return CodeSums(module.table())
     if isinstance(module, nn.Linear):
         bias = None if module.bias is None else module.bias.detach()
-        return _linear(module.weight.detach(), bias, engine)
+        return _linear(module.weight.detach(), bias, make)
     if isinstance(module, Block):
         _fold_norm(module, "norm1", module.attention.qkv)
         _fold_norm(module, "norm2", module.feed_forward.gate_up)
     for name, child in module.named_children():
-        setattr(module, name, _prepared(child, engine))
+        setattr(module, name, _prepared(child, make))
     return module
 
 
@@ -97,9 +109,9 @@ def _fold_norm(block: Block, name: str, into: nn.Linear) -> None:
         setattr(block, name, UnitNorm())
 
 
-def _linear(weight: Tensor, bias: Tensor | None, engine: str | None) -> nn.Module:
-    if engine is not None and weight.numel() >= _MIN_WEIGHTS:
-        return Int8Linear(weight, bias, engine)
+def _linear(weight: Tensor, bias: Tensor | None, make: _Make | None) -> nn.Module:
+    if make is not None and weight.numel() >= _MIN_WEIGHTS:
+        return make(weight, bias)
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:

@@ -14,6 +14,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from ...kernels.bf16 import Bf16Linear
 from ...kernels.int8 import Int8Linear
 
 _SMALL = 4096  # weights of a float product that is summed row by row
@@ -59,9 +60,9 @@ class RowExactLinear(nn.Module):
 
 def row_exact(model: nn.Module) -> nn.Module:
     """A copy of what `quantize.prepare` made, its linear layers as above; it shares the other weights. Large float
-    layers (where there is no 8-bit engine, and on a GPU) stay: their rows agree to rounding."""
+    layers (where there is no 8-bit engine, and on a GPU) and those in bf16 stay: their rows agree to rounding."""
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    shared |= {id(part): part for part in model.modules() if isinstance(part, Int8Linear)}
+    shared |= {id(part): part for part in model.modules() if isinstance(part, Int8Linear | Bf16Linear)}
     return _converted(copy.deepcopy(model, shared))
 
 

@@ -72,7 +72,7 @@ class ARStep:
         self.model, self.options, self.guidance = model, options, guidance
         # What the target's frames add to the code before them, phone by phone.
         self.phones, self.durations = phones + model.segment.weight[1], durations
-        self.tables, self.ages = _tables(model), model.age.weight
+        self.tables, self.ages = tables_of(model), model.age.weight
 
     def begin(self, cache: State, before: Tensor, pointer: int) -> ARState:
         """Before the first frame; before: (R, W)."""
@@ -129,7 +129,7 @@ class ARStep:
         return guide(logits, self.guidance)
 
 
-def _tables(model: ARModel) -> Tensor:
+def tables_of(model: ARModel) -> Tensor:
     """The embeddings of all coarse codes of the target, (N, V, W)."""
     embedding = model.response_embedding
     if isinstance(embedding, torch.nn.Embedding):

@@ -82,6 +82,7 @@ class TortoiseSpeaker:
         watermark: Callable[[int, int], Stage] = WatermarkStream,
     ):
         self.networks = networks or Networks(folder, device, precision)
+        self.precision = self.networks.precision
         self._watermark: Callable[[int], Stage] = partial(watermark, self.sample_rate)
         self._watermark(0)  # fails here rather than in the middle of a sentence
 

@@ -75,5 +75,5 @@ def test_it_is_for_one_audio_decoded_greedily_by_a_model_with_a_draft(model):
     assert not can_speculate(model, 2, 1, 0.0)
     assert not can_speculate(model, 1, 5, 0.0)
     assert not can_speculate(model, 1, 1, 0.2)
-    assert not can_speculate(prepare(Whisper(DIMS), int8=True), 1, 1, 0.0)
+    assert not can_speculate(prepare(Whisper(DIMS), "int8"), 1, 1, 0.0)
     assert not [name for name in model.state_dict() if "draft" in name]

@@ -170,7 +170,7 @@ def test_the_copy_for_inference_gives_the_same_logits_and_shares_the_tables(mode
 @torch.inference_mode()
 @pytest.mark.skipif(int8_engine() is None, reason="no 8-bit products here")
 def test_eight_bits_are_close_and_a_loud_row_does_not_coarsen_the_others(model, features):
-    ready, said = prepare(model, int8=True), tokens(3, 5)
+    ready, said = prepare(model, "int8"), tokens(3, 5)
     expected = model.all_logits(said, model.init_state(features))
     logits = ready.all_logits(said, ready.init_state(features))
     assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
@@ -184,4 +184,4 @@ def test_eight_bits_are_close_and_a_loud_row_does_not_coarsen_the_others(model, 
 
 def test_eight_bits_are_for_float32_models():
     with pytest.raises(UsageError, match="float32 model on a CPU"):
-        prepare(Whisper(DIMS).half(), int8=True)
+        prepare(Whisper(DIMS).half(), "int8")

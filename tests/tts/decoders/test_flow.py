@@ -161,3 +161,15 @@ def test_timing_counts_from_both_ends():
     assert seen.left.tolist() == [[2, 1, 0, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN]]
     long = timing(torch.zeros(1, 80, dtype=torch.long), torch.full((1, 80), 1000))
     assert long.age.max() == long.left.max() == LONGEST
+
+
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_a_block_does_not_read_back(model, said, guidance, no_synchronisation):
+    options = FlowOptions(steps=2, guidance=guidance, blocks=(12,))
+    phones, pointer, tokens = said
+    stream = FlowStream(model, phones, voice_of(model, options), options, seed=5)
+    stream.push(pointer[:24], tokens[:12])
+    with no_synchronisation():
+        for first in (24, 36, 48):
+            mel = stream.push(pointer[first : first + 12], tokens[first // 2 : first // 2 + 6])
+            assert mel.shape == (8, 24)

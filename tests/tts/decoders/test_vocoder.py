@@ -224,3 +224,14 @@ def test_other_dimensions_are_kept(tmp_path):
     path = tmp_path / "vocoder.safetensors"
     save_model(vocoder(config), path, "0" * 16, {})
     assert load_vocoder(path).config == config
+
+
+def test_a_step_does_not_read_back(no_synchronisation):
+    net = vocoder()
+    codes, hidden, voice = speech(20)
+    stream = VocoderStream(net, voice)
+    stream.push(codes[:, :8], hidden[:8])
+    with no_synchronisation():
+        for first in (8, 12, 16):
+            said = stream.push(codes[:, first : first + 4], hidden[first : first + 4])
+            assert said.shape == (4 * net.config.frame_size,)

@@ -249,7 +249,7 @@ def test_the_rows_of_guidance_are_what_they_hide(transcript, n, monkeypatch):
 @every_voice
 def test_a_prepared_model_says_the_same(voice, n):
     net = model(n_coarse=n)
-    assert spoken(prepare(net, int8=False), voice, temperature=0) == spoken(net, voice, temperature=0)
+    assert spoken(prepare(net, "float32"), voice, temperature=0) == spoken(net, voice, temperature=0)
 
 
 @every_n

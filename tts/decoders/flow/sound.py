@@ -21,7 +21,9 @@ from torch import Tensor
 from ....codec.checkpoint import weights_hash
 from ....codec.mel_vocoder import MelVocoder
 from ....codec.mel_vocoder_stream import MelVocoderStream
+from ....codec.precision import turn
 from ....data.resample import resample
+from ....kernels.precision import Precision
 from ....pretrained.ge2e import GE2E
 from ....pretrained.ge2e import RATE as SPEAKER_RATE
 from ...lm.adapter import adapted_model
@@ -51,7 +53,8 @@ class ReadVoice:
 
 
 class FlowSpeechDecoder:
-    """Flow decoder and mel vocoder. tokenizer: of the AR's tokens; None where only its pointer is read."""
+    """Flow decoder and mel vocoder. tokenizer: of the AR's tokens; None where only its pointer is read.   precision: of
+    large products on a CPU."""
 
     name = "flow"
 
@@ -63,11 +66,13 @@ class FlowSpeechDecoder:
         speakers: GE2E,
         options: FlowOptions | None = None,
         contrast: float = 1.0,
+        precision: Precision = "float32",
     ):
         self.options = options or FlowOptions()
         self._originals = [model for model in (flow, vocoder, tokenizer) if model is not None]
         self._original = flow
-        self.flow = cast(FlowDecoder, prepare(flow, int8=False))
+        self.flow = cast(FlowDecoder, prepare(flow, precision))
+        turn(vocoder, precision)
         self.vocoder, self.tokenizer, self.speakers, self.contrast = vocoder, tokenizer, speakers, contrast
         # Frames of the AR a push: the first block and its look-ahead, then a block each.
         ahead, places = flow.config.look_ahead, 1 if tokenizer is None else PATCH

@@ -133,7 +133,7 @@ class FlowStream:
             self._heads = [
                 _rows([model.head.continued(row[2][k], slots) for row in rows]) for k in range(options.steps)
             ]
-        self._guided = guided
+        self._guided, self._times = guided, options.times()
         self._reach = n
         self._pointer = torch.zeros(0, dtype=torch.long, device=self._device)
         self._tokens: Tensor | None = None
@@ -215,8 +215,7 @@ class FlowStream:
             return self._guide(mean)
         noise = [torch.randn(mean.shape[2], generator=self._generator) for _ in range(mean.shape[1])]
         x = (options.temperature * torch.stack(noise))[None].to(mean)
-        times = options.times()
-        for k, (now, then) in enumerate(pairwise(times)):
+        for k, (now, then) in enumerate(pairwise(self._times)):
             rows = x.expand(len(mean), -1, -1)
             timed = model.timed(self._condition, mean.new_full((len(mean),), now))
             hidden, self._heads[k] = model.head.step(
