@@ -17,10 +17,9 @@ from torch import Tensor
 from .model.features import FRAMES_PER_SECOND
 from .model.tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
 from .model.whisper import Whisper
+from .options import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from .transcript import Segment, Word
 
-PREPEND_PUNCTUATIONS = "\"'“¿([{-"
-APPEND_PUNCTUATIONS = "\"'.。,，!！?？:：”)]}、"
 SENTENCE_ENDS = ".。!！?？"
 
 _TOKENS_PER_SECOND = round(1 / SECONDS_PER_TIMESTAMP)

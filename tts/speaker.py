@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +21,6 @@ from ..codec.checkpoint import weights_hash
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
 from ..errors import MissingModelError
-from ..pretrained import perth
 from ..version import __version__
 from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
@@ -81,12 +79,7 @@ class Speaker:
         watermark: Callable[[int, int], Stage] = WatermarkStream,
         decoder: str | None = None,
     ):
-        with ThreadPoolExecutor(1) as beside:
-            if watermark is WatermarkStream:
-                beside.submit(
-                    perth.comb
-                )  # read while the models are, and kept; a fault is raised again below
-            self.models = load_models(device, decoder) if models is None else models
+        self.models = load_models(device, decoder) if models is None else models
         self.sample_rate = self.models.codec.sample_rate
         self._watermark = partial(watermark, self.sample_rate)
         self._watermark(0)  # fails here rather than in the middle of a sentence

@@ -10,9 +10,7 @@ from torch import Tensor
 from ...errors import UsageError
 from ..model.whisper import Whisper
 from .decode import DecodingResult, decode
-from .options import DecodingOptions
-
-TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+from .options import TEMPERATURES, DecodingOptions
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ class WatermarkStream:
     """Marks one voice's speech, chunk by chunk.
 
     position: samples of the output that came before, where it is continued: the pattern goes on without a break.
-    Raises MissingModelError, one line, where Perth's weights are not installed or not the published ones: nothing
-    is ever returned unmarked.
+    Raises MissingModelError, one line, where the table of Perth's comb is not installed: nothing is ever returned
+    unmarked.
 
     >>> stream = WatermarkStream(24_000)
     >>> marked = np.concatenate([*(stream.push(chunk) for chunk in chunks), stream.flush()])
