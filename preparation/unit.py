@@ -15,7 +15,8 @@ from time import process_time
 from typing import Any, BinaryIO
 
 from ..errors import InputError
-from . import level, quality
+from ..pretrained import dnsmos
+from . import level
 from .check import character_error_rate, cut_text, unsure
 from .decode import open_mono
 from .duplicates import audio_hash, fingerprint
@@ -198,7 +199,7 @@ class Pipeline:
             wav = level.apply(cut.wav, loud.gain_db)
             data = self._timed("encode", lambda wav=wav, rate=rate, key=key: encode(wav, rate, key, options))
             score = (
-                self._timed("quality", lambda cut=cut: quality.dnsmos(cut.wav16)) if options.quality else None
+                self._timed("quality", lambda cut=cut: dnsmos.dnsmos(cut.wav16)) if options.quality else None
             )
             voice = None
             if options.speakers and recording.speaker is None:
