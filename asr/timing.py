@@ -1,4 +1,4 @@
-"""When each word was said: the path of dynamic time warping through the decoder's attention to the audio
+"""Word timestamps: the path of dynamic time warping through the decoder's attention to the audio
 (Radford et al. 2022; Giorgino 2009), and openai-whisper's corrections of it.
 
 Shapes: B windows, H alignment heads, T tokens, A frames of the encoder (20 ms).

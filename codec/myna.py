@@ -1,4 +1,4 @@
-"""The house codec: a frame-rate backbone between two short-time transforms.
+"""`myna-24k`: a frame-rate backbone between two short-time transforms.
 
     wav -> MDCT, companded -> ConvNeXt at 100 Hz -> stride 2 -> ConvNeXt at 50 Hz -> latents
         -> residual VQ (8 x 1024, 50 frames a second, 4 kbps)

@@ -21,7 +21,7 @@ from .options import PrepareOptions
 from .readers import read_folder
 from .records import Listing
 from .report import write_report
-from .transcribe import Recogniser, whisper_recogniser
+from .transcribe import BatchRecogniser, whisper_recogniser
 from .unit import Unit, plan
 from .worker import Done, Setup
 
@@ -47,7 +47,7 @@ def prepare(
     engine: Engine | None = None,
     force: bool = False,
     progress: Progress = lambda what, done, total: None,
-    recogniser: Callable[[PrepareOptions], Recogniser | None] = whisper_recogniser,
+    recogniser: Callable[[PrepareOptions], BatchRecogniser | None] = whisper_recogniser,
 ) -> Prepared:
     """Make a corpus of the recordings of `folder` in the folder `out`.
 

@@ -1,4 +1,4 @@
-"""How good speech sounds: DNSMOS P.835, overall quality from 1 to 5 (Reddy et al. 2022; the model of speechmos).
+"""Speech quality: DNSMOS P.835, overall quality from 1 to 5 (Reddy et al. 2022; the model of speechmos).
 
 The model is run here rather than by speechmos, which takes every core and computes three scores more: workers share
 the cores, and one thread gives the same bits everywhere.

@@ -1,4 +1,4 @@
-"""Decoding again, at a higher temperature, what came out badly (Radford et al. 2022, section 4.5)."""
+"""Temperature fallback: failed windows are decoded again at a higher temperature (Radford et al. 2022, section 4.5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts brought to one writing before words are compared: Whisper's normalisers (Radford et al. 2022, appendix C), as
+"""Text normalisation before word errors are counted: Whisper's normalisers (Radford et al. 2022, appendix C), as
 the package whisper-normalizer has them.
 
 `EnglishNormalizer` is for English, `BasicNormalizer` for every other language, letter by letter where words are not

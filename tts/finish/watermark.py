@@ -1,4 +1,4 @@
-"""The inaudible mark on everything that is said, and how to find it.
+"""The inaudible watermark of synthetic speech, and its detector.
 
 Two marks in one slowly changing filter: Perth's comb, which its own detector finds (`pretrained.perth`), and a pattern
 in the levels of broad bands, which outlives our codec at 4 kbps (`spread_spectrum`).

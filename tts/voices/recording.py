@@ -1,10 +1,10 @@
-"""From whatever somebody recorded to the three seconds that a voice is cloned from.
+"""From a recording to the three-second prompt that a voice is cloned from.
 
     recording -> 30 s at most, mono -> high-pass -> voice activity -> checks -> noise reduced
               -> the best stretch, cut in pauses -> level
 
-What cannot be a voice is refused with a line that says why and what to do; what can be repaired is repaired, and a
-note says so. The limits were set on real recordings: see `PromptOptions`.
+Unusable recordings are refused with one line: why, and what to do. Defects that can be repaired are repaired and noted.
+The limits were set on real recordings: see `PromptOptions`.
 
 Shapes: C channels, N samples, F frames of voice activity (32 ms).
 """
