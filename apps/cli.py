@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
@@ -21,15 +22,22 @@ from .serve import command as serve
 OUT_OF_MEMORY = "out of memory; close other programs, use a smaller model or another --device"
 INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells count
 
-app = typer.Typer(
-    name="myna",
-    help="Compress speech, clone a voice, write down what is said. Offline, streaming, on a CPU or a GPU.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",  # otherwise "[default: ...]" would be taken for a style, and vanish
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+# In the order of the help text; a typer.Typer is a group of commands.
+_COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
+    "compress": compress.command,
+    "decompress": decompress.command,
+    "info": info.command,
+    "say": say.command,
+    "convert": convert.command,
+    "transcribe": transcribe.command,
+    "models": models.app,
+    "voices": voices.app,
+    "demo": demo.command,
+    "serve": serve.command,
+    "prepare": prepare.command,
+    "train": train.train,
+    "evaluate": evaluate.app,
+}
 
 
 def _version(wanted: bool) -> None:
@@ -38,7 +46,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
@@ -47,19 +54,28 @@ def _options(
     pass
 
 
-app.command("compress")(compress.command)
-app.command("decompress")(decompress.command)
-app.command("info")(info.command)
-app.command("say")(say.command)
-app.command("convert")(convert.command)
-app.command("transcribe")(transcribe.command)
-app.add_typer(models.app, name="models")
-app.add_typer(voices.app, name="voices")
-app.command("demo")(demo.command)
-app.command("serve")(serve.command)
-app.command("prepare")(prepare.command)
-app.command("train")(train.train)
-app.add_typer(evaluate.app, name="evaluate")
+def program(names: Iterable[str] = _COMMANDS) -> typer.Typer:
+    """The program with some of its commands: typer needs a tenth of a second to build all of them."""
+    built = typer.Typer(
+        name="myna",
+        help="Compress speech, clone a voice, write down what is said. Offline, streaming, on a CPU or a GPU.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",  # otherwise "[default: ...]" would be taken for a style, and vanish
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    built.callback()(_options)
+    for name in names:
+        command = _COMMANDS[name]
+        if isinstance(command, typer.Typer):
+            built.add_typer(command, name=name)
+        else:
+            built.command(name)(command)
+    return built
+
+
+app = program()
 
 
 class _Terminated(BaseException):
@@ -74,7 +90,8 @@ def run(args: list[str]) -> int:
 
 def _run(args: list[str]) -> int:
     try:
-        code = app(args, prog_name="myna", standalone_mode=False)
+        asked = program(args[:1]) if args and args[0] in _COMMANDS else app
+        code = asked(args, prog_name="myna", standalone_mode=False)
         if code == INTERRUPTED:  # typer catches Ctrl-C itself
             complain("interrupted; nothing was left half written")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What every command says and where: results to standard output, everything else to standard error."""
+"""Output of every command: results to standard output, everything else to standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several commands ask and answer alike: rates and sizes as people write them, models, folders."""
+"""Options that several commands share: rates, sizes, models, folders."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..tts.presets import SpeechOptions
+    from ..tts.tortoise.presets import TortoiseOptions
 
 _MAX_TEXT = 20_000_000  # bytes: ten long novels
 
@@ -159,8 +160,6 @@ def command(
     owners agree.
     """
     from ..data.audio import WRITABLE, check_writable_format
-    from ..tts.presets import SpeechOptions
-    from ..tts.tortoise.presets import TortoiseOptions
     from . import say_tortoise
 
     if stream and output not in (None, PIPE):
@@ -201,6 +200,8 @@ def command(
     else:
         check_precision(precision, device)
     if tortoise:  # options are refused before anything is loaded
+        from ..tts.tortoise.presets import TortoiseOptions
+
         usual = TortoiseOptions()
         options = TortoiseOptions(
             preset=preset or "fast",
@@ -214,6 +215,8 @@ def command(
             top_p=usual.top_p if top_p is None else top_p,
         )
     else:
+        from ..tts.presets import SpeechOptions
+
         options = SpeechOptions(
             preset=preset or "standard",
             seed=seed,
@@ -237,11 +240,13 @@ def command(
     console = Console(quiet, json, audio_out=target == PIPE)
     if restart and not text_file:
         raise UsageError("--restart belongs to --text-file: other texts always begin at their beginning")
-    if isinstance(options, TortoiseOptions):
+    if tortoise:
+        options = cast("TortoiseOptions", options)
         speaking = say_tortoise.speaking(
             said, model, voice, consent, options, keep_candidates, force, precision, device, console
         )
     else:
+        options = cast("SpeechOptions", options)
         speaking = _speaking(said, voice, voice_text, consent, options, lexicon, device, precision, console)
     with contextlib.ExitStack() as stack:
         player = stack.enter_context(loudspeaker(speaking.speaker.sample_rate)) if play else None

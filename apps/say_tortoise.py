@@ -1,4 +1,4 @@
-"""`myna say --model tortoise`: TorToise in the place of the house's own speaker."""
+"""`myna say --model tortoise`."""
 
 from __future__ import annotations
 

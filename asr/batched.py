@@ -42,7 +42,7 @@ from .timing import WordTiming, add_word_timestamps, find_alignment
 from .transcribe import TranscribeOptions, checked_audio, clips_of
 from .transcript import OnProgress, OnSegment, Segment, Transcript, last_word_end
 from .vad import Span, VadOptions, speech_probabilities
-from .windows import Cut, Window, cut_into_segments
+from .windows import Window, WindowSegments, cut_into_segments
 
 SPEECH = VadOptions(min_silence=0.1, pad=0.4, max_length=30.0)
 
@@ -119,7 +119,7 @@ class _Heard:
     which nothing was said.   open: the text after that belongs to what follows."""
 
     result: DecodingResult
-    cut: Cut
+    cut: WindowSegments
     size: int  # mel frames
     end: float
     open: bool
@@ -186,7 +186,7 @@ class _Recording:
 
     def _hear(self, part: _Part, result: DecodingResult, size: int, tokenizer: Tokenizer) -> _Heard:
         if self.options.fallback.is_silence(result):
-            return _Heard(result, Cut([], size, True), size, size / FRAMES_PER_SECOND, False)
+            return _Heard(result, WindowSegments([], size, True), size, size / FRAMES_PER_SECOND, False)
         cut = cut_into_segments(Window(0, size), result, tokenizer)
         if cut.seek < size:
             return _Heard(result, cut, size, cut.seek / FRAMES_PER_SECOND, True)

@@ -1,4 +1,4 @@
-"""Words that nobody said: how a made-up segment looks, and the silence around it that is skipped.
+"""Hallucinated segments: how they are detected, and the silence around them that is skipped.
 
 Works on words with times. openai-whisper's rules; times in seconds, positions in mel frames of 10 ms.
 """

@@ -1,4 +1,4 @@
-"""Transcription while somebody speaks: words are said to be stable when they are, and never change after.
+"""Streaming transcription: words are final once they are stable, and never change after.
 
 Every `step` seconds all audio that is kept is recognised again. What two recognitions in a row agree on is settled
 (local agreement: Liu et al. 2020, "Low-latency sequence-to-sequence speech recognition and translation by partial

@@ -1,4 +1,4 @@
-"""What Whisper hears in the audio that a live transcription keeps: the words after those that are settled.
+"""Whisper as the recogniser of a live transcription: the words after the final ones.
 
     before (text) -> prompt, begun (text) -> prefix, audio -> mel -> encode -> decode with fallback -> align -> words
 

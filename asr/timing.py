@@ -1,4 +1,4 @@
-"""When each word was said: the path of dynamic time warping through the decoder's attention to the audio
+"""Word timestamps: the path of dynamic time warping through the decoder's attention to the audio
 (Radford et al. 2022; Giorgino 2009), and openai-whisper's corrections of it.
 
 Shapes: B windows, H alignment heads, T tokens, A frames of the encoder (20 ms).
@@ -17,10 +17,9 @@ from torch import Tensor
 from .model.features import FRAMES_PER_SECOND
 from .model.tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
 from .model.whisper import Whisper
+from .options import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from .transcript import Segment, Word
 
-PREPEND_PUNCTUATIONS = "\"'“¿([{-"
-APPEND_PUNCTUATIONS = "\"'.。,，!！?？:：”)]}、"
 SENTENCE_ENDS = ".。!！?？"
 
 _TOKENS_PER_SECOND = round(1 / SECONDS_PER_TIMESTAMP)

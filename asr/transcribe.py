@@ -11,8 +11,6 @@ answers for several recordings at once.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError
-from .decoding.fallback import TEMPERATURES, FallbackOptions, decode_with_fallback
+from .decoding.fallback import FallbackOptions, decode_with_fallback
 from .decoding.language_id import detect_language
 from .decoding.options import DecodingOptions
 from .decoding.prompts import Context, tokenizer_of
@@ -31,110 +29,12 @@ from .model.features import FRAMES_PER_SECOND, N_FRAMES, N_SAMPLES, log_mel, pad
 from .model.languages import find_language
 from .model.tokenizer import Tokenizer
 from .model.whisper import Whisper
-from .timing import (
-    APPEND_PUNCTUATIONS,
-    PREPEND_PUNCTUATIONS,
-    WordTiming,
-    add_word_timestamps,
-    find_alignment,
-)
+from .options import TranscribeOptions, clip_times
+from .timing import WordTiming, add_word_timestamps, find_alignment
 from .transcript import OnProgress, OnSegment, Segment, Transcript, Word, last_word_end
 from .windows import Window, cut_into_segments
 
 __all__ = ["Segment", "TranscribeOptions", "Transcript", "Word", "transcribe", "transcribe_many"]
-
-
-@dataclass(frozen=True)
-class TranscribeOptions:
-    """openai-whisper's options, by its names and with the defaults of its command line, and a few more."""
-
-    task: str = "transcribe"  # or "translate": to English
-    language: str | None = None  # "de" or "German"; None: told from the first 30 s
-    temperature: float | tuple[float, ...] = TEMPERATURES  # several are tried in turn, where a window fails
-    best_of: int | None = 5  # samples, at temperatures above 0
-    beam_size: int | None = 5  # beams, at temperature 0; None: greedy
-    patience: float | None = None  # see DecodingOptions, also for the next ones
-    length_penalty: float | None = None
-    sample_len: int | None = None
-    suppress_tokens: str | Sequence[int] | None = "-1"
-    suppress_blank: bool = True
-    without_timestamps: bool = False
-    max_initial_timestamp: float | None = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    seed: int = 0
-    compression_ratio_threshold: float | None = 2.4  # see FallbackOptions, also for the next ones
-    logprob_threshold: float | None = -1.0
-    no_speech_threshold: float | None = 0.6
-    condition_on_previous_text: bool = True  # what was said is shown to the model as the previous text
-    prompt_reset_on_temperature: float = 0.5  # above: what was said so far is shown no more
-    initial_prompt: str | Sequence[int] | None = None  # previous text of the first window
-    carry_initial_prompt: bool = False  # of every window
-    hotwords: str | None = None  # words to expect, before the previous text of every window
-    prefix: str | Sequence[int] | None = (
-        None  # how the text of the first window begins; hotwords do not go with it
-    )
-    clip_timestamps: str | Sequence[float] = (
-        "0"  # start,end,start,end,... in seconds; the last end may be left out
-    )
-    word_timestamps: bool = False
-    prepend_punctuations: str = PREPEND_PUNCTUATIONS  # joined to the word after them
-    append_punctuations: str = APPEND_PUNCTUATIONS  # joined to the word before them
-    hallucination_silence_threshold: float | None = (
-        None  # s; longer silence about odd words is skipped, with words
-    )
-
-    @property
-    def temperatures(self) -> tuple[float, ...]:
-        given = self.temperature
-        return tuple(given) if isinstance(given, Iterable) else (float(given),)
-
-    @property
-    def fallback(self) -> FallbackOptions:
-        return FallbackOptions(
-            self.temperatures,
-            self.compression_ratio_threshold,
-            self.logprob_threshold,
-            self.no_speech_threshold,
-        )
-
-    def decoding(self, **changes: Any) -> DecodingOptions:
-        """The options of a window; prompt, prefix, language and seed are given by the caller."""
-        options = DecodingOptions(**{name: getattr(self, name) for name in _OF_A_WINDOW})
-        return replace(options, **changes)
-
-    def check(self) -> None:
-        """Raises UsageError for a value out of range, or options that cannot be used together."""
-        if self.task not in ("transcribe", "translate"):
-            raise UsageError(f"task is {self.task!r}; choose transcribe or translate")
-        self.fallback.check()
-        if self.patience is not None and self.beam_size is None:
-            raise UsageError("patience is given without beam_size; give both")
-        for temperature in self.temperatures:
-            above = isinstance(temperature, int | float) and temperature > 0
-            without = {"beam_size": None, "patience": None} if above else {"best_of": None}
-            self.decoding(temperature=temperature, **without).check()
-        if self.hallucination_silence_threshold is not None and not self.word_timestamps:
-            raise UsageError("hallucination_silence_threshold is given without word_timestamps; give both")
-        if self.carry_initial_prompt and self.initial_prompt is None:
-            raise UsageError("carry_initial_prompt is given without initial_prompt; give both")
-        clips_of(self.clip_timestamps, 0)
-
-
-_OF_A_WINDOW = (
-    "task",
-    "best_of",
-    "beam_size",
-    "patience",
-    "length_penalty",
-    "sample_len",
-    "suppress_tokens",
-    "suppress_blank",
-    "without_timestamps",
-    "max_initial_timestamp",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-)
 
 
 def transcribe(
@@ -178,17 +78,9 @@ def transcribe_many(
 def clips_of(timestamps: str | Sequence[float], content_frames: int) -> list[tuple[int, int]]:
     """The stretches to be transcribed, in mel frames, from "start,end,start,end,..." in seconds; what lies after the
     recording's end is left out. Raises UsageError."""
-    try:
-        given = timestamps.split(",") if isinstance(timestamps, str) else timestamps
-        times = [float(time) for time in given if time != ""]
-    except (TypeError, ValueError):
-        times = [math.nan]
-    in_order = all(earlier <= later for earlier, later in itertools.pairwise(times))
-    if not in_order or not all(0 <= time < math.inf for time in times):
-        raise UsageError(
-            f"clip_timestamps is {timestamps!r}; give seconds as start,end,start,end, each after the one before"
-        )
-    points = [min(round(time * FRAMES_PER_SECOND), content_frames) for time in times or [0.0]]
+    points = [
+        min(round(time * FRAMES_PER_SECOND), content_frames) for time in clip_times(timestamps) or [0.0]
+    ]
     if len(points) % 2:
         points.append(content_frames)
     return list(zip(points[::2], points[1::2], strict=True))

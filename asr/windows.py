@@ -36,7 +36,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Cut:
+class WindowSegments:
     """segments: their ids are not set yet.   seek: where the next window begins.   ended: the last segment ends with a
     timestamp that starts no other: nobody speaks after it."""
 
@@ -45,7 +45,7 @@ class Cut:
     ended: bool
 
 
-def cut_into_segments(window: Window, result: DecodingResult, tokenizer: Tokenizer) -> Cut:
+def cut_into_segments(window: Window, result: DecodingResult, tokenizer: Tokenizer) -> WindowSegments:
     """The segments between pairs of timestamps. Text after the last pair is left to the next window, which begins
     there; a window without a pair is one segment."""
     tokens = result.tokens
@@ -58,7 +58,7 @@ def cut_into_segments(window: Window, result: DecodingResult, tokenizer: Tokeniz
         # A first timestamp alone says nothing about the end.
         length = times[-1] * SECONDS_PER_TIMESTAMP if times and times[-1] > 0 else window.duration
         whole = _segment(window, result, tokenizer, tokens, window.start, window.start + length)
-        return Cut([whole], window.seek + window.size, ended)
+        return WindowSegments([whole], window.seek + window.size, ended)
     if ended:
         cuts.append(len(tokens))
     segments = []
@@ -67,8 +67,10 @@ def cut_into_segments(window: Window, result: DecodingResult, tokenizer: Tokeniz
         start, end = (window.start + (token - begin) * SECONDS_PER_TIMESTAMP for token in (part[0], part[-1]))
         segments.append(_segment(window, result, tokenizer, part, start, end))
     if ended:
-        return Cut(segments, window.seek + window.size, True)
-    return Cut(segments, window.seek + (tokens[cuts[-1] - 1] - begin) * FRAMES_PER_TIMESTAMP, False)
+        return WindowSegments(segments, window.seek + window.size, True)
+    return WindowSegments(
+        segments, window.seek + (tokens[cuts[-1] - 1] - begin) * FRAMES_PER_TIMESTAMP, False
+    )
 
 
 def _segment(

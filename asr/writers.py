@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from .options import WORDS, option
 
 if TYPE_CHECKING:
     from .transcript import Transcript, Word
@@ -27,10 +28,10 @@ _UNLIMITED = 1000  # characters in a line, words in a subtitle
 class SubtitleOptions:
     """How words become subtitles; all of it needs words with times, and is for SRT and WebVTT."""
 
-    max_line_width: int | None = None  # characters
-    max_line_count: int | None = None  # lines in a subtitle, with max_line_width
-    max_words_per_line: int | None = None  # words in a subtitle, without max_line_width and max_line_count
-    highlight_words: bool = False  # a subtitle for each word, the one being said underlined
+    highlight_words: bool = option(False, "Subtitles underline the word.", WORDS)  # a subtitle for each word
+    max_line_width: int | None = option(None, "Characters in a line.", WORDS)
+    max_line_count: int | None = option(None, "Lines in a subtitle; needs --max-line-width.", WORDS)
+    max_words_per_line: int | None = option(None, "Words in a subtitle.", WORDS)  # without the other two
 
     def __post_init__(self) -> None:
         for name in ("max_line_width", "max_line_count", "max_words_per_line"):

@@ -1,4 +1,4 @@
-"""`myna.compress` and `myna.decompress`: the two things most programs want, in one call each.
+"""`myna.compress` and `myna.decompress`.
 
 Shapes: C channels, N samples.
 """

@@ -1,4 +1,4 @@
-"""The contract of every codec in the house: waveform -> codes -> waveform.
+"""The contract of every codec: waveform -> codes -> waveform.
 
 Shapes: B batch, C audio channels, N samples, K codebooks, T frames, D latent channels.
 """

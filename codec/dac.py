@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import Chain, Conv1d, ConvTranspose1d, Residual, Snake
-from . import dac_fused
 from .base import Codes
 from .convolutional import ConvolutionalCodec, check_codes, fit
 from .quantizer import FactorizedCodebook, ResidualVQ
@@ -75,6 +74,10 @@ class DAC(ConvolutionalCodec):
 
     def decode(self, codes: Codes) -> Tensor:
         with torch.no_grad():
+            if not codes.codes.is_cuda:
+                return super().decode(codes)
+            from . import dac_fused  # with Triton, which a CPU does not need and is slow to import
+
             if not dac_fused.supports(self, codes.codes.shape[-1]):
                 return super().decode(codes)
             check_codes(self, codes.codes)

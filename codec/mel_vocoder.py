@@ -1,4 +1,4 @@
-"""A vocoder for every voice: mel spectrogram to waveform, by a source and two filters.
+"""A speaker-independent mel vocoder: a source and two filters.
 
     log-mel (80 bands, 100 Hz) -> ConvNeXt -> pitch, voicing, harmonic envelope, noise envelope
                                            -> pulses and noise through the envelopes -> wav

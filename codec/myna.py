@@ -1,4 +1,4 @@
-"""The house codec: a frame-rate backbone between two short-time transforms.
+"""`myna-24k`: a frame-rate backbone between two short-time transforms.
 
     wav -> MDCT, companded -> ConvNeXt at 100 Hz -> stride 2 -> ConvNeXt at 50 Hz -> latents
         -> residual VQ (8 x 1024, 50 frames a second, 4 kbps)
@@ -28,7 +28,6 @@ from ..layers.spectral import Frames, OverlapAdd
 from ..layers.streaming import Chain, Stream
 from .base import Codes
 from .convolutional import blocks, check_codes, check_n_codebooks, check_wav, fit
-from .myna_fused import fused_stream
 from .quantizer import EMACodebook, FactorizedCodebook, ResidualVQ
 from .trainable import TrainableCodec
 
@@ -317,7 +316,7 @@ class MynaDecoderStream:
 
     def __init__(self, codec: MynaCodec, batch: int):
         self.codec, self.lag = codec, codec.delay
-        self.stream = fused_stream(codec, batch) or Stream(codec.decoder, batch)
+        self.stream = _decoder_stream(codec, batch)
 
     @torch.inference_mode()
     def push(self, codes: Tensor) -> Tensor:
@@ -346,3 +345,13 @@ class MynaDecoderStream:
         dropped = min(self.lag, wav.shape[-1])
         self.lag -= dropped
         return wav[..., dropped:]
+
+
+def _decoder_stream(codec: MynaCodec, batch: int) -> Any:
+    """The fused steps on a GPU that has them, else the layers."""
+    if next(codec.decoder.parameters()).is_cuda:
+        from .myna_fused import fused_stream  # with Triton, which a CPU does not need and is slow to import
+
+        if fused := fused_stream(codec, batch):
+            return fused
+    return Stream(codec.decoder, batch)

@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.gpu.launch import runs_on
-from ..kernels.gpu.rvq import rvq_decode
 from ..kernels.packed import packed
 
 
@@ -328,13 +326,13 @@ class ResidualVQ(nn.Module):
         """codes (B, K, T), K up to n_codebooks -> (B, D, T)."""
         books = self._books
         first = books[0]
-        if codes.is_cuda and isinstance(first, EMACodebook) and runs_on(first.embed):
-            table = packed(self, "table", first.embed, lambda _: self.rows())
-            return (
-                rvq_decode(codes.transpose(1, 2).flatten(0, 1), table)
-                .unflatten(0, codes.shape[::2])
-                .transpose(1, 2)
-            )
+        if codes.is_cuda and isinstance(first, EMACodebook):
+            from ..kernels.gpu import rvq  # with Triton, as in layers/activations.py
+
+            if rvq.runs_on(first.embed):
+                table = packed(self, "table", first.embed, lambda _: self.rows())
+                vectors = rvq.rvq_decode(codes.transpose(1, 2).flatten(0, 1), table)
+                return vectors.unflatten(0, codes.shape[::2]).transpose(1, 2)
         quantized = first.decode(codes[:, 0])
         for k in range(1, codes.shape[1]):
             quantized = quantized + books[k].decode(codes[:, k])

@@ -1,4 +1,4 @@
-"""What a column of a report's table shows of a row."""
+"""A column of a report's table."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, engine: str, by_row: bool = False):
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        scale = weight.abs().amax(dim=1).clamp(min=1e-8).double() / 127
+        scale = torch.linalg.vector_norm(weight, torch.inf, dim=1).clamp(min=1e-8).double() / 127
         zero = torch.zeros(len(weight), dtype=torch.long)
         with warnings.catch_warnings():  # torch is going to drop it, and has nothing as fast on a CPU yet
             warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)

@@ -1,4 +1,4 @@
-"""What the models are made of, all of it streaming (`layers.streaming` has the contract)."""
+"""The layers of the models, all of them streaming (`layers.streaming` has the contract)."""
 
 from .activations import Snake
 from .conv import Conv1d, ConvTranspose1d

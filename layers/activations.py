@@ -3,14 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-from ..kernels.gpu import snake as kernel
-
 
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
     """x + sin^2(alpha x) / alpha, x (B, C, T) with alpha (1, C, 1), or x (..., C) with alpha (C,). Ziyin et al.,
     "Neural networks fail to learn periodic functions", 2020, eq. 3; the 1e-9 is DAC's."""
-    if x.is_cuda and x.dtype == alpha.dtype and kernel.supports(x, alpha):
-        return kernel.snake(x, alpha.flatten(), 1 if alpha.ndim == x.ndim else -1)
+    if x.is_cuda and x.dtype == alpha.dtype:
+        from ..kernels.gpu import (
+            snake as kernel,
+        )  # with Triton, which a CPU does not need and is slow to import
+
+        if kernel.supports(x, alpha):
+            return kernel.snake(x, alpha.flatten(), 1 if alpha.ndim == x.ndim else -1)
     share = (alpha + 1e-9).reciprocal()
     if torch.is_grad_enabled():
         return x + share * torch.sin(alpha * x).square()

@@ -1,4 +1,4 @@
-"""Speech as a pitch, a voicing decision and two spectral envelopes: what a harmonic-plus-noise vocoder is told to make.
+"""Speech as a pitch, a voicing decision and two spectral envelopes: the input of a harmonic-plus-noise vocoder.
 
     network -> Sound -> pulses at the pitch and noise, each through its envelope (`layers.source_filter`) -> wav
 

@@ -1,4 +1,4 @@
-"""The streaming contract that every layer and model of the house meets.
+"""The streaming contract of all layers and models.
 
 Memory is an argument, never a mode: a layer that remembers takes its state and returns the next one, and the
 offline `forward` is one long `step`, so that offline and streaming cannot drift apart.

@@ -1,4 +1,5 @@
-"""A mark that outlives codecs: the level of twelve bands moves by +-2 dB, up or down every 30 ms, in a known pattern.
+"""A spread-spectrum watermark that survives codecs: the level of twelve bands moves by +-2 dB, up or down every 30 ms,
+in a known pattern.
 
 Perth's mark is finer than what a codec of 4 kbps keeps of a spectrum; levels of broad bands are what such a codec
 keeps best. The pattern repeats every 2.4 s. The detector folds the recording's band levels to that period and looks

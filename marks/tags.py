@@ -1,4 +1,4 @@
-"""The visible mark on everything that is said: metadata of the file, beside the inaudible one in the sound."""
+"""The metadata tag of synthetic speech, beside the inaudible watermark."""
 
 from __future__ import annotations
 

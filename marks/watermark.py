@@ -1,4 +1,4 @@
-"""The inaudible mark on everything that is said, and how to find it.
+"""The inaudible watermark of synthetic speech, and its detector.
 
 Two marks in one slowly changing filter: Perth's comb, which its own detector finds (`pretrained.perth`), and a pattern
 in the levels of broad bands, which outlives our codec at 4 kbps (`spread_spectrum`).
@@ -44,8 +44,8 @@ class WatermarkStream:
     """Marks one voice's speech, chunk by chunk.
 
     position: samples of the output that came before, where it is continued: the pattern goes on without a break.
-    Raises MissingModelError, one line, where Perth's weights are not installed or not the published ones: nothing
-    is ever returned unmarked.
+    Raises MissingModelError, one line, where the table of Perth's comb is not installed: nothing is ever returned
+    unmarked.
 
     >>> stream = WatermarkStream(24_000)
     >>> marked = np.concatenate([*(stream.push(chunk) for chunk in chunks), stream.flush()])

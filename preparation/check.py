@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from .options import PrepareOptions
-from .records import Heard
+from .records import Transcription
 
 
 def spoken(text: str, language: str | None) -> str:
@@ -67,7 +67,7 @@ def cut_text(text: str, heard: Sequence[str], language: str | None) -> list[str]
     return [*parts, " ".join(words[first:])]
 
 
-def unsure(heard: Heard, options: PrepareOptions) -> str | None:
+def unsure(heard: Transcription, options: PrepareOptions) -> str | None:
     """Why a transcript of ours is not to be trusted."""
     if not any(c.isalnum() for c in heard.text):
         return "nothing was heard"

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..data.files import output_errors
 from ..errors import InputError, UsageError
+from ..pretrained import dnsmos
 from ..version import __version__
-from . import quality
 from .assemble import decide, write_corpus
 from .engine import Engine, LocalEngine
 from .journal import Journal, read_config
@@ -21,7 +21,7 @@ from .options import PrepareOptions
 from .readers import read_folder
 from .records import Listing
 from .report import write_report
-from .transcribe import Recogniser, whisper_recogniser
+from .transcribe import BatchRecogniser, whisper_recogniser
 from .unit import Unit, plan
 from .worker import Done, Setup
 
@@ -47,7 +47,7 @@ def prepare(
     engine: Engine | None = None,
     force: bool = False,
     progress: Progress = lambda what, done, total: None,
-    recogniser: Callable[[PrepareOptions], Recogniser | None] = whisper_recogniser,
+    recogniser: Callable[[PrepareOptions], BatchRecogniser | None] = whisper_recogniser,
 ) -> Prepared:
     """Make a corpus of the recordings of `folder` in the folder `out`.
 
@@ -162,7 +162,7 @@ def _what_is_installed(options: PrepareOptions) -> tuple[PrepareOptions, tuple[s
     notes = []
     if options.model and find_spec("rapidfuzz") is None:
         raise UsageError("checking texts needs rapidfuzz; pip install 'myna[prepare]', or give --model none")
-    if options.quality and options.min_quality is None and (name := quality.missing()):
+    if options.quality and options.min_quality is None and (name := dnsmos.missing()):
         notes.append(f"no quality scores: they need {name} (pip install 'myna[prepare]')")
         options = replace(options, quality=False)
     return options, tuple(notes)

@@ -62,7 +62,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Transcription:
     """A transcript by a recogniser.   language: as Whisper names it (en).   logprob: mean of its tokens.
 
     compression: of the text by zlib, high for text that repeats itself.

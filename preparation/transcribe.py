@@ -9,13 +9,13 @@ import numpy as np
 
 from ..errors import UsageError
 from .options import PrepareOptions
-from .records import Heard
+from .records import Transcription
 
 
-class Recogniser(Protocol):
+class BatchRecogniser(Protocol):
     """Speech to text."""
 
-    def hear(self, audios: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Heard]:
+    def hear(self, audios: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Transcription]:
         """Pieces (N,) at 16 kHz, each of at most 30 s, to their transcripts; None: the language is to be found."""
         ...
 
@@ -28,8 +28,8 @@ class WhisperRecogniser:
 
         self.transcriber = Transcriber(model, device, precision)
 
-    def hear(self, audios: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Heard]:
-        heard: dict[int, Heard] = {}
+    def hear(self, audios: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Transcription]:
+        heard: dict[int, Transcription] = {}
         multilingual = self.transcriber.model.dims.is_multilingual
         for language in dict.fromkeys(languages):
             if language not in (None, "en") and not multilingual:
@@ -50,10 +50,10 @@ class WhisperRecogniser:
                 )
                 compression = max((segment.compression_ratio for segment in segments), default=1.0)
                 text = " ".join(transcript.text.split())
-                heard[i] = Heard(text, transcript.language, float(logprob), float(compression))
+                heard[i] = Transcription(text, transcript.language, float(logprob), float(compression))
         return [heard[i] for i in range(len(audios))]
 
 
-def whisper_recogniser(options: PrepareOptions) -> Recogniser | None:
+def whisper_recogniser(options: PrepareOptions) -> BatchRecogniser | None:
     """The recogniser the options ask for. Raises MissingModelError."""
     return WhisperRecogniser(options.model, options.device, options.precision) if options.model else None

@@ -15,17 +15,18 @@ from time import process_time
 from typing import Any, BinaryIO
 
 from ..errors import InputError
-from . import level, quality
+from ..pretrained import dnsmos
+from . import level
 from .check import character_error_rate, cut_text, unsure
 from .decode import open_mono
 from .duplicates import audio_hash, fingerprint
 from .encode import encode, file_rate
 from .options import PrepareOptions
 from .phonemes import phonemes
-from .records import Cut, Dropped, Heard, Piece, Recording
+from .records import Cut, Dropped, Piece, Recording, Transcription
 from .speakers import embed
 from .split import cuts
-from .transcribe import Recogniser
+from .transcribe import BatchRecogniser
 
 UNIT_BYTES = 64 << 20  # a unit has no more, unless one recording alone is larger
 
@@ -101,7 +102,7 @@ class _Open:
 
     recording: Recording
     pieces: list[Piece] = field(default_factory=list)
-    heard: list[Heard | None] = field(default_factory=list)
+    heard: list[Transcription | None] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     failed: str | None = None
     seconds: float = 0.0
@@ -110,7 +111,7 @@ class _Open:
 class Pipeline:
     """The stages, with their models loaded, for one unit after another."""
 
-    def __init__(self, folder: Path, options: PrepareOptions, recogniser: Recogniser | None):
+    def __init__(self, folder: Path, options: PrepareOptions, recogniser: BatchRecogniser | None):
         self.folder, self.options, self.recogniser = folder, options, recogniser
 
     def run(self, unit: Unit, audio: BinaryIO, skip: Mapping[str, str] | None = None) -> UnitResult:
@@ -179,7 +180,7 @@ class Pipeline:
         if not batch:
             return
         options = self.options
-        heard: list[Heard | None] = [None] * len(batch)
+        heard: list[Transcription | None] = [None] * len(batch)
         if self.recogniser is not None:
             languages = [self._language(now.recording) for now, _, _ in batch]
             recogniser = self.recogniser
@@ -198,7 +199,7 @@ class Pipeline:
             wav = level.apply(cut.wav, loud.gain_db)
             data = self._timed("encode", lambda wav=wav, rate=rate, key=key: encode(wav, rate, key, options))
             score = (
-                self._timed("quality", lambda cut=cut: quality.dnsmos(cut.wav16)) if options.quality else None
+                self._timed("quality", lambda cut=cut: dnsmos.dnsmos(cut.wav16)) if options.quality else None
             )
             voice = None
             if options.speakers and recording.speaker is None:
@@ -261,7 +262,7 @@ class Pipeline:
         return kept, dropped
 
     def _judge(
-        self, piece: Piece, said: Heard | None, text: str | None
+        self, piece: Piece, said: Transcription | None, text: str | None
     ) -> tuple[Piece, tuple[str, str] | None]:
         """The piece with its text, and why it is dropped, if it is."""
         options = self.options

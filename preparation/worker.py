@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import InputError, MynaError
 from .journal import Journal
 from .options import PrepareOptions
-from .transcribe import Recogniser
+from .transcribe import BatchRecogniser
 from .unit import Pipeline, Unit, UnitResult
 
 # Before a worker starts: libraries count their threads when they are loaded.
@@ -28,7 +28,7 @@ class Setup:
     folder: Path
     out: Path
     options: PrepareOptions
-    recogniser: Callable[[PrepareOptions], Recogniser | None]
+    recogniser: Callable[[PrepareOptions], BatchRecogniser | None]
 
 
 @dataclass(frozen=True)

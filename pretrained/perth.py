@@ -2,9 +2,10 @@
 
 The detector looks at the spectrum below 2 kHz in steps of 15.6 Hz and gives one number, near 1 with the mark and
 near 0 without. The encoder was trained to add the mark to a spectrogram, and what it learnt to add is nearly the same
-for any audio: a comb of +-2 dB that moves by 0.2 dB with the content. So the comb is measured once, on noise, and
-speech is marked with a filter that has it: no look-ahead, where the encoder itself needs 0.2 s, and the detector
-cannot tell the difference (tests/marks/test_watermark.py).
+for any audio: a comb of +-2 dB that moves by 0.2 dB with the content. So the comb was measured once, on noise
+(`perth_comb.txt`), and speech is marked with a filter that has it: no look-ahead, where the encoder itself needs
+0.2 s, and the detector cannot tell the difference (tests/marks/test_watermark.py). The network is loaded only to
+detect the mark.
 
 Weights and shapes are the package's, but nothing of it is imported: it needs pkg_resources, which new Pythons lack,
 puts a dummy in its own place where that fails, and prints to standard output.
@@ -19,7 +20,6 @@ import re
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ SHA256 = "a15bce457ebc53ce5e6c9c3f11df78cf7ee2bf9cdab0a798902135b4c4027670"
 _PERTH_RATE = 32_000  # magnitudes are on the scale of a window at this rate
 _RANGE_DB, _FLOOR_DB = 195.0, -180.0  # magnitudes from -180 to 15 dB become 0 to 1
 _COLOUR_BINS = 17  # 270 Hz; over 9 bins the detector becomes unsure (0.78 to 1 instead of 1)
-M = TypeVar("M", bound=nn.Module)
+COMB = Path(__file__).with_name("perth_comb.txt")  # a line a bin
 _REMEDY = "pip install --force-reinstall resemble-perth==1.0.1"
 
 
@@ -107,20 +107,9 @@ class PerthNet(nn.Module):
 @lru_cache(maxsize=1)
 def load_perth() -> PerthNet:
     """The network with the published weights. Raises MissingModelError as `_published_weights` does."""
-    return _load(PerthNet, _published_weights())
-
-
-def load_encoder() -> Encoder:
-    """A quarter of the network, all that speaking needs. Raises MissingModelError as `_published_weights` does."""
-    weights = _published_weights()
-    part = "encoder."
-    return _load(Encoder, {k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)})
-
-
-def _load(kind: type[M], weights: dict[str, Tensor]) -> M:
     with uninitialized():
-        model = kind()
-    load_strictly(model, weights, "Perth's network")
+        model = PerthNet()
+    load_strictly(model, _published_weights(), "Perth's network")
     return model.eval()
 
 
@@ -129,16 +118,18 @@ def _published_weights() -> dict[str, Tensor]:
     very ones that were published."""
     spec = find_spec("perth")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingModelError(f"speech cannot be watermarked without the package resemble-perth; {_REMEDY}")
+        raise MissingModelError(
+            f"the watermark cannot be detected without the package resemble-perth; {_REMEDY}"
+        )
     folder = Path(spec.submodule_search_locations[0]) / "perth_net" / "pretrained" / "implicit"
     path = folder / "perth_net_250000.pth.tar"
     try:
         content = path.read_bytes()
     except OSError:
-        raise MissingModelError(f"speech cannot be watermarked: {path} is missing; {_REMEDY}") from None
+        raise MissingModelError(f"the watermark cannot be detected: {path} is missing; {_REMEDY}") from None
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise MissingModelError(
-            f"speech cannot be watermarked: {path} is not the published watermarker; {_REMEDY}"
+            f"the watermark cannot be detected: {path} is not the published watermarker; {_REMEDY}"
         )
     weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
     return {name: value for name, value in weights.items() if re.match("encoder|decoder", name)}
@@ -161,12 +152,23 @@ def spectrum(samples: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=1)
 def comb() -> tuple[float, ...]:
+    """What the mark adds to each bin, in dB (F,): `measured_comb`, once. Raises MissingModelError, one line, where the
+    table is not installed."""
+    try:
+        return tuple(map(float, COMB.read_text("utf-8").split()))
+    except OSError:
+        raise MissingModelError(
+            f"speech cannot be watermarked: {COMB} is missing; install myna again"
+        ) from None
+
+
+def measured_comb() -> tuple[float, ...]:
     """What the mark adds to each bin, in dB (F,): the encoder's answer to two seconds of noise, averaged, but for what
     it adds to all bins around: that is nothing to the detector, and colours a voice (0.01 of similarity)."""
     generator = torch.Generator().manual_seed(1)
     with torch.inference_mode():
         magnitudes, _ = spectrum(0.05 * torch.randn(2 * RATE, generator=generator), RATE)
-        added = load_encoder()(magnitudes[None])[0, :, 20:-20].mean(1) * _RANGE_DB
+        added = load_perth().encoder(magnitudes[None])[0, :, 20:-20].mean(1) * _RANGE_DB
         window = torch.hann_window(_COLOUR_BINS + 2, periodic=False)[1:-1]
         around = F.pad(added[None], (_COLOUR_BINS // 2,) * 2, mode="reflect")[None]
         added = added - F.conv1d(around, (window / window.sum())[None, None])[0, 0]

@@ -1,4 +1,4 @@
-"""Where somebody speaks: Silero's voice activity detector (silero-vad 6, MIT), a probability every 32 ms.
+"""Voice activity detection: Silero's detector (silero-vad 6, MIT), a probability every 32 ms.
 
 The published weights in PyTorch of ours: a short Fourier transform, four convolutions, an LSTM. What a frame needs of
 the samples is independent of the other frames, so that all frames of a block go through the convolutions at once and

@@ -1,4 +1,4 @@
-"""Which of several tries at a sentence is heard.
+"""The choice between candidates of a sentence.
 
 Shapes: n samples of one channel.
 """

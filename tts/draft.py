@@ -1,4 +1,4 @@
-"""What has been said of a long text so far, kept beside its output until the text is complete.
+"""The unfinished output of a long text, kept beside its target until the text is complete.
 
 Two hidden files: the samples (16-bit, raw), and a state of a few hundred bytes, replaced as a whole after every
 sentence. Whatever ends the program, Ctrl-C or the power, the next run finds the last whole sentence; samples

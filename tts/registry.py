@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors.torch import save
+from torch import nn
 
 from ..codec import Codec
 from ..codec.checkpoint import weights_hash
-from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ..data.checkpoint import (
     config_from_dict,
     load_checkpoint,
@@ -35,10 +35,6 @@ from ..errors import InputError, MissingModelError, UsageError
 from ..kernels.precision import Precision, choose
 from ..pretrained.ge2e import load_ge2e
 from .decoders.base import SpeechDecoder
-from .decoders.flow.decoder import FlowConfig, FlowDecoder
-from .decoders.flow.sound import FlowSpeechDecoder
-from .decoders.nar import NARConfig, NARModel
-from .decoders.nar_stream import NARDecoder
 from .decoders.vocoder import Vocoder, VocoderConfig
 from .decoders.vocoder_stream import VocoderDecoder
 from .lm.ar import ARConfig, ARModel
@@ -55,18 +51,19 @@ FLOW_FILES = {
 }
 CLVP_FILE = "myna-clvp.safetensors"  # beside them, where it was trained
 
-_FAMILIES: dict[str, tuple[type, type]] = {
-    "ar": (ARConfig, ARModel),
-    "nar": (NARConfig, NARModel),
-    "vocoder": (VocoderConfig, Vocoder),
-}
+if (
+    TYPE_CHECKING
+):  # what does not speak by default is imported where it is used: a start is half of a short sentence
+    from .decoders.nar import NARModel
+
+_FAMILIES = {"ARConfig": "ar", "NARConfig": "nar", "VocoderConfig": "vocoder"}
 _SAYS = {
     "ar": "an autoregressive speech model",
     "nar": "a non-autoregressive speech model",
     "vocoder": "a vocoder",
 }
 
-M = TypeVar("M", ARModel, NARModel, Vocoder)
+M = TypeVar("M", bound=nn.Module)
 
 
 def save_model(
@@ -74,7 +71,7 @@ def save_model(
 ) -> None:
     """Write a model in the precision it is in. codec_hash: 16 hex digits. notes: further metadata.
     Raises OutputError."""
-    family = next(name for name, (config, _) in _FAMILIES.items() if isinstance(model.config, config))
+    family = _FAMILIES[type(model.config).__name__]
     described = json.dumps({"family": family, **dataclasses.asdict(model.config)})
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_output(path, force=True) as file:
@@ -89,14 +86,16 @@ def load_ar(
     codec_hash: of the codec that is to speak its codes. Raises MissingModelError without the file or for another
     codec's, InputError when it is damaged or of another kind.
     """
-    return _load("ar", ARModel, path, device, codec_hash)
+    return _load("ar", ARModel, ARConfig, path, device, codec_hash)
 
 
 def load_nar(
     path: str | Path = SHIPPED_NAR, device: str | torch.device = "cpu", codec_hash: str | None = None
 ) -> NARModel:
     """The non-autoregressive model of a file, as `load_ar`."""
-    return _load("nar", NARModel, path, device, codec_hash)
+    from .decoders.nar import NARConfig, NARModel
+
+    return _load("nar", NARModel, NARConfig, path, device, codec_hash)
 
 
 def load_vocoder(
@@ -107,7 +106,7 @@ def load_vocoder(
 ) -> Vocoder:
     """The vocoder of a file, as `load_ar`. ar_hash: of the AR whose hidden states it is to read; MissingModelError for
     another's."""
-    vocoder = _load("vocoder", Vocoder, path, device, codec_hash)
+    vocoder = _load("vocoder", Vocoder, VocoderConfig, path, device, codec_hash)
     known = read_safetensors(path).metadata.get("ar_hash", "")
     if ar_hash is not None and (not known or ar_hash[: len(known)] != known):
         raise MissingModelError(
@@ -119,7 +118,12 @@ def load_vocoder(
 
 
 def _load(
-    family: str, kind: type[M], path: str | Path, device: str | torch.device, codec_hash: str | None
+    family: str,
+    kind: Callable[[Any], M],
+    config: type,
+    path: str | Path,
+    device: str | torch.device,
+    codec_hash: str | None,
 ) -> M:
     file = read_safetensors(path)
     try:
@@ -138,7 +142,6 @@ def _load(
             f"{path} speaks the codes of the codec {spoken}, but the codec here is {codec_hash[: len(spoken)]}; "
             "use the two that were trained together"
         )
-    config, _ = _FAMILIES[family]
     for key, value in described.items():  # lists of lists
         if isinstance(value, list):
             described[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
@@ -191,6 +194,8 @@ def _load_vocoder(
 def _load_nar(
     codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device, precision: str
 ) -> SpeechDecoder:
+    from .decoders.nar_stream import NARDecoder
+
     nar = load_nar(SHIPPED_NAR if path is None else path, device, weights_hash(codec))
     return NARDecoder(nar, codec, choose(precision, "speech model", device))
 
@@ -199,6 +204,10 @@ def _load_flow(
     codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device, precision: str
 ) -> SpeechDecoder:
     """After an AR over the codec's codes, whose pointer alone is read."""
+    from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
+    from .decoders.flow.decoder import FlowConfig, FlowDecoder
+    from .decoders.flow.sound import FlowSpeechDecoder
+
     file = flow_folder() / FLOW_FILES["flow"] if path is None else path
     if codec.frame_rate != 50:
         raise MissingModelError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +24,6 @@ from ..errors import MissingModelError
 from ..kernels.precision import choose
 from ..marks.tags import synthetic_tags
 from ..marks.watermark import WatermarkStream
-from ..pretrained import perth
 from ..version import __version__
 from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
@@ -84,12 +82,7 @@ class Speaker:
         decoder: str | None = None,
         precision: str = "auto",
     ):
-        with ThreadPoolExecutor(1) as beside:
-            if watermark is WatermarkStream:
-                beside.submit(
-                    perth.comb
-                )  # read while the models are, and kept; a fault is raised again below
-            self.models = load_models(device, decoder, precision) if models is None else models
+        self.models = load_models(device, decoder, precision) if models is None else models
         self.sample_rate = self.models.codec.sample_rate
         self._watermark = partial(watermark, self.sample_rate)
         self._watermark(0)  # fails here rather than in the middle of a sentence

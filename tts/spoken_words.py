@@ -1,4 +1,4 @@
-"""When each word of a sentence is said, by the pointer of the AR: it knows the phone of every frame.
+"""Word times of a sentence, from the AR's pointer, which gives the phone of every frame.
 
 Shapes: P phones, T frames.
 """

@@ -1,4 +1,4 @@
-"""Decoding again, at a higher temperature, what came out badly (Radford et al. 2022, section 4.5)."""
+"""Temperature fallback: failed windows are decoded again at a higher temperature (Radford et al. 2022, section 4.5)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from torch import Tensor
 from ...errors import UsageError
 from ..model.whisper import Whisper
 from .decode import DecodingResult, decode
-from .options import DecodingOptions
-
-TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+from .options import TEMPERATURES, DecodingOptions
 
 
 @dataclass(frozen=True)

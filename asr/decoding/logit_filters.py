@@ -1,4 +1,4 @@
-"""What may not be sampled: openai-whisper's rules, for all rows at once.
+"""Logit filters: openai-whisper's suppression rules, for all rows at once.
 
 A filter changes logits in place, given what each row has sampled so far. Shapes: R rows, V vocabulary, t tokens sampled
 (the prompt and the prefix are not among them).

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...errors import UsageError
 
 TASKS = ("transcribe", "translate", "lang_id")
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # tried in turn, where a window fails
 
 
 @dataclass(frozen=True)

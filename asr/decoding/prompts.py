@@ -1,4 +1,4 @@
-"""What the decoder is given before it writes, and what of the past goes into it.
+"""The decoder's prompt: special tokens, previous text, prefix and hotwords.
 
     <|startofprev|> previous text   <|startoftranscript|> language task <|notimestamps|>   prefix
     '------------------- head ---------------------------'  '----------- tail -------------------'

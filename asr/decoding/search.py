@@ -1,4 +1,4 @@
-"""How the next tokens are chosen: the likeliest, sampled, or by beams (Radford et al. 2022, section 4.5).
+"""Greedy decoding, sampling and beam search (Radford et al. 2022, section 4.5).
 
 A search holds what has been sampled for several audios at once, the sequences of an audio side by side. Its first
 `update` gets one row of logits an audio, since the prompt is common to them. Shapes: A audios that are still decoded, G

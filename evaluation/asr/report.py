@@ -20,7 +20,7 @@ from . import plots as asr_plots
 from .scores import compare
 from .systems import SAMPLE_RATE, Setup, System, choose_systems
 from .tables import AsrClip, AsrReport, AsrRow, agreement, row_of, with_notes
-from .worker import InProcess, Isolated, Recogniser
+from .worker import InProcess, Isolated, Worker
 
 Progress = Callable[[int, int | None], None]  # clips heard, in all
 FILES = ("report.md", "report.json", "bars.png", "speed.png", "agreement.png")
@@ -159,7 +159,7 @@ class _Run:
         options = self._options
         model = system.find(options.model)
         setup = Setup(model, beam_size, self._language, self.threads, options.fallback, options.seed)
-        recogniser: Recogniser = (Isolated if options.isolate else InProcess)(system, setup)
+        recogniser: Worker = (Isolated if options.isolate else InProcess)(system, setup)
         try:
             recogniser.hear(self._clips[0].wav)
             clips = []
@@ -193,7 +193,7 @@ class _Run:
         if self._progress:
             self._progress(self._done, self._n_rounds * len(self._clips))
 
-    def _judged(self, recogniser: Recogniser, clip: Clip, system: str, beam_size: int) -> AsrClip:
+    def _judged(self, recogniser: Worker, clip: Clip, system: str, beam_size: int) -> AsrClip:
         heard = recogniser.hear(clip.wav)
         said = clip.text or ""
         errors = compare(said, heard.text, self.normalize, self.normalize.split_letters)

@@ -1,4 +1,4 @@
-"""A recogniser at work, its time taken; in a process of its own, so that its memory is its own.
+"""A recogniser with its time measured, in a process of its own, so that its memory can be measured too.
 
 parent                         worker
 {system, setup} \\n         ->
@@ -30,15 +30,15 @@ from .systems import SYSTEMS, Setup, System
 
 
 @dataclass(frozen=True)
-class Heard:
+class TimedText:
     """elapsed: seconds of work."""
 
     text: str
     elapsed: float
 
 
-class Recogniser(Protocol):
-    def hear(self, wav: np.ndarray) -> Heard:
+class Worker(Protocol):
+    def hear(self, wav: np.ndarray) -> TimedText:
         """Samples (N,) float32 at 16 kHz to a text."""
         ...
 
@@ -55,10 +55,10 @@ class InProcess:
     def __init__(self, system: System, setup: Setup):
         self._listen = system.load(setup)
 
-    def hear(self, wav: np.ndarray) -> Heard:
+    def hear(self, wav: np.ndarray) -> TimedText:
         start = time.perf_counter()
         text = self._listen(wav)
-        return Heard(text.strip(), time.perf_counter() - start)
+        return TimedText(text.strip(), time.perf_counter() - start)
 
     def peak(self) -> float:
         return math.nan
@@ -96,8 +96,8 @@ class Isolated:
             self.close()
             raise
 
-    def hear(self, wav: np.ndarray) -> Heard:
-        return Heard(**self._ask({"n": len(wav)}, np.ascontiguousarray(wav, np.float32).tobytes()))
+    def hear(self, wav: np.ndarray) -> TimedText:
+        return TimedText(**self._ask({"n": len(wav)}, np.ascontiguousarray(wav, np.float32).tobytes()))
 
     def peak(self) -> float:
         with contextlib.suppress(OSError):

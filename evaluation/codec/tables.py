@@ -1,4 +1,4 @@
-"""What an evaluation found, as tables for people and JSON for programs."""
+"""The report of `myna evaluate codec`: tables and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a rate can be trusted: its spread over resamples of the clips (bootstrap, Efron 1979)."""
+"""Confidence intervals of a rate by the bootstrap over clips (Efron 1979)."""
 
 from __future__ import annotations
 

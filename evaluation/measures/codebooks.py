@@ -1,4 +1,4 @@
-"""How well a residual quantizer's codebooks are used.
+"""Codebook usage and perplexity of a residual quantizer.
 
 Shapes: B batch, K codebooks, T frames, V codebook size.
 """

@@ -1,4 +1,4 @@
-"""How well a recogniser still understands a reconstruction: the word error rate of Whisper tiny.en."""
+"""Intelligibility: the word error rate of Whisper tiny.en."""
 
 from __future__ import annotations
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...data.resample import resample
+from ...pretrained.dnsmos import dnsmos as published_dnsmos
 
 WIDEBAND = 16000
 
@@ -46,31 +46,8 @@ def stoi(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float
 
 def dnsmos(estimate: np.ndarray, sample_rate: int) -> float:
     """DNSMOS P.835 overall quality, 1 to 5 (Reddy et al. 2022), without a reference; higher is better."""
-    y = np.clip(at_rate(estimate, sample_rate, WIDEBAND), -1, 1)
-    if not y.any():
-        return float("nan")
-    scores = _dnsmos_model()(y, WIDEBAND, False)
-    return float(scores["ovrl_mos"])
-
-
-@lru_cache(maxsize=1)
-def _dnsmos_model() -> Any:
-    """speechmos's own, on as many threads as torch has: it would take a thread for every core, and where other programs
-    use one of them a clip then takes a minute instead of a second."""
-    import onnxruntime
-    import torch
-    from speechmos import dnsmos
-
-    folder = Path(dnsmos.__file__).parent / "dnsmos_models"
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    primary, p808 = (str(folder / name) for name in ("sig_bak_ovr.onnx", "model_v8.onnx"))
-    model = dnsmos.DNSMOS.__new__(dnsmos.DNSMOS)
-    model.primary_model_path = primary
-    model.onnx_sess = onnxruntime.InferenceSession(primary, options)
-    model.p808_onnx_sess = onnxruntime.InferenceSession(p808, options)
-    return model
+    score = published_dnsmos(at_rate(estimate, sample_rate, WIDEBAND), every_second=True)
+    return float("nan") if score is None else score
 
 
 def speaker_similarity(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:

@@ -1,4 +1,4 @@
-"""What is heard in a clip of speech: by a recogniser, by a speaker encoder, by a judge of quality."""
+"""Scores of a clip of speech: word errors, speaker similarity, DNSMOS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation of cloned speech found, as tables for people and JSON for programs."""
+"""The report of `myna evaluate tts`: tables and JSON."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_files_are_those_of_openai_whisper(kind, words):
 def test_lines_are_broken_where_openai_whisper_breaks_them(kind, highlight):
     choices = itertools.product([None, 1, 12, 42, 100], [None, 1, 2, 5], [None, 1, 3, 40])
     for (width, count, per_line), seed in itertools.product(choices, range(12)):
-        options = SubtitleOptions(width, count, per_line, highlight)
+        options = SubtitleOptions(highlight, width, count, per_line)
         transcript = random_transcript(random.Random(seed), words=True)
         assert render(transcript, kind, options) == reference(transcript, kind, options), (seed, options)
 

@@ -141,26 +141,41 @@ def test_speech_that_cannot_be_marked_is_not_given_out(monkeypatch, tmp_path):
         WatermarkStream(RATE).push(np.array([0.1, np.nan], np.float32))
     with pytest.raises(UsageError, match="8000 Hz"):
         WatermarkStream(8_000)
-    caches = (perth.load_perth, perth.comb, filters)
+    caches = (perth.comb, filters)
     try:
         for cached in caches:
             cached.cache_clear()
+        monkeypatch.setattr(perth, "COMB", tmp_path / "perth_comb.txt")
+        with pytest.raises(MissingModelError, match="install myna again"):
+            WatermarkStream(RATE)
+    finally:
+        for cached in caches:
+            cached.cache_clear()
+
+
+def test_the_comb_that_ships_is_the_one_of_the_published_network():
+    assert perth.comb() == pytest.approx(perth.measured_comb(), abs=1e-3)  # dB
+
+
+def test_only_the_published_network_detects(monkeypatch, tmp_path, speech):
+    sound = resample(speech["lj.flac"][None], RATE, perth.RATE)[0]
+    perth.load_perth.cache_clear()
+    try:
         monkeypatch.setattr(perth, "find_spec", lambda name: None)
         with pytest.raises(MissingModelError, match="pip install"):
-            WatermarkStream(RATE)
+            perth.confidence(sound)
         folder = tmp_path / "perth_net" / "pretrained" / "implicit"
         folder.mkdir(parents=True)
         spec = importlib.machinery.ModuleSpec("perth", None, is_package=True)
         spec.submodule_search_locations = [str(tmp_path)]
         monkeypatch.setattr(perth, "find_spec", lambda name: spec)
         with pytest.raises(MissingModelError, match="is missing"):
-            WatermarkStream(RATE)
+            perth.confidence(sound)
         (folder / "perth_net_250000.pth.tar").write_bytes(b"a dummy")
         with pytest.raises(MissingModelError, match="not the published"):
-            WatermarkStream(RATE)
+            perth.confidence(sound)
     finally:
-        for cached in caches:
-            cached.cache_clear()
+        perth.load_perth.cache_clear()
 
 
 def test_perth_itself_agrees(speech, marked, capsys):

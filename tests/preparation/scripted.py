@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from myna.preparation.records import Heard
+from myna.preparation.records import Transcription
 
 
 class Scripted:
@@ -26,7 +26,7 @@ class Scripted:
             if seconds == self.script.get("odd"):
                 raise ValueError("no stage is ready for this")
             text = self.script.get(seconds, f"about {seconds} seconds of speech")
-            made.append(Heard(text, language or "en", -0.25, 1.2))
+            made.append(Transcription(text, language or "en", -0.25, 1.2))
         return made
 
 

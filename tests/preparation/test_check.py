@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from myna.preparation.check import character_error_rate, cut_text, spoken, unsure
 from myna.preparation.options import PrepareOptions
-from myna.preparation.records import Heard
+from myna.preparation.records import Transcription
 
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=8), min_size=1, max_size=30)
 
@@ -72,10 +72,10 @@ def test_a_piece_in_which_nothing_was_heard_gets_nothing():
 @pytest.mark.parametrize(
     ("heard", "word"),
     [
-        (Heard("...", "en"), "nothing"),
-        (Heard("words", "en", logprob=-1.5), "log-probability"),
-        (Heard("la la la", "en", compression=3.0), "repeats"),
-        (Heard("words", "en", -0.5, 1.5), None),
+        (Transcription("...", "en"), "nothing"),
+        (Transcription("words", "en", logprob=-1.5), "log-probability"),
+        (Transcription("la la la", "en", compression=3.0), "repeats"),
+        (Transcription("words", "en", -0.5, 1.5), None),
     ],
 )
 def test_transcripts_that_are_not_trusted(heard, word):

@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from myna.errors import UsageError
-from myna.preparation import level, quality
+from myna.preparation import level
 from myna.preparation.duplicates import Seen, alike, audio_hash, fingerprint
 from myna.preparation.encode import encode, file_rate, ogg_crc
 from myna.preparation.options import PrepareOptions
@@ -64,6 +64,7 @@ def test_loudness_is_brought_to_its_target_unless_the_peak_forbids(speech):
 def test_quality_is_that_of_the_authors_script(speech):
     pytest.importorskip("speechmos.dnsmos")
     from myna.evaluation.measures.perceptual import dnsmos
+    from myna.pretrained import dnsmos as quality
 
     assert quality.dnsmos(speech) == pytest.approx(dnsmos(speech, RATE), abs=0.1)
     window = np.resize(speech, quality.WINDOW)

@@ -51,7 +51,7 @@ class ExampleOptions:
                 raise ValueError(f"{name} is a share, 0 to 1, got {getattr(self, name)}")
 
 
-class Cut(NamedTuple):
+class Crop(NamedTuple):
     """Frames from `start` up to `end` of an utterance."""
 
     utterance: int
@@ -63,8 +63,8 @@ class Cut(NamedTuple):
 class Plan:
     """A sequence before it is read: whose frames follow each other."""
 
-    prompt: tuple[Cut, ...]
-    target: tuple[Cut, ...]
+    prompt: tuple[Crop, ...]
+    target: tuple[Crop, ...]
     prompt_text: bool = True
     drop_text: bool = False
     drop_voice: bool = False
@@ -145,16 +145,16 @@ class Planner:
             drop_voice=plan.drop_voice,
         )
 
-    def _whole(self, utterance: int) -> Cut:
-        return Cut(utterance, 0, self._n_frames[utterance])
+    def _whole(self, utterance: int) -> Crop:
+        return Crop(utterance, 0, self._n_frames[utterance])
 
-    def _prompt(self, voice: list[int], targets: list[int], rng: np.random.Generator) -> tuple[Cut, ...]:
+    def _prompt(self, voice: list[int], targets: list[int], rng: np.random.Generator) -> tuple[Crop, ...]:
         """Cuts of other utterances of the voice, one if it is long enough; none if the voice has said nothing
         else."""
         others = len(voice) - sum(i in targets for i in voice)
         low, high = self.options.prompt_frames
         wanted = int(rng.integers(low, high + 1))
-        cuts: list[Cut] = []
+        cuts: list[Crop] = []
         used = set(targets)
         have = 0
         while have < low and len(used) - len(targets) < others:
@@ -166,7 +166,7 @@ class Planner:
             have += cuts[-1].end - cuts[-1].start
         return tuple(cuts)
 
-    def _stretch(self, utterance: int, n: int, rng: np.random.Generator) -> Cut:
+    def _stretch(self, utterance: int, n: int, rng: np.random.Generator) -> Crop:
         """About n frames that start, if they can, with a word."""
         length = self._n_frames[utterance]
         if length <= n * _WHOLE:
@@ -180,9 +180,9 @@ class Planner:
         if len(starts):
             nearest = int(starts[(starts - start).abs().argmin()])
             start = nearest if abs(nearest - start) <= _CLOSE else start
-        return Cut(utterance, start, start + n)
+        return Crop(utterance, start, start + n)
 
-    def _cut(self, cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
+    def _cut(self, cut: Crop) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (K, t), phones (3, p) spoken in them, and pointer (t,) into these."""
         one: Speech = self.speech[cut.utterance]
         codes, pointer = one.codes[:, cut.start : cut.end], one.pointer[cut.start : cut.end]

@@ -1,1 +1,1 @@
-"""From what the AR says to sound: the decoders, each chosen by its name."""
+"""Decoders: from the AR's codes and hidden states to sound, chosen by name."""

@@ -1,4 +1,4 @@
-"""The contract of the decoders, which make sound of what the AR says.
+"""The contract of the decoders: from the AR's codes and hidden states to sound.
 
     phones, voice -> AR -> Latents, chunk by chunk -> SpeechDecoder.stream(...).push -> samples
 

@@ -1,15 +1,14 @@
-"""From what the AR knows to sound, without the codec's decoder: a source and a filter.
+"""A source-filter vocoder that reads the AR's codes and hidden states, in place of the codec's decoder.
 
-    coarse codes + the AR's hidden states + the voice -> ConvNeXt at 50 Hz -> + how the voice has sounded
-        in such places of its prompt (attention) -> ConvNeXt at 50 Hz -> x 2 -> ConvNeXt at 100 Hz
+    coarse codes + the AR's hidden states + a speaker vector -> ConvNeXt at 50 Hz -> + attention to the frames of the
+        prompt -> ConvNeXt at 50 Hz -> x 2 -> ConvNeXt at 100 Hz
         -> pitch, voiced or not, harmonic envelope, noise envelope -> pulses and noise through filters -> wav
 
-The codes of a codec that follows the waveform say which phase every harmonic has. A language model that draws them
-cannot keep the phases of high harmonics in step from frame to frame, and what the codec makes of its codes is
-hoarse. Here the phases come from a pitch that runs on, and the codes only say what is heard. Reading the language
-model's hidden states besides its codes is XTTS's (Casanova et al. 2024, section 3) and TorToise's (Betker 2023, section
-4.2); the source and the filters are those of the neural homomorphic vocoder (`layers.source_filter`). That a strange
-voice is met better by attention to the frames of its recording than by one vector is Attentron's (Choi et al. 2020).
+The codes of a waveform codec hold the phase of every harmonic. A small language model cannot keep these phases
+consistent between frames, and the codec's decoder then sounds hoarse. Here the phases come from a running pitch, and
+the codes give the envelopes only. Hidden states as an input: XTTS (Casanova et al. 2024, section 3) and TorToise
+(Betker 2023, section 4.2). Source and filters: the neural homomorphic vocoder (`layers.source_filter`). Attention to
+the frames of the prompt raises the similarity of unseen speakers over a single vector: Attentron (Choi et al. 2020).
 
 Shapes: B batch, N coarse codebooks, K codebooks, T frames of codes, U = 2 T frames of the vocoder, W the AR's width,
 M bands, V channels of a voice, P frames of a prompt, H heads, C channels of a head.

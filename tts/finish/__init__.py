@@ -1,1 +1,1 @@
-"""What is done to the sound of every sentence: level, pauses, tempo."""
+"""Finishing stages of every sentence: level, pauses, tempo."""

@@ -1,4 +1,4 @@
-"""What every sentence's sound goes through before it is heard:
+"""The finishing stages of every sentence:
 
     decoder -> level -> ends -> tempo -> pause -> watermark
 

@@ -1,1 +1,1 @@
-"""The AR of VALL-E: phones and a voice to speech tokens, with what it is made of."""
+"""The AR of VALL-E: phones and a prompt to speech tokens."""

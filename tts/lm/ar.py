@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...kernels.packed import packed
 from ...layers.streaming import State
 from ...layers.transformer import Transformer, TransformerConfig
 from ..text.phones import N_SYMBOLS
@@ -122,8 +123,6 @@ class ARModel(nn.Module):
     rows: the codec's codebook vectors (K, V, d), `codec.rows()`; None when a checkpoint follows.
     """
 
-    neighbours: Tensor
-
     def __init__(self, config: ARConfig | None = None, rows: Tensor | None = None):
         super().__init__()
         config = config or ARConfig()
@@ -174,8 +173,6 @@ class ARModel(nn.Module):
         )
         self.code_head = CodeHead(rows[0], config.width, config.extra)
         self.depth_heads = nn.ModuleList([DepthHead(rows[: k + 1], config.width) for k in range(1, n)])
-        self.register_buffer("neighbours", self._nearest(), persistent=False)
-        self.register_load_state_dict_post_hook(_find_neighbours)
 
     # ---- training
 
@@ -221,10 +218,16 @@ class ARModel(nn.Module):
         """Coarse codes (B, N, T) of what is said -> (B, T, W)."""
         return self.response_embedding(codes[:, 0] if self.config.n_coarse == 1 else codes)
 
-    def _nearest(self) -> Tensor:
-        """The codes that noise may replace each coarse one by, (N, V, n)."""
+    @property
+    def neighbours(self) -> Tensor:
+        """The codes that noise may replace each coarse one by, (N, V, n); only training asks."""
         heads = [self.code_head, *(cast(DepthHead, head).out for head in self.depth_heads)]
-        return torch.stack([nearest_rows(head.rows) for head in heads])
+        return packed(
+            self,
+            "neighbours",
+            self.code_head.rows,
+            lambda _: torch.stack([nearest_rows(head.rows) for head in heads]),
+        )
 
     def _depth_losses(self, hidden: Tensor, codes: Tensor, weight: Tensor) -> list[Tensor]:
         """Of the codebooks after the first, from hidden (n, W), codes (n, N) and weights (n,)."""
@@ -274,11 +277,6 @@ class ARModel(nn.Module):
         next state. reach: an upper bound of the frames since the beginning, this one included."""
         hidden, state = self.transformer.step(x[:, :, None], state, reach=reach)
         return hidden[:, :, 0], state
-
-
-def _find_neighbours(model: ARModel, _: object) -> None:
-    """After weights have been loaded: with them came the codec's vectors."""
-    model.neighbours = model._nearest()
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the speech models are trained on and asked with: phones, codes, and which phone is spoken in which frame.
+"""Inputs of the speech models in training and inference: phones, codes, and the phone of each frame.
 
 Shapes: B batch, P phones, K codebooks, T frames (at the codec's frame rate). A phone is three numbers: symbol,
 stress, long (`tts.text.phones`).

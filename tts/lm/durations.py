@@ -1,4 +1,4 @@
-"""How long each phone lasts: when the pointer moves, and how far.
+"""Phone durations: when the pointer moves, and how far.
 
 How long a phone lasts is drawn by its hazard: at each frame the model says how likely the pointer moves on; it does
 once the probability of having stayed so long falls below a number drawn for the phone. A number of a half

@@ -1,4 +1,4 @@
-"""The phone pointer as a model reads it: which phone is spoken in a frame, and for how long by then.
+"""The phone pointer as model input: the phone of a frame, and its age in frames.
 
 Shapes: B batch, P phones, T frames, W width.
 """

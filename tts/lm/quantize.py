@@ -1,4 +1,4 @@
-"""Speech models made ready to generate: what never changes computed once, and the weights in 8 or 16 bits on a CPU.
+"""Speech models prepared for inference: constants computed once, weights in 8 or 16 bits on a CPU.
 
 One frame at a time, a model is as slow as its weights are long in memory (kernels/int8.py has measurements).
 """

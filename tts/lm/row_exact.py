@@ -1,4 +1,4 @@
-"""Linear layers whose rows do not know of each other: a row's numbers are the same in a batch of any size.
+"""Batch-invariant linear layers: a row gives the same numbers in a batch of any size.
 
 Two things make a row depend on the others: 8-bit products that quantise their input with one scale a call, and float
 products, whose order of summation follows the shape. Here every row gets a scale of its own and is quantised in the

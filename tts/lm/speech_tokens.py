@@ -1,4 +1,4 @@
-"""Speech tokens: what is said and how, 25 times a second, without whose voice it is.
+"""Speech tokens: content and prosody without the speaker, 25 a second.
 
     log-mel (100 Hz) -> stride 2 -> ConvNeXt (50 Hz) -> stride 2 -> ConvNeXt (25 Hz) -> 4 numbers -> rounded -> a token
 

@@ -1,4 +1,4 @@
-"""The voices that are kept: the user's in a folder, and those that ship with the package.
+"""The voice library: the user's folder, and the voices that ship.
 
 The user's are in $MYNA_VOICES, in $MYNA_HOME/voices, or in ~/.local/share/myna/voices. Those of the package are
 recordings of three to four seconds; codes of the codec that is installed are made of them the first time, and kept in

@@ -1,10 +1,10 @@
-"""From whatever somebody recorded to the three seconds that a voice is cloned from.
+"""From a recording to the three-second prompt that a voice is cloned from.
 
     recording -> 30 s at most, mono -> high-pass -> voice activity -> checks -> noise reduced
               -> the best stretch, cut in pauses -> level
 
-What cannot be a voice is refused with a line that says why and what to do; what can be repaired is repaired, and a
-note says so. The limits were set on real recordings: see `PromptOptions`.
+Unusable recordings are refused with one line: why, and what to do. Defects that can be repaired are repaired and noted.
+The limits were set on real recordings: see `PromptOptions`.
 
 Shapes: C channels, N samples, F frames of voice activity (32 ms).
 """
@@ -304,14 +304,19 @@ def _best_window(
     good = speech * np.exp(-np.square((level - typical) / 15)) - 20 * clipped
     total = np.concatenate([[0.0], np.cumsum(good)])
     wanted = options.best_seconds / _FRAME_SECONDS
+    # A cut through a word costs as much as a third of a second without speech; the ends of the speech cost nothing.
+    cut = np.append(10 * speech, np.float32(0))[: end + 1]
+    cut[: begin + 1] = cut[end] = 0
     best = (-math.inf, begin, end)
     for first in range(begin, end):
-        for last in range(round(first + 0.84 * wanted), min(end, round(first + 1.16 * wanted)) + 1):
-            # A cut through a word costs as much as a third of a second without speech.
-            cuts = sum(10 * speech[min(i, len(speech) - 1)] for i in (first - 1, last) if begin < i < end)
-            score = (total[last] - total[first]) / (last - first) * wanted - cuts
-            if score > best[0]:
-                best = (score, first, last)
+        lasts = np.arange(round(first + 0.84 * wanted), min(end, round(first + 1.16 * wanted)) + 1)
+        if not len(lasts):
+            break
+        cuts = (cut[first - 1] if first > begin else 0) + cut[lasts]
+        scores = (total[lasts] - total[first]) / (lasts - first) * wanted - cuts
+        i = int(scores.argmax())
+        if scores[i] > best[0]:
+            best = (float(scores[i]), first, int(lasts[i]))
     return best[1], best[2]
 
 

@@ -1,4 +1,4 @@
-"""Whether a recording holds two people, by speaker vectors of its windows (`pretrained.ge2e`).
+"""Detects two speakers in a recording, by speaker vectors of its windows (`pretrained.ge2e`).
 
 Two people are two groups of windows, those of one stretch and all others, whose mean vectors differ more than one
 person's do.
