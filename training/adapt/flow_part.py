@@ -34,7 +34,9 @@ _SHORTEST = 50  # frames
 def mels(material: Material, path: Path) -> MelSet:
     """The clips of a material but those kept apart, as the flow decoder learns from them; made once."""
     if path.is_file():
-        return MelSet([path])
+        made_before = MelSet([path])
+        if not any(item.key in material.held for item in made_before.items):
+            return made_before
     corpus, speech = material.corpus, material.speech
     said = {one.key: i for i, one in enumerate(speech.items)} if speech is not None else {}
     found: list[Utterance] = []
