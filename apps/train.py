@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
-
 
 def train(
     recipe: Annotated[
@@ -18,15 +16,6 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Change the recipe: max_steps=1000 data.batch_size=8"),
-    ] = None,
-    ray: Annotated[
-        int | None, typer.Option("--ray", help="So many processes, by Ray Train instead of torchrun.")
-    ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="HOST:PORT of the Ray cluster, or auto.  [default: $RAY_ADDRESS, else this machine]"
-        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print how the run ended as JSON.")] = False,
@@ -38,16 +27,9 @@ def train(
     # oneDNN keeps a kernel for every shape of a product, and batches of sentences have thousands: without a bound the
     # process grows by gigabytes an hour.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "600")
-    if ray is None and ray_address is not None:
-        raise UsageError("--ray-address is for --ray; give the number of processes, too")
-    if ray is not None:
-        from ..training.ray_launcher import launch
+    from ..training.train import train as train_by  # torch takes seconds to import
 
-        summary = launch(recipe, overrides or (), ray, ray_address, quiet or as_json)
-    else:
-        from ..training.train import train as train_by  # torch takes seconds to import
-
-        summary = train_by(recipe, overrides or (), quiet=quiet or as_json)
+    summary = train_by(recipe, overrides or (), quiet=quiet or as_json)
     if as_json:
         described = {
             "steps": summary.steps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -34,7 +35,9 @@ _SHORTEST = 50  # frames
 def mels(material: Material, path: Path) -> MelSet:
     """The clips of a material but those kept apart, as the flow decoder learns from them; made once."""
     if path.is_file():
-        return MelSet([path])
+        made_before = MelSet([path])
+        if not any(item.key in material.held for item in made_before.items):
+            return made_before
     corpus, speech = material.corpus, material.speech
     said = {one.key: i for i, one in enumerate(speech.items)} if speech is not None else {}
     found: list[Utterance] = []
@@ -49,6 +52,8 @@ def mels(material: Material, path: Path) -> MelSet:
             first = round(one.item.start * corpus.sample_rate / FRAME)
             found.append(Utterance(item, first, first + len(one.pointer), one))
     found = [one for one in found if one.last - one.first >= _SHORTEST]
+    if material.whose is not None:  # else prompts would come from clips that were grouped together only
+        found = [replace(one, item=replace(one.item, speaker=material.whose)) for one in found]
     pitches = _Unvoiced({one.item.key: one.item.length / corpus.sample_rate for one in found})
     made = extract_mels.Extractor(corpus, cast(PitchSet, pitches), load_ge2e()).all(found, 1.0, 1.0)
     with atomic_output(path, force=True) as file:

@@ -36,7 +36,8 @@ Note = Callable[[str], None]
 @dataclass(frozen=True)
 class Material:
     """corpus: the clips, at 24 kHz.   person: which of them are used.   held: keys of those kept apart.   speech: what
-    is said in them, None without texts.   seconds: of speech, in all."""
+    is said in them, None without texts.   seconds: of speech, in all.   whose: the speaker of all, whatever voices were
+    found in them; None: of several people."""
 
     folder: Path
     corpus: Corpus
@@ -44,6 +45,7 @@ class Material:
     held: frozenset[str]
     speech: SpeechSet | None
     seconds: float
+    whose: str | None = PERSON
 
     def train(self) -> list[int]:
         """Utterances of `speech` to learn from."""
@@ -113,7 +115,7 @@ def others(folder: Path, n: int, codec: Codec, aligner: Aligner, work: Path, see
     path = work / "others.safetensors"
     speech = _speech(folder, corpus, chosen, codec, aligner, path, True, lambda line: None, whose=None)
     assert speech is not None
-    return Material(folder, corpus, Person(chosen, (), {}), frozenset(), speech, 0.0)
+    return Material(folder, corpus, Person(chosen, (), {}), frozenset(), speech, 0.0, whose=None)
 
 
 def _speech(

@@ -237,12 +237,18 @@ class Reader:
 
     def _phones(self, plans: Plans, p: Plans) -> tuple[Tensor, Tensor]:
         """The phones of the targets (B, 3, P), and how many each has (at least 1)."""
+        device, last = self.starts.device, self.speech.phones.shape[1] - 1
+        if last < 0:  # no utterance of the set has a text
+            n = len(plans.utterance)
+            return torch.zeros(n, 3, 1, dtype=torch.long, device=device), torch.ones(
+                n, dtype=torch.long, device=device
+            )
         counts = torch.from_numpy(self.speech.n_phones)[plans.utterance]
         longest = max(1, int(counts.max()))
         place = torch.arange(longest, device=self.starts.device)[None]
         counts = counts.to(self.starts.device)[:, None]
         row = self.phone_starts[p.utterance][:, None] + torch.where(place < counts, place, 0)
-        row = row.clamp(max=self.speech.phones.shape[1] - 1)
+        row = row.clamp(max=last)
         phones = self.speech.phones[:, row].transpose(0, 1) * (place < counts)[:, None]
         return phones, counts[:, 0].clamp(min=1)
 

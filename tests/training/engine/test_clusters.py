@@ -1,4 +1,4 @@
-"""Two nodes and a Ray cluster on this machine: the processes end with the same weights, and write one run."""
+"""Two nodes on this machine, by the commands of the page: both end well, and write one run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import torch
-from myna.errors import UsageError
-from myna.training.ray_launcher import launch
 from myna.tts.registry import load_ar
 
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "clusters.md"
 SHORT = [
     "max_steps=2",
@@ -61,21 +57,3 @@ def test_two_nodes_by_the_commands_of_the_page(lm_tiny, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2]
     assert load_ar(tmp_path / "run" / "last.safetensors").config.name
-
-
-def test_a_ray_cluster_of_this_machine(lm_tiny, tmp_path, monkeypatch):
-    pytest.importorskip("ray.train.torch")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    summary = launch("myna-ar-tiny", [*lm_tiny, *SHORT], 2, quiet=True)
-    assert summary.steps == 2
-    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    assert state["step"] == 2
-
-
-def test_what_cannot_be(monkeypatch):
-    with pytest.raises(UsageError, match="at least 1 process"):
-        launch("myna-ar-tiny", [], 0)
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match="needs the package ray"):
-        launch("myna-ar-tiny", [], 1)
