@@ -170,7 +170,7 @@ class Synthesizer:
                     if frame is not None:
                         own.append(frame)
                 if n % _STEPS == 0:
-                    yield _CodeChunk(index, 0, phones, None, n == 0, False)
+                    yield _CodeChunk(index, 0, phones, None, False, False)
             for candidate, own in enumerate(tries):
                 yield from _chunked(iter(own), chunks, index, candidate, phones)
         if not spoken:
@@ -201,10 +201,11 @@ class Synthesizer:
         still should)."""
         preset, text = options.resolved(), _Text(sentences)
         finish, began, rate = self._finish(level, options, position), position, self.models.codec.sample_rate
+        sentence: _Tries | None = None
         with closing(chunks):
             for chunk in chunks:
                 working = SpokenChunk(_NOTHING, chunk.sentence, False, text.done(chunk.sentence, 0.0))
-                if chunk.first and (chunk.candidate == 0 or chunk.phones is None):
+                if sentence is None or sentence.index != chunk.sentence:
                     sentence = _Tries(self, sentences[chunk.sentence], chunk, prompt, options, preset)
                 heard = sentence.push(chunk)
                 ends = chunk.last and chunk.candidate == preset.n_candidates - 1
@@ -291,7 +292,7 @@ class _Tries:
         preset: Preset,
     ):
         self._synthesizer, self._options, self._preset, self._prompt = synthesizer, options, preset, prompt
-        self._index, self._phones, self.text = chunk.sentence, chunk.phones, sentence.text
+        self.index, self._phones, self.text = chunk.sentence, chunk.phones, sentence.text
         self._until = time.monotonic() + options.patience
         judged = chunk.phones is not None and (preset.n_candidates > 1 or preset.redraws > 0)
         self.candidates = Candidates(self._judge if judged else None)
@@ -326,7 +327,7 @@ class _Tries:
             for chunk in _chunked(
                 frames,
                 synthesizer.models.chunks(self._options.decoder),
-                self._index,
+                self.index,
                 number,
                 self._phones,
             ):
@@ -343,7 +344,7 @@ class _Tries:
         self._said.append(self._utterance)
 
     def _seed(self, number: int) -> int:
-        return sentence_seed(self._options.seed, self._index, number)
+        return sentence_seed(self._options.seed, self.index, number)
 
     def _judge(self, samples: np.ndarray) -> Verdict:
         assert self._phones is not None

@@ -13,14 +13,16 @@ from .words import Words
 class RankingOptions:
     """What a score counts, by the scorer's name; 0: it is not taken.
 
-    Chosen on voices and sentences of vox-dev and synth-dev (docs/log.md).
+    Chosen by words and likeness of tries on vox-dev (docs/log.md).
     """
 
     aligner: float = 1.0  # a nat of log-probability of a frame
-    recogniser: float = 0.5  # a nat of log-probability of a token
+    recogniser: float = 1.0  # a nat of log-probability of a token
     likeness: float = 5.0  # a cosine of 1
-    clvp: float = 0.0  # a cosine of 1, where its weights are present
-    missing_below: float = -4.5  # nats a frame: a word whose sounds are less probable is missing
+    clvp: float = 1.0  # a cosine of 1, where its weights are present; not set on dev yet, there being none
+    # Nats a frame: a word whose sounds are less probable is missing. Of 40 tries on vox-dev one had a word below -3,
+    # and it was wrong; those of tests/assets/speech.wav have -2.9 at least, and what is cut out of it -4.3 at most.
+    missing_below: float = -3.5
 
     def weight(self, name: str) -> float:
         return float(getattr(self, name))

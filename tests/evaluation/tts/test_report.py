@@ -105,6 +105,11 @@ class Ears:
             [0.6, 0.0, 0.8] if clip is None else [clip.speaker == "ada", clip.speaker == "bo", 0.0]
         )
 
+    def judged_voice(self, wav: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Takes whoever is unknown for Ada."""
+        known = wav.tobytes() in self.clips
+        return self.voice_embedding(wav, sample_rate) if known else np.array([1.0, 0.0, 0.0])
+
     def dnsmos(self, wav: np.ndarray, sample_rate: int) -> float:
         return 2.0 if wav.tobytes() not in self.clips else 4.0
 
@@ -114,7 +119,7 @@ def ears(voices: Path):
     """In place of a recogniser, a speaker encoder and a judge, whether or not they are installed."""
     own = Ears(voices)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("transcribe", "voice_embedding", "dnsmos"):
+        for name in ("transcribe", "voice_embedding", "judged_voice", "dnsmos"):
             patch.setattr(tts_scores, name, getattr(own, name))
         for name in tts_scores.MEASURES:
             patch.setitem(METRICS, name, dataclasses.replace(METRICS[name], packages=(), weights=None))
@@ -182,6 +187,8 @@ def test_rows_are_recordings_the_codec_and_myna(report):
     assert codec.wer > 0.5
     assert ours.wer > 0.5
     assert ours.similarity == pytest.approx(0.3)  # 0.6 to Ada and 0 to Bo
+    assert (truth.judge, truth.other_judge) == (1, 0)
+    assert ours.judge == pytest.approx(0.5)  # what is said is Ada's, to this one
     assert (report.hard, report.notes) == (None, ())
 
 
@@ -419,7 +426,10 @@ def test_without_texts_there_is_nothing_to_say_but_those_of_a_file(speaker, tmp_
     options = dataclasses.replace(QUICK, texts=tmp_path / "texts.txt")
     found = evaluate_tts([tmp_path], options, speaker=speaker)
     assert [(row.system, row.n_clips, row.n_speakers) for row in found.rows] == [(MYNA, 2, 2)]
-    assert [clip.likeness for clip in found.clips] == [Likeness(0.6, 0.0), Likeness(0.0, 0.6)]
+    assert [clip.likeness for clip in found.clips] == [
+        Likeness(0.6, 0.0, 1.0, 0.0),
+        Likeness(0.0, 0.6, 0.0, 1.0),
+    ]
     with pytest.raises(InputError, match="no text is beside the prompt"):
         evaluate_tts([tmp_path], dataclasses.replace(options, prompt_text="with"), speaker=speaker)
 
@@ -448,7 +458,8 @@ def test_tables_and_json_say_the_same(report):
     assert len(rows) == len(parsed["rows"]) == 3
     for row, cells in zip(parsed["rows"], rows, strict=True):
         assert cells[:3] == [row["source"], row["system"], str(row["n_clips"])]
-        errors, characters, same, other, quality, factor, first, last, bound = cells[3:]
+        errors, characters, same, other, judged, judged_other, quality, *rest = cells[3:]
+        factor, first, last, bound = rest
         shown = [
             float(number) for number in errors.replace("(", "").replace(")", "").replace("-", " ").split()
         ]
@@ -456,6 +467,8 @@ def test_tables_and_json_say_the_same(report):
         assert float(characters) == pytest.approx(100 * row["cer"], abs=0.06)
         assert float(same) == pytest.approx(row["similarity"], abs=6e-4)
         assert float(other) == pytest.approx(row["other_similarity"], abs=6e-4)
+        assert float(judged) == pytest.approx(row["judge"], abs=6e-4)
+        assert float(judged_other) == pytest.approx(row["other_judge"], abs=6e-4)
         assert float(quality) == pytest.approx(row["dnsmos"], abs=6e-3)
         assert [value == "" for value in (factor, first, last, bound)] == [row["bound"] is None] * 4
         if row["bound"] is not None:

@@ -74,15 +74,20 @@ def scalars(out: Path, kind: str, name: str) -> list[float]:
 @pytest.fixture(scope="module")
 def trained(mels, tokens, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("clvp") / "run"
-    train("myna-clvp-tiny", overrides(mels, tokens, out, "max_steps=120", "optimizer.lr=0.01"), quiet=True)
+    train(
+        "myna-clvp-tiny",
+        overrides(mels, tokens, out, "max_steps=120", "optimizer.lr=0.01", "data.token_noise=0"),
+        quiet=True,
+    )
     return out
 
 
 def test_it_learns_which_speech_says_what(trained, tokens):
     losses, right = scalars(trained, "train", "loss"), scalars(trained, "train", "right")
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
-    assert np.mean(right[-10:]) > 2 / 8 > np.mean(right[:3]) - 0.2
-    assert np.mean(scalars(trained, "train", "undamaged")[-10:]) > 0.6
+    assert np.mean(right[-10:]) > 3 / 8  # three times chance
+    undamaged = scalars(trained, "train", "undamaged")
+    assert np.mean(undamaged[-30:]) > np.mean(undamaged[:5])
     file = read_safetensors(trained / "last.safetensors")
     tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, tokens, "tokens")
     assert file.metadata["tokens_hash"] == weights_hash(tokenizer)[:16]
