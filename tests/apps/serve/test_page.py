@@ -109,7 +109,7 @@ def page(chromium, served):
 def test_a_visitor_with_the_key_makes_a_voice_speak(page, served, tmp_path):
     page.click("#clone-voice input")
     page.click("[role=option]:has-text('ada')")
-    page.fill("#clone-text textarea", "One two three. Four five six.")
+    page.fill("#clone-text textarea", "One two three.")
     with page.expect_response(lambda answer: answer.url.endswith(".aac")) as heard:  # what the player plays
         page.click("#clone-say")
     assert heard.value.status == 200
