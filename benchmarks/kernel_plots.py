@@ -34,12 +34,12 @@ def parameters() -> int:
         return sum(p.numel() for p in MynaCodec().decoder.parameters())
 
 
-def predicted(n: int, precision: str, frames: int, batch: int) -> float:
-    """Microseconds of a decoder step. n: parameters, each of which takes part in about 1.5 products a frame (two blocks
-    of three run at twice the frame rate)."""
+def predicted(n: int, precision: str, frames: int, batch: int, launches: int = LAUNCHES) -> float:
+    """Microseconds of a decoder step; launches 0: of its bytes and operations alone. n: parameters, each of which takes
+    part in about 1.5 products a frame (two blocks of three run at twice the frame rate)."""
     moved = n * BYTES[precision] + batch * frames * 480 * 4
     operations = 3 * n * frames * batch
-    return max(1e6 * max(moved / BANDWIDTH, operations / RATES[precision]), LAUNCH_US * LAUNCHES)
+    return max(1e6 * max(moved / BANDWIDTH, operations / RATES[precision]), LAUNCH_US * launches)
 
 
 def measure(seconds: float) -> dict[str, Any]:
@@ -95,15 +95,20 @@ def draw(cpu: dict[str, Any] | None, out: Path) -> None:
     sizes = [1, 2, 4, 8, 16, 32, 64]
     batches = [1, 2, 4, 8, 16, 32, 64, 128, 256]
     for precision, colour in COLOURS.items():
+        style = "-" if precision == "float32" else "--"
         chunk.plot(
             [20 * size for size in sizes],
             [predicted(n, precision, size, 1) / size for size in sizes],
-            marker="o", color=colour, label=precision,
+            marker="o", color=colour, label=precision, linestyle=style,
+        )  # fmt: skip
+        floor = [predicted(n, precision, size, 1, 0) / size for size in sizes]
+        chunk.plot(
+            [20 * size for size in sizes], floor, color=colour, linestyle=":", label=f"{precision}, without launches"
         )  # fmt: skip
         streams.plot(
             batches,
             [batch * FRAME_US / predicted(n, precision, 1, batch) for batch in batches],
-            marker="o", color=colour, label=precision,
+            marker="o", color=colour, label=precision, linestyle=style,
         )  # fmt: skip
     chunk.set(
         xscale="log", yscale="log", xlabel="chunk (ms of audio)", ylabel="us a frame (20 ms)",

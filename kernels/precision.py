@@ -121,11 +121,16 @@ def check_precision(precision: str, device: str | torch.device = "cpu") -> None:
     """Raises UsageError for a precision that there is not, or not on this device."""
     if precision not in PRECISIONS:
         raise UsageError(f"no precision {precision!r}; choose {', '.join(PRECISIONS)}")
-    kind = torch.device(device).type
+    kind = _kind(device)
     if precision in ("bf16", "int8") and kind != "cpu":
         raise UsageError(f"{precision} is for CPUs, not for {kind}; choose float32")
     if precision == "int8" and int8_engine() is None:
         raise UsageError("this build of torch has no products in 8 bits; choose float32")
+
+
+def _kind(device: str | torch.device) -> str:
+    """cpu, cuda, ...: a device that there is not is refused by whoever puts a model there."""
+    return str(device).partition(":")[0]
 
 
 def choose(requested: str, work: str, device: str | torch.device = "cpu") -> Precision:
@@ -134,7 +139,7 @@ def choose(requested: str, work: str, device: str | torch.device = "cpu") -> Pre
     check_precision(requested, device)
     if requested != "auto":
         return requested  # pyright: ignore[reportReturnType]
-    if torch.device(device).type != "cpu":
+    if _kind(device) != "cpu":
         return "float32"
     return next(precision for precision in WORKS[work].order if _pays(precision, WORKS[work]))
 

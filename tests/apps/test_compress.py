@@ -15,6 +15,7 @@ from myna.codec.registry import load_codec
 from myna.data.audio import AudioReader, read_audio, write_audio
 from myna.data.resample import resample
 from myna.errors import MissingModelError
+from myna.kernels.precision import choose
 from myna.marks.search import listen
 from myna.marks.tags import is_synthetic
 from myna.marks.watermark import watermark
@@ -289,3 +290,20 @@ def test_commands_carry_mark_and_tag(myna, tmp_path, speech):
     facts = json.loads(myna("info", tmp_path / "back.wav", "--json").out)
     assert facts["watermark"] is True
     assert facts["synthetic_tag"] is True
+
+
+def test_precision(myna, tiny_model, tmp_path):
+    def facts(*arguments) -> str:
+        return json.loads(myna(*arguments, "--json").out)["precision"]
+
+    file, wav = tmp_path / "a.myna", tmp_path / "a.wav"
+    given = "--model", tiny_model, "--force"
+    assert facts("compress", SPEECH, file, *given) == "float32"
+    assert facts("decompress", file, wav, *given, "--precision", "bf16") == "bf16"
+    assert facts("decompress", file, wav, *given) == choose("auto", "codec decoder")
+    narrow = myna("compress", SPEECH, file, *given, "--json", "--precision", "bf16")
+    assert json.loads(narrow.out)["precision"] == "bf16"
+    assert "some codes differ" in narrow.err
+    myna("compress", SPEECH, file, *given, "--precision", "int4").failed_with(2, "auto, float32, bf16, int8")
+    refused = myna("decompress", file, wav, *given, "--precision", "bf16", "--device", "cuda")
+    refused.failed_with(2, "for CPUs, not for cuda")

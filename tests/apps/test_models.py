@@ -11,6 +11,7 @@ from myna.asr.model.checkpoint import save_checkpoint
 from myna.asr.model.registry import load_whisper
 from myna.asr.model.whisper import Whisper, WhisperDims
 from myna.data import download
+from myna.kernels.precision import choose
 
 DIMS = WhisperDims(8, 6, 16, 2, 1, 256 + 8 + 1501, 10, 16, 2, 1)
 
@@ -23,7 +24,14 @@ def machine(tmp_path, monkeypatch):
 
 def test_the_list_has_whispers_and_codecs_each_name_once(myna, tmp_path):
     rows = {row["name"]: row for row in json.loads(myna("models", "list", "--json").out)}
-    assert len(rows) == len(myna("models", "list").out.splitlines())
+    models, here = myna("models", "list").out.split("\n\n")
+    assert len(rows) == len(models.splitlines())
+    assert "processor: " in here
+    assert "codec encoder float32" in here
+    assert rows["myna-24k"]["precision"]["encoder"] == "float32"
+    assert rows["tiny.en"]["precision"] == {"matrices": "float32"}
+    assert rows["large-v3-turbo"]["precision"] == {"matrices": choose("auto", "large whisper")}
+    assert rows["tortoise"]["precision"] == {"autoregressive": "half"}
     assert rows["myna-24k"]["installed"]
     assert rows["tiny.en"]["installed"]  # a package of the test extra carries it
     assert rows["tiny.en"]["kind"] == "asr"

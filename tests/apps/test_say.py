@@ -67,7 +67,7 @@ def models() -> Valle:
 @pytest.fixture
 def voice(models, tmp_path, monkeypatch) -> Path:
     """The voice's file; the models that ship are the tiny ones, the folder is empty."""
-    monkeypatch.setattr(speaker, "load_models", lambda device, decoder=None: models)
+    monkeypatch.setattr(speaker, "load_models", lambda device, decoder=None, precision="auto": models)
     path = tmp_path / "voices" / "ada.safetensors"
     path.parent.mkdir()
     tiny_voice(models.codec).save(path)
@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_file(voice, myna):
 
 def test_models_with_several_coarse_codebooks_speak_too(voice, myna, monkeypatch):
     several = tiny_models(n_coarse=3)
-    monkeypatch.setattr(speaker, "load_models", lambda device, decoder=None: several)
+    monkeypatch.setattr(speaker, "load_models", lambda device, decoder=None, precision="auto": several)
     for name, preset in (("a", "standard"), ("b", "standard"), ("best", "best")):
         done = myna("say", TEXT, "-v", voice, "-o", f"{name}.wav", "--preset", preset, "-q")
         assert done.code == 0, done
@@ -245,7 +245,7 @@ def slowly(*args):
         time.sleep(0.1 if len(said) > 2 else 0)  # seconds in which to be stopped, on a busy machine too
         yield frame
 models.first_codes = slowly
-speaker.load_models = lambda device, decoder=None: models
+speaker.load_models = lambda device, decoder=None, precision="auto": models
 from myna.apps import cli
 sys.argv[0] = "myna"
 cli.main()

@@ -72,7 +72,9 @@ def hum(monkeypatch, tmp_path) -> Hum:
     decoder = Hum(codec.frame_size)
     monkeypatch.setitem(registry.DECODERS, "hum", DecoderRow("hum", "it hums", lambda *_: decoder))
     monkeypatch.setattr(
-        speaker, "load_models", lambda device, decoder=None: Valle(codec, ar, load_decoders(codec, ar))
+        speaker,
+        "load_models",
+        lambda device, decoder=None, precision="auto": Valle(codec, ar, load_decoders(codec, ar)),
     )
     codes = torch.randint(0, 1024, (8, 60), generator=torch.Generator().manual_seed(1))
     monkeypatch.chdir(tmp_path)

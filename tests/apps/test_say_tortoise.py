@@ -195,6 +195,8 @@ def test_one_file_is_converted_to_one(published, work, myna):
         (("--model", "tortoise", "--cfg-text", "2"), 2, ("--cfg-text belongs to the model myna",)),
         (("--keep-candidates", "kept"), 2, ("--keep-candidates belongs to the model tortoise",)),
         (("--model", "tortoise", "--precision", "int4"), 2, ("int8",)),
+        (("--precision", "half"), 2, ("auto, float32, bf16, int8",)),  # which is tortoise's
+        (("--precision", "bf16", "--device", "cuda"), 2, ("for CPUs",)),
         (("--model", "tortoise", "--sampler", "ddmp"), 2, ("did you mean ddpm",)),
         (("--model", "tortoise"), 4, ("is not in", "myna models download tortoise")),
     ],
