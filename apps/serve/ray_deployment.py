@@ -40,7 +40,7 @@ def application(arguments: dict[str, str]) -> Any:
             "n_cpus": float(given.pop("num_cpus", 1)),
             "n_gpus": float(given.pop("num_gpus", 0)),
         }
-        numbers = {
+        numbers: dict[str, Any] = {
             name: int(given.pop(name)) for name in ("max_concurrency", "queue", "models") if name in given
         }
         limits = Limits(deadline=float(given.pop("deadline", Limits.deadline)))
