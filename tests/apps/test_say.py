@@ -103,7 +103,7 @@ def test_no_watermark_no_speech(voice, myna, monkeypatch):
     def broken(*_):
         raise MissingModelError("speech cannot be watermarked without the package resemble-perth")
 
-    monkeypatch.setattr(speaker.Speaker.__init__, "__defaults__", (None, "cpu", broken, None))
+    monkeypatch.setattr(speaker.Speaker.__init__, "__defaults__", (None, "cpu", broken, None, "auto"))
     myna("say", "Hello.", "--voice", voice).failed_with(4, "watermarked")
     assert list(Path().iterdir()) == []
 
@@ -115,6 +115,7 @@ def test_json_says_what_was_done(voice, myna):
     assert report["n_samples"] == soundfile.info("out.flac").frames
     assert report["first_audio"] <= report["elapsed"]
     assert report["real_time_factor"] > 0
+    assert report["precision"] == "int8"
 
 
 def test_the_same_seed_gives_the_same_file(voice, myna):
