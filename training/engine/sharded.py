@@ -14,11 +14,11 @@ import shutil
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -26,6 +26,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -52,7 +54,8 @@ def shard(model: nn.Module, world: World, bf16: bool) -> nn.Module:
     for part in model.modules():
         if isinstance(part, _BLOCKS):
             fully_shard(part, mesh=mesh, mp_policy=policy)
-    return fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    return model
 
 
 def checkpoint_activations(model: nn.Module) -> None:
@@ -76,7 +79,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 def full_weights(model: nn.Module) -> dict[str, Tensor]:
     """All weights in one piece, on the CPU of the main process; every process must call it."""
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast("dict[str, Tensor]", get_model_state_dict(model, options=options))
 
 
 def save_shards(
@@ -102,8 +106,8 @@ def save_shards(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is but one process
-            dcp.save(state, checkpoint_id=str(folder), no_dist=world.size == 1)
-    except (OSError, RuntimeError, dcp.CheckpointException) as error:
+            save(state, checkpoint_id=str(folder), no_dist=world.size == 1)
+    except (OSError, RuntimeError, CheckpointException) as error:
         raise OutputError(
             f"cannot save the state of the run to {folder}: {str(error).strip().splitlines()[-1]}"
         ) from error
@@ -152,10 +156,10 @@ def load_shards(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dcp.load(state, checkpoint_id=str(folder), no_dist=world.size == 1)
+            load(state, checkpoint_id=str(folder), no_dist=world.size == 1)
         set_model_state_dict(model, state["model"])
         set_optimizer_state_dict(model, optimizer, state["optimizer"])
-    except (OSError, RuntimeError, KeyError, ValueError, dcp.CheckpointException) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, CheckpointException) as error:
         raise InputError(
             f"{folder} is the state of another model ({str(error).strip().splitlines()[-1]}); choose another output in "
             "the recipe, or remove it"
