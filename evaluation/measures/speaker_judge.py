@@ -52,6 +52,14 @@ class SpeakerJudge(nn.Module):
     """Log-mels to speaker vectors. Nothing in it is a parameter: `training.models.speaker_judge` computes all of it."""
 
     cosines: Tensor
+    centre: Tensor
+    deviation: Tensor
+    weight: Tensor
+    mean: Tensor
+    variance: Tensor
+    origin: Tensor
+    axes: Tensor
+    discriminant: Tensor
 
     def __init__(self, config: SpeakerJudgeConfig | None = None):
         super().__init__()
