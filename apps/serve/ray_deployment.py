@@ -33,9 +33,9 @@ def application(arguments: dict[str, str]) -> Any:
     num_replicas; num_cpus and num_gpus of each; max_concurrency, queue, models, default_model and deadline as the
     options of `myna serve`. Keys come from MYNA_API_KEY, separated by spaces. Raises UsageError.
     """
-    given = dict(arguments)
+    given: dict[str, Any] = dict(arguments)
     try:
-        size = {
+        size: dict[str, Any] = {
             "n_replicas": int(given.pop("num_replicas", 1)),
             "n_cpus": float(given.pop("num_cpus", 1)),
             "n_gpus": float(given.pop("num_gpus", 0)),
