@@ -71,7 +71,8 @@ def memory(pid: int) -> float:
     """MB resident of a process and its children."""
     pids = [pid]
     for child in Path(f"/proc/{pid}/task").glob("*/children"):
-        pids += [int(number) for number in child.read_text().split()]
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            pids += [int(number) for number in child.read_text().split()]
     pages = 0
     for one in pids:
         try:

@@ -57,7 +57,8 @@ for command in (
 
 # What none of them needs stays unloaded: a start is half of a short sentence.
 unneeded = ("myna.kernels.gpu", "myna.diffusion", "myna.training", "myna.evaluation", "myna.tts.tortoise.model")
-assert not [name for name in sys.modules if name.startswith(unneeded)]
+loaded = [name for name in sys.modules if name.startswith(unneeded)]
+assert not loaded, loaded
 """
 
 

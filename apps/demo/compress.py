@@ -51,7 +51,7 @@ def house_codec() -> Codec:
 
 def encode(source: Path, progress: Progress) -> Encoded:
     """Raises InputError for what is not audio, or too long."""
-    from ...codec.pipeline import compress
+    from ...codec.pipeline import FILE_PACKET_SECONDS, compress, says_synthetic
 
     with AudioReader(source) as reader:
         info = reader.info
@@ -66,7 +66,8 @@ def encode(source: Path, progress: Progress) -> Encoded:
         def tell(done: float, total: float | None) -> None:
             progress(0.6 * min(1.0, done / total) if total else 0.3, "Encoding")
 
-        made = compress(reader, out, codec, codec.n_codebooks, tell)
+        synthetic = says_synthetic(source, reader)
+        made = compress(reader, out, codec, codec.n_codebooks, tell, FILE_PACKET_SECONDS, synthetic)
     return Encoded(
         out.getvalue(),
         source.stem or "recording",

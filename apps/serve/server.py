@@ -28,6 +28,9 @@ class Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
+                # Not whatever else is installed (uvloop, httptools): the server behaves the same everywhere.
+                loop="asyncio",
+                http="h11",
                 log_level="warning",
                 access_log=False,  # addresses and queries of others are nobody's business
                 ws_max_size=4 << 20,

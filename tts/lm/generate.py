@@ -12,7 +12,7 @@ import copy
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,8 +25,15 @@ from .batch import Prompt, SpeechBatch
 from .durations import Drawn, Durations, Given
 from .pointer import spoken_in
 from .sampling import SamplingOptions, uniforms
-from .slots import ARSlots, captured_slots
 from .step import ARStep, Ask, Frame
+
+if TYPE_CHECKING:
+    from .slots import ARSlots
+
+
+def may_capture(tensor: Tensor) -> bool:
+    """Whether steps of a model whose tensor this is can be captured."""
+    return tensor.device.type == "cuda"
 
 
 class ARGenerator:
@@ -156,10 +163,13 @@ class ARGenerator:
 
     def __iter__(self) -> Iterator[Frame]:
         """Frame by frame; on a GPU with a captured step. Once only."""
-        slots = captured_slots(self.step, self.state)
-        if slots is not None:
-            yield from self._captured(slots)
-            return
+        if may_capture(self.model.begin):
+            from .slots import captured_slots  # with Triton, which takes its time to load
+
+            slots = captured_slots(self.step, self.state)
+            if slots is not None:
+                yield from self._captured(slots)
+                return
         run, answer = self.run(), None
         while True:
             # Entered anew for every frame: a generator that pauses inside would leave the mode on for its caller.

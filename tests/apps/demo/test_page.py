@@ -133,7 +133,7 @@ class TestWithGradio:
             whole = read_audio(values[-1][2].value["path"]).samples[0]
             assert len(whole) == read_audio(talk, 24_000).samples.shape[1]
             with pytest.raises(UsageError, match="nothing came"):
-                list(panel.show(lambda: iter(()), voice, "it", 5, "nothing came"))
+                list(panel.show(lambda: (chunk for chunk in ()), voice, "it", 5, "nothing came"))
         assert tones.converted == [(talk, voice, 5)]
 
     def test_recordings_that_a_page_does_not_convert(self, tmp_path):

@@ -137,9 +137,12 @@ def test_a_request_has_a_deadline(serve, slowly):
         second = threads.submit(say, server)
         with pytest.raises(httpx.RemoteProtocolError):  # it had begun
             first.result()
-        answer = second.result()
-    assert answer.status_code in (200, 504)
-    if answer.status_code == 504:
+        try:
+            answer = second.result()
+        except httpx.RemoteProtocolError:  # on a slow machine it had begun, too
+            answer = None
+    assert answer is None or answer.status_code in (200, 504)
+    if answer is not None and answer.status_code == 504:
         assert "longer than 4 s" in sentence(answer)
     assert server.settled()
 

@@ -585,7 +585,7 @@ def test_the_command(voices, shipped, sketches, work, capsys):
         (("VOICES", "--limit", "0"), 2, "limit of 0"),
         (("VOICES", "--max-voices", "0"), 2, "at least one voice"),
         (("VOICES", "--prompt-text", "maybe"), 2, "without, with, both"),
-        (("VOICES", "--metric", "pesq"), 2, "wer, similarity, dnsmos"),
+        (("VOICES", "--metric", "pesq"), 2, "wer, similarity, judge, dnsmos"),
         (("VOICES", "--preset", "loud"), 2, "standard, fast, best"),
         (("VOICES", "--seed", "-1"), 2, "seed"),
         (("VOICES", "--top-p", "2"), 2, "top-p"),
