@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,9 +33,11 @@ HARD = [
 
 def sentences() -> list[str]:
     rng = random.Random(0)
-    words = (
-        (Path(__file__).parents[3] / "evaluation" / "measures" / "spellings.txt").read_text("utf-8").split()
-    )
+    spec = find_spec("whisper_normalizer")
+    assert spec is not None
+    assert spec.origin is not None
+    table = json.loads((Path(spec.origin).parent / "normalizers" / "english.json").read_text("utf-8"))
+    words = [word for pair in table.items() for word in pair]  # British and American spellings
     made = []
     while len(made) < 200:
         chosen = rng.sample(words, rng.randint(3, 14))
