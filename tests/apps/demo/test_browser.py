@@ -286,7 +286,12 @@ def test_consent_is_asked_again_for_another_recording(visit):
 def test_a_phone_need_not_scroll_sideways(visit):
     page = visit(390, 844)
     for tab in ("Clone", "Compress", "Voices"):
-        page.get_by_role("tab", name=tab).click()
+        shown = page.get_by_role("tab", name=tab)
+        if shown.count():
+            shown.click()
+        else:  # what does not fit is behind a button
+            page.click(".overflow-menu > button")
+            page.get_by_role("button", name=tab, exact=True).click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
