@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from myna.data.audio import Audio, write_audio
 from myna.evaluation.clips import Clip, load_clips
-from myna.evaluation.codec.plots import RANGE_DB, new_figure, to_png
-from myna.evaluation.tts.plots import N_MELS, mel_spectrogram
+from myna.evaluation.codec.plots import new_figure, to_png
+from myna.evaluation.tts.plots import draw_mel
 from myna.evaluation.tts.report import CONSENT
 from myna.evaluation.tts.scores import Judge
 from myna.evaluation.tts.texts import PROMPT_SECONDS, people_of
@@ -28,7 +28,6 @@ from myna.tts.speaker import Speaker
 from PIL import Image
 
 RATE = 24_000
-HIGHEST = 8000.0  # Hz shown
 TEXTS = (
     "The birds come back to the garden in the spring.",
     "She had promised to bring the old photographs with her tomorrow.",
@@ -105,23 +104,12 @@ def picture(pages: list[Shown]) -> bytes:
         for axis, (kind, wav) in zip(
             axes[2 * row :], (("prompt", page.prompt), ("clone", page.clone)), strict=False
         ):
-            level = mel_spectrogram(wav, RATE)
-            top, seconds = float(level.max()), len(wav) / RATE
-            axis.imshow(
-                level,
-                origin="lower",
-                aspect="auto",
-                cmap="magma",
-                vmin=top - RANGE_DB,
-                vmax=top,
-                extent=(0, seconds, 0, N_MELS),
-            )
-            pitch = track_pitch(wav, RATE, int(seconds / HOP))
+            draw_mel(axis, wav, RATE, f"{page.name}: {kind}")
+            pitch = track_pitch(wav, RATE, int(len(wav) / RATE / HOP))
             at = np.arange(len(pitch)) * HOP
             beside = axis.twinx()
             beside.plot(at, np.where(pitch > 0, pitch, np.nan), "c", linewidth=1.2)
             beside.set(ylim=(50, 450), ylabel="pitch, Hz")
-            axis.set(title=f"{page.name}: {kind}", xlabel="s", ylabel="mel band")
     return to_png(figure)
 
 

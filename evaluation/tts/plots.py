@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -97,20 +98,24 @@ def mels(voices: Sequence[Panels], sample_rate: int) -> bytes:
             if wav is None or not wav.any():
                 axis.set_axis_off()
                 continue
-            level = mel_spectrogram(wav, sample_rate)
-            top = float(level.max())
-            seconds = len(wav) / sample_rate
-            axis.imshow(
-                level,
-                origin="lower",
-                aspect="auto",
-                cmap="magma",
-                vmin=top - RANGE_DB,
-                vmax=top,
-                extent=(0, seconds, 0, N_MELS),
-            )
-            axis.set(title=f"{voice.title}: {name}", xlabel="s", ylabel="mel band")
+            draw_mel(axis, wav, sample_rate, f"{voice.title}: {name}")
     return to_png(figure)
+
+
+def draw_mel(axis: Any, wav: np.ndarray, sample_rate: int, title: str) -> None:
+    """The mel spectrogram of (N,), in dB below its loudest point."""
+    level = mel_spectrogram(wav, sample_rate)
+    top = float(level.max())
+    axis.imshow(
+        level,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=top - RANGE_DB,
+        vmax=top,
+        extent=(0, len(wav) / sample_rate, 0, N_MELS),
+    )
+    axis.set(title=title, xlabel="s", ylabel="mel band")
 
 
 def mel_spectrogram(wav: np.ndarray, sample_rate: int) -> np.ndarray:
