@@ -8,21 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from myna.codec.checkpoint import weights_hash
-from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.data.audio import read_audio
-from myna.data.checkpoint import save_checkpoint
 from myna.errors import InputError, MissingModelError
-from myna.layers.dit import DiTConfig
 from myna.tts.decoders.base import Latents
-from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
 from myna.tts.decoders.flow.sound import is_narrow
 from myna.tts.flow_speech import FlowSpeech, load_flow_speech
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.sampling import SamplingOptions
-from myna.tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
-from myna.tts.lm.token_ar import TokenAR, TokenARConfig
 from myna.tts.registry import FLOW_FILES
 from myna.tts.text.phones import Phones
 from myna.tts.voices.voice import heard, load_voice, make_voice
@@ -30,27 +23,6 @@ from myna.tts.voices.voice import heard, load_voice, make_voice
 SPEECH = Path(__file__).parents[1] / "assets" / "speech.wav"
 CONSENT = "the reader of a public-domain recording"
 PHONES = Phones(torch.tensor([[2, 20, 31, 2, 25, 40, 6], [0] * 7, [0] * 7]))
-DIT = DiTConfig(width=32, depth=1, n_heads=2, hidden=24, kernel=3, context=400)
-
-
-def save_all(folder: Path, seed: int = 0, tokens_hash: str | None = None) -> None:
-    """Tiny models of the flow path."""
-    torch.manual_seed(seed)
-    tokenizer = SpeechTokenizer(SpeechTokensConfig(width=16, depth_before=1, depth=1))
-    flow = FlowDecoder(FlowConfig(text_width=24, text_depth=1, condition=16, trunk=DIT, head=DIT))
-    ar = TokenAR(
-        TokenARConfig(width=32, depth=1, n_heads=2, n_kv_heads=1, hidden=24, text_depth=1, context=256)
-    )
-    vocoder = MelVocoder(MelVocoderConfig(width=16, depth=1))
-    for model in (tokenizer, flow, ar, vocoder):  # what starts at zero would hide mistakes
-        for parameter in model.parameters():
-            if parameter.abs().sum() == 0:
-                parameter.data.normal_(0, 0.1)
-    own = {"tokens_hash": tokens_hash or weights_hash(tokenizer)[:16]}
-    save_checkpoint(tokenizer, tokenizer.config, folder / FLOW_FILES["tokens"], "tokens")
-    save_checkpoint(flow, flow.config, folder / FLOW_FILES["flow"], "flow", own)
-    save_checkpoint(ar, ar.config, folder / FLOW_FILES["ar"], "token-ar", own)
-    save_checkpoint(vocoder, vocoder.config, folder / FLOW_FILES["vocoder"], "mel-vocoder")
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +35,9 @@ def codec() -> MynaCodec:
 
 
 @pytest.fixture(scope="module")
-def speech(codec, tmp_path_factory) -> FlowSpeech:
+def speech(codec, save_tiny_flow, tmp_path_factory) -> FlowSpeech:
     folder = tmp_path_factory.mktemp("flow")
-    save_all(folder)
+    save_tiny_flow(folder)
     return load_flow_speech(codec, folder=folder)
 
 
@@ -117,11 +89,11 @@ def test_a_voice_without_its_recording_is_read_from_its_codes(speech):
     assert np.isfinite(said(speech, old, 1000)).all()
 
 
-def test_models_that_do_not_belong_together_are_refused(codec, tmp_path):
-    save_all(tmp_path, tokens_hash="0123456789abcdef")
+def test_models_that_do_not_belong_together_are_refused(save_tiny_flow, codec, tmp_path):
+    save_tiny_flow(tmp_path, tokens_hash="0123456789abcdef")
     with pytest.raises(MissingModelError, match="trained on the tokens of 0123456789abcdef"):
         load_flow_speech(codec, folder=tmp_path)
-    save_all(tmp_path)
+    save_tiny_flow(tmp_path)
     (tmp_path / FLOW_FILES["vocoder"]).write_bytes((tmp_path / FLOW_FILES["tokens"]).read_bytes())
     with pytest.raises(InputError, match="holds tokens, expected mel-vocoder"):
         load_flow_speech(codec, folder=tmp_path)
