@@ -226,12 +226,30 @@ def main() -> None:
     print(json.dumps(report) if chosen.json else describe(report))
 
 
+def _has(precision: str) -> bool:
+    """Whether this processor multiplies so."""
+    import torch
+    from myna.kernels.int8 import int8_engine
+
+    if precision == "bfloat16":
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return precision != "int8" or int8_engine() is not None
+
+
 def measure(folder: Path, chosen: argparse.Namespace) -> dict:
     """All measurements."""
     worker(folder, chosen.threads, "make")
     parity = worker(folder, chosen.threads, "parity")
     table: dict[str, dict[str, dict[str, float]]] = {}
-    systems = ("reference", *dict.fromkeys([chosen.precision, *chosen.precisions]))
+    wanted = dict.fromkeys([chosen.precision, *chosen.precisions])
+    lacking = [precision for precision in wanted if not _has(precision)]
+    for precision in lacking:
+        print(f"{precision}: left out, this processor has no such products", file=sys.stderr)
+    systems = ("reference", *(precision for precision in wanted if precision not in lacking))
+    if chosen.precision in lacking:
+        raise SystemExit(
+            f"--precision {chosen.precision}: this processor has no such products; choose another"
+        )
     for batch in ("1", "4"):
         runs: dict[str, list[dict[str, float]]] = {system: [] for system in systems}
         for _ in range(chosen.repeats):
