@@ -53,12 +53,24 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
 
 
 class FlowTraining(nn.Module):
-    """What is trained: the decoder, the tokenizer, and the probe that keeps tokens telling."""
+    """What is trained: the decoder, the tokenizer, and the probe that keeps tokens telling.
 
-    def __init__(self, decoder: FlowDecoder, tokenizer: SpeechTokenizer):
+    content: mean and deviation (C,) of the states of a recogniser's encoder, which the tokens then learn from, too.
+    """
+
+    content_mean: Tensor
+    content_deviation: Tensor
+
+    def __init__(
+        self, decoder: FlowDecoder, tokenizer: SpeechTokenizer, content: tuple[Tensor, Tensor] | None = None
+    ):
         super().__init__()
         self.decoder, self.tokenizer = decoder, tokenizer
-        self.probe = TokenProbe(len(tokenizer.config.levels), N_SYMBOLS)
+        channels = 0 if content is None else len(content[0])
+        self.probe = TokenProbe(len(tokenizer.config.levels), N_SYMBOLS, content=channels)
+        if content is not None:
+            self.register_buffer("content_mean", content[0])
+            self.register_buffer("content_deviation", content[1])
 
     def forward(self, batch: FlowBatch, noise: FlowNoise, with_flow: bool) -> dict[str, Tensor]:
         """The losses and how well tokens are read, scalars by name."""
@@ -102,8 +114,9 @@ class FlowTraining(nn.Module):
         return losses | self._probed(levels, b)
 
     def _probed(self, levels: Tensor, b: FlowBatch) -> dict[str, Tensor]:
-        """What the tokens alone tell: the phone, pitch relative to the utterance's, voicing and loudness."""
-        phones, others = self.probe(levels)
+        """What the tokens alone tell: the phone, pitch relative to the utterance's, voicing and loudness, and what a
+        recogniser hears (mean squared error, 1 if they tell nothing)."""
+        phones, others, content = self.probe(levels)
         others = others.float()
         known = b.symbols >= 0
         target = torch.where(known, b.symbols, -100)
@@ -119,7 +132,12 @@ class FlowTraining(nn.Module):
         voicing = F.binary_cross_entropy_with_logits(others[..., 1], voiced.float(), reduction="none")
         loud = (others[..., 2] - b.loudness).abs()
         n = known.sum().clamp(min=1)
-        return {
+        losses = {}
+        if content is not None:
+            heard = (b.content.float() - self.content_mean) / self.content_deviation
+            error = (content.float() - heard).square().mean(-1)
+            losses["content"] = (error * inside).sum() / inside.sum().clamp(min=1)
+        return losses | {
             "phone": nats / n,
             "phone_right": right.sum() / n,
             "pitch": octaves + ((0.3 * voicing + 0.3 * loud) * inside).sum() / inside.sum().clamp(min=1),
@@ -134,6 +152,7 @@ class FlowBatch:
     pointer, visible, blocks (B, T).   symbols (B, T): the phone's symbol, -1 unknown.   speaker (B, E).
     prompted, target, inside (B, T) bool: frames of the prompt, the target, either.   knows_phone (B, T),
     knows_token (B, S) bool.   bands, prompt_bands (B, F): 1 where a loss may look, and what is seen of the prompt.
+    content (B, T, C): states of a recogniser's encoder; C = 0 where the set has none.
     """
 
     mel: Tensor
@@ -153,6 +172,7 @@ class FlowBatch:
     knows_token: Tensor
     bands: Tensor
     prompt_bands: Tensor
+    content: Tensor
 
 
 @dataclass(frozen=True)
@@ -233,6 +253,7 @@ class Reader:
             knows_token=even & ~p.hide_tokens[:, None] & ~hidden_prompt[:, ::2],
             bands=(self.centres <= self.bandwidth[p.utterance][:, None]).float().repeat(1, 2),
             prompt_bands=(shown | ~p.hide_highs[:, None]).float().repeat(1, 2),
+            content=mel.new_zeros(*frame.shape, 0) if s.content is None else s.content[frame],
         )
 
     def _phones(self, plans: Plans, p: Plans) -> tuple[Tensor, Tensor]:
@@ -287,7 +308,8 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
             Planner(self.speech, chosen, data.examples, data.sources), data.batch_frames, recipe.seed
         )
         self.reader = Reader(self.speech, recipe.model)
-        model = FlowTraining(self._decoder(chosen), self._tokenizer()).to(world.device)
+        content = self.speech.content_statistics() if recipe.losses.content else None
+        model = FlowTraining(self._decoder(chosen), self._tokenizer(), content).to(world.device)
         self.quantizer = model.tokenizer.quantizer
         if not recipe.train_tokens:
             model.tokenizer.requires_grad_(False)
@@ -394,7 +416,11 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
                 noise = self.noise(batch, unrounded=False, training=False)
                 with self.autocast():
                     losses = model(batch, noise, self.step >= self.recipe.flow_from)
-                for key in ("mean_l2", "flow", *(() if hide else ("phone", "phone_right", "pitch"))):
+                for key in (
+                    "mean_l2",
+                    "flow",
+                    *(() if hide else ("phone", "phone_right", "pitch", "content")),
+                ):
                     if key in losses:
                         values.setdefault(name + key, []).append(float(losses[key]))
         found = {name: float(np.mean(each)) for name, each in values.items()}

@@ -38,6 +38,8 @@ class FlowLosses(Section):
     flow: float = Field(default=1.0, ge=0)  # of the head's
     phone: float = Field(default=0.2, ge=0)  # nats: the phone, from tokens alone
     pitch: float = Field(default=0.2, ge=0)  # octaves, voicing and loudness, from tokens alone
+    # What a recogniser hears, from tokens alone; the mel sets then need it (`extract_mels --content tiny.en`).
+    content: float = Field(default=0.0, ge=0)
 
 
 class FlowRecipe(TrainerRecipe):

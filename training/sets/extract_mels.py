@@ -1,6 +1,7 @@
 """Mel spectrograms, pitch, phones and speaker vectors of a corpus, at several scales of the voice (a MelSet).
 
     python -m myna.training.sets.extract_mels CORPUS_FOLDER OUT --aligned FILE --pitch FILE [--scale 0.9:1.0 ...]
+        [--content tiny.en]
 
 A recording is resampled by `scale`, which moves pitch and formants as another speaker has them, and its frames are
 taken at a hop that makes it faster by `tempo` alone. Recordings without text keep their sound and lose nothing else.
@@ -21,11 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...asr.model.registry import load_whisper
 from ...data.corpus import Corpus, Item, open_corpus
 from ...data.files import atomic_output
 from ...errors import MynaError
 from ...layers.mel import MelFrames
 from ...pretrained.ge2e import GE2E, RATE, cut, load_ge2e
+from .content import RATE as CONTENT_RATE
+from .content import STEP, Content
 from .extract_pitch import PitchSet
 from .mel_set import MelItem, MelUtterance, mel_set_bytes
 from .speech_set import Aligned, AlignedSet
@@ -94,7 +98,15 @@ def resample(wav: Tensor, factor: float) -> Tensor:
 class Extractor:
     """Makes the frames of utterances on a device."""
 
-    def __init__(self, corpus: Corpus, pitches: PitchSet, speakers: GE2E, device: str | torch.device = "cpu"):
+    def __init__(
+        self,
+        corpus: Corpus,
+        pitches: PitchSet,
+        speakers: GE2E,
+        device: str | torch.device = "cpu",
+        content: Content | None = None,
+    ):
+        self.content = content
         self.corpus, self.pitches, self.device = corpus, pitches, torch.device(device)
         self.mel = MelFrames(SAMPLE_RATE).to(self.device)
         self.speakers = speakers.to(self.device)
@@ -114,11 +126,26 @@ class Extractor:
         hop = round(self.mel.hop * tempo / scale)
         true_tempo = hop * scale / self.mel.hop
         mels = self.mel(moved, hop).transpose(1, 2).half().cpu().numpy()
-        vectors = self._speakers(resample(moved, SAMPLE_RATE / RATE), [len(w) / scale / 1.5 for w in wavs])
+        low, lengths = resample(moved, SAMPLE_RATE / RATE), [len(w) / scale / 1.5 for w in wavs]
+        vectors = self._speakers(low, lengths).cpu().numpy()
+        states: list[np.ndarray | None] = [None] * len(wavs)
+        if self.content is not None:
+            ends = [max(1, int(n)) for n in lengths]
+            heard = self.content([row[:n] for row, n in zip(low, ends, strict=True)])
+            states = [
+                self._at_frames(one.half().numpy(), len(mel) // 2, 2 * hop)
+                for one, mel in zip(heard, mels, strict=True)
+            ]
         return [
-            self._one(u, mel, vector, scale, true_tempo)
-            for u, mel, vector in zip(chosen, mels, vectors.cpu().numpy(), strict=True)
+            self._one(u, mel, vector, content, scale, true_tempo)
+            for u, mel, vector, content in zip(chosen, mels, vectors, states, strict=True)
         ]
+
+    @staticmethod
+    def _at_frames(states: np.ndarray, n: int, hop: int) -> np.ndarray:
+        """The states (T, C) at the centres of n frames of `hop` samples at 24 kHz."""
+        centre = (np.arange(n) + 0.5) * hop * CONTENT_RATE / SAMPLE_RATE / STEP
+        return states[centre.round().astype(int).clip(0, len(states) - 1)]
 
     def _speakers(self, wav: Tensor, lengths: Sequence[float]) -> Tensor:
         """Speaker vectors (B, E) of wav (B, N) at 16 kHz."""
@@ -130,7 +157,13 @@ class Extractor:
         return F.normalize(torch.stack([v.mean(0) for v in vectors]), dim=1)
 
     def _one(
-        self, u: Utterance, mel: np.ndarray, vector: np.ndarray, scale: float, tempo: float
+        self,
+        u: Utterance,
+        mel: np.ndarray,
+        vector: np.ndarray,
+        content: np.ndarray | None,
+        scale: float,
+        tempo: float,
     ) -> MelUtterance:
         n = int((u.last - u.first) / tempo) // 2 * 2
         hops = ((np.arange(2 * n) + 1) * tempo - 1).round().astype(int) + 2 * u.first
@@ -153,7 +186,8 @@ class Extractor:
             min(i.bandwidth * scale, 12_000.0),
             score,
         )
-        return MelUtterance(item, mel[: 2 * n], pitch, pointer, phones, vector)
+        said = None if content is None else content[:n]
+        return MelUtterance(item, mel[: 2 * n], pitch, pointer, phones, vector, said)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -171,6 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--split", action="append", help="only this split; repeat for more; default train and dev"
     )
+    parser.add_argument(
+        "--content", metavar="WHISPER", help="a model, such as tiny.en, whose states the tokens learn from"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
     options = parser.parse_args(arguments)
@@ -185,7 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             and u.item.key in pitches
             and not {u.item.source, f"{u.item.source}/{u.item.speaker}"} & set(options.leave_out)
         ]
-        extractor = Extractor(corpus, pitches, load_ge2e(), options.device)
+        teacher = Content(load_whisper(options.content, options.device)) if options.content else None
+        extractor = Extractor(corpus, pitches, load_ge2e(), options.device, teacher)
         made: list[MelUtterance] = []
         for pair in options.scale or ["1:1"]:
             scale, tempo = map(float, pair.split(":"))

@@ -4,11 +4,12 @@
     safetensors: mel float16 (2 T, M) natural logarithms, pitch float16 (2 T,) Hz, 0: unvoiced
                  pointer int16 (T,) index into the utterance's phones, -1: no text        at 50 Hz
                  starts int64 (U + 1,) in frames of 50 Hz, all even
+                 content float16 (T, C) what is said, by Whisper's encoder: only where it was asked for
                  phones int16 (3, P), phone_starts int64 (U + 1,)
                  speakers float16 (U, E) the speaker vector of each
     metadata:    format, utterances (JSON: names of fields, then a row for each)
 
-Shapes: T frames of 50 Hz, M mel bands, P phones, U utterances, E speaker vector.
+Shapes: T frames of 50 Hz, M mel bands, C channels of content, P phones, U utterances, E speaker vector.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class MelItem:
 
 @dataclass(frozen=True)
 class MelUtterance:
-    """An utterance of T frames, T even: mel (2 T, M), pitch (2 T,), pointer (T,), phones (3, P), speaker (E,)."""
+    """An utterance of T frames, T even: mel (2 T, M), pitch (2 T,), pointer (T,), phones (3, P), speaker (E,), content
+    (T, C) or none."""
 
     item: MelItem
     mel: np.ndarray
@@ -53,13 +55,15 @@ class MelUtterance:
     pointer: np.ndarray
     phones: np.ndarray
     speaker: np.ndarray
+    content: np.ndarray | None = None
 
 
 class MelSet:
     """Several files as one, in the memory of a device.
 
     mel (2 T, M) float16, pitch (2 T,) float16, pointer (T,) int64, phones (3, P) int64, speakers (U, E) float16:
-    tensors; starts, phone_starts (U + 1,): numpy.   Raises InputError for files that are something else.
+    tensors; starts, phone_starts (U + 1,): numpy.   content: float16 (T, C), or None if a file has none.
+    Raises InputError for files that are something else.
     """
 
     def __init__(self, paths: Sequence[str | Path], device: str | torch.device = "cpu"):
@@ -76,6 +80,8 @@ class MelSet:
         self.pointer = torch.from_numpy(joined("pointer")).to(device).long()
         self.phones = torch.from_numpy(joined("phones", 1)).to(device).long()
         self.speakers = torch.from_numpy(joined("speakers")).to(device)
+        whole = all("content" in tensors for tensors, _ in parts)
+        self.content = torch.from_numpy(joined("content")).to(device) if whole else None
         self.starts = _chained([tensors["starts"] for tensors, _ in parts])
         self.phone_starts = _chained([tensors["phone_starts"] for tensors, _ in parts])
 
@@ -105,6 +111,13 @@ class MelSet:
         mean = total[1] / total[0]
         return mean.float(), (total[2] / total[0] - mean.square()).clamp(min=1e-4).sqrt().float()
 
+    def content_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (C,) of the content, on the CPU. Raises InputError where there is none."""
+        if self.content is None:
+            raise InputError("a mel set has no content; make it again with `extract_mels --content tiny.en`")
+        some = self.content[:: max(1, len(self.content) // 100_000)].float()
+        return some.mean(0).cpu(), some.std(0).clamp(min=1e-3).cpu()
+
 
 def mel_set_bytes(utterances: Sequence[MelUtterance]) -> bytes:
     """The file that `MelSet` reads. Raises InputError without utterances."""
@@ -121,6 +134,10 @@ def mel_set_bytes(utterances: Sequence[MelUtterance]) -> bytes:
         "starts": np.cumsum([0, *(len(u.pointer) for u in utterances)]).astype(np.int64),
         "phone_starts": np.cumsum([0, *(u.phones.shape[1] for u in utterances)]).astype(np.int64),
     }
+    if all(u.content is not None for u in utterances):
+        tensors["content"] = np.concatenate([u.content for u in utterances if u.content is not None]).astype(
+            np.float16
+        )
     # The format writes what lies in memory: transposed arrays would be read as others.
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     return save(
@@ -138,7 +155,13 @@ def _read(path: str | Path) -> tuple[dict[str, np.ndarray], tuple[MelItem, ...]]
             items = tuple(MelItem(**dict(zip(names, row, strict=True))) for row in rows)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         starts = tensors["starts"]
-        if len(starts) != len(items) + 1 or 2 * starts[-1] != len(tensors["mel"]) or (starts % 2).any():
+        content = tensors.get("content", tensors["pointer"])
+        if (
+            len(starts) != len(items) + 1
+            or 2 * starts[-1] != len(tensors["mel"])
+            or starts[-1] != len(content)
+            or (starts % 2).any()
+        ):
             raise ValueError("its parts are of different lengths")
         return tensors, items
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from myna.asr.model.features import log_mel
+from myna.asr.model.whisper import Whisper, WhisperDims
 from myna.codec.checkpoint import weights_hash
 from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from myna.data.checkpoint import load_checkpoint, read_safetensors
@@ -18,6 +21,7 @@ from myna.training.models.mel_vocoder import MelVocoderTrainer
 from myna.training.models.mel_vocoder_recipe import MelVocoderRecipe
 from myna.training.models.token_ar import TokenARTrainer, tokens_of
 from myna.training.models.token_ar_recipe import TokenARRecipe
+from myna.training.sets.content import Content
 from myna.training.sets.examples import Batches, ExampleOptions, Planner
 from myna.training.sets.extract_mels import main as extract_mels
 from myna.training.sets.extract_mels import resample, spoken
@@ -93,6 +97,14 @@ def utterance(key: str, source: str, split: str, speaker: int, rng: np.random.Ge
     )
 
 
+def heard(said: MelUtterance) -> MelUtterance:
+    """With content that follows from the phones, or from the mel where there is no text."""
+    table = np.random.default_rng(7).standard_normal((40, 6))
+    known = said.pointer >= 0
+    symbols = said.phones[0][said.pointer] if known.all() else np.zeros(len(said.pointer), int)
+    return replace(said, content=np.where(known[:, None], 3 + 2 * table[symbols], said.mel[::2, :6]))
+
+
 @pytest.fixture(scope="session")
 def mels(tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
@@ -150,6 +162,24 @@ def test_a_mel_set_brings_back_what_was_written(tmp_path):
         MelSet([tmp_path / "other.safetensors"])
     with pytest.raises(InputError, match="no mel set"):
         MelSet([])
+
+
+def test_recordings_share_windows_of_the_recogniser():
+    torch.manual_seed(0)
+    dims = WhisperDims(
+        n_audio_state=16, n_audio_head=2, n_audio_layer=1, n_text_state=16, n_text_head=2, n_text_layer=1
+    )
+    content = Content(Whisper(dims).eval())
+    wavs = [0.1 * torch.randn(n) for n in (100, 31_999, 32_000, 300_000, 200_000, 500_001)]
+    found = content(wavs)
+    assert [tuple(one.shape) for one in found] == [(-(-len(wav) // 320), 16) for wav in wavs]
+    window = torch.zeros(480_000)  # the fifth opens a window, since it does not fit behind the others
+    window[:200_000] = wavs[4]
+    assert torch.allclose(found[4], content.whisper.encode(log_mel(window)[None])[0, :625], atol=1e-5)
+    assert torch.allclose(
+        found[5][:1500], content.whisper.encode(log_mel(wavs[5][:480_000])[None])[0], atol=1e-5
+    )
+    assert content([]) == []
 
 
 def test_batches_are_a_function_of_the_step(mels):
@@ -219,6 +249,12 @@ def test_mels_are_extracted_from_a_corpus(corpus, tmp_path, monkeypatch, vowels)
     track = PitchSet(tmp_path / "pitch.safetensors")["a0"]
     assert np.median(track[track > 0]) == pytest.approx(110, rel=0.02)
     made = [str(folder), str(tmp_path / "mels.safetensors"), "--scale", "1:1", "--scale", "0.8:1.25"]
+    dims = WhisperDims(
+        n_audio_state=16, n_audio_head=2, n_audio_layer=1, n_text_state=16, n_text_head=2, n_text_layer=1
+    )
+    whisper = Whisper(dims)
+    monkeypatch.setattr("myna.training.sets.extract_mels.load_whisper", lambda *_: whisper)
+    made += ["--content", "tiny.en"]
     files = [
         "--aligned",
         str(tmp_path / "aligned.safetensors"),
@@ -238,6 +274,8 @@ def test_mels_are_extracted_from_a_corpus(corpus, tmp_path, monkeypatch, vowels)
         voiced = found.pitch[2 * found.starts[i] : 2 * found.starts[i + 1]]
         expected = (110 if one.key == "a0" else 200) * one.scale
         assert float(voiced[voiced > 0].float().median()) == pytest.approx(expected, rel=0.03)
+    assert found.content is not None
+    assert found.content.shape == (found.starts[-1], 16)
     lengths = {(one.key, one.scale): n for one, n in zip(found.items, found.n_frames, strict=True)}
     assert lengths["a0", 0.8] == pytest.approx(lengths["a0", 1.0] / 1.25, abs=2)
     assert extract_mels([*made, *files]) != 0  # the output exists
@@ -256,6 +294,22 @@ def test_the_decoder_learns_and_brings_its_tokens(trained):
     assert file.metadata["tokens_hash"] == weights_hash(tokenizer)[:16]
     decoder = load_checkpoint(FlowDecoder, FlowConfig, trained / "best.safetensors", "flow")
     assert decoder.deviation.min() > 0.1
+
+
+def test_tokens_learn_what_a_recogniser_hears(mels, tmp_path):
+    rng = np.random.default_rng(0)
+    said = [heard(utterance(f"a{s}{i}", "synth", "train", s, rng)) for s in range(3) for i in range(4)]
+    said += [heard(utterance(f"b{s}", "cvx", "train", s, rng, text=False)) for s in range(3, 6)]
+    said += [heard(utterance(f"d{s}{i}", "synth", "dev", s, rng)) for s in range(2) for i in range(3)]
+    path, out = tmp_path / "mels.safetensors", tmp_path / "run"
+    path.write_bytes(mel_set_bytes(said))
+    assert MelSet([path, mels]).content is None
+    train("myna-flow-cpu", flow_run(path, out, "max_steps=60", "losses.content=1"), quiet=True)
+    errors = scalars(out, "train", "content")
+    assert np.mean(errors[-5:]) < 0.8 * np.mean(errors[:3])
+    assert scalars(out, "held-out", "content")
+    with pytest.raises(InputError, match="--content"):
+        train("myna-flow-cpu", flow_run(mels, tmp_path / "no", "max_steps=1", "losses.content=1"), quiet=True)
 
 
 def test_a_stopped_run_goes_on_exactly(mels, tmp_path):
