@@ -14,7 +14,7 @@ import numpy as np
 from ..codec.tables import NARROWEST, finite, markdown_line
 from ..columns import Column
 from ..measures.bootstrap import RESAMPLES, interval
-from .scores import Heard, Likeness
+from .scores import HeardText, Likeness
 
 GROUND_TRUTH = "ground truth"
 
@@ -35,7 +35,7 @@ class SpokenClip:
     speaker: str
     key: str
     text: str
-    heard: Heard
+    heard: HeardText
     likeness: Likeness
     dnsmos: float
     seconds: float

@@ -14,7 +14,7 @@ import pytest
 import torch
 from myna.asr.decoding.decode import DecodingOptions, decode
 from myna.asr.model.features import N_SAMPLES, log_mel, pad_or_trim
-from myna.asr.model.inference import prepare
+from myna.asr.model.inference import for_inference
 from myna.asr.model.registry import load_whisper
 from myna.asr.model.tokenizer import Tokenizer
 from myna.asr.model.whisper import Whisper, WhisperDims
@@ -37,7 +37,7 @@ def model() -> Whisper:
 
 @pytest.fixture(scope="module")
 def ready(model) -> Whisper:
-    return prepare(model)
+    return for_inference(model)
 
 
 @pytest.fixture(scope="module")

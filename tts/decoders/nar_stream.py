@@ -20,7 +20,7 @@ from ...errors import InputError, MissingModelError
 from ...kernels.precision import Precision
 from ..lm.ar import ARModel
 from ..lm.batch import Prompt
-from ..lm.quantize import prepare
+from ..lm.quantize import for_inference
 from ..text.phones import Phones
 from .base import Latents, to_samples
 from .nar import NARModel, NAROptions, NARState
@@ -138,7 +138,7 @@ class NARDecoder:
 
     def __init__(self, nar: NARModel, codec: Codec, precision: Precision = "int8"):
         self.codec, self._original = codec, nar
-        self.nar = cast(NARModel, prepare(nar, precision))
+        self.nar = cast(NARModel, for_inference(nar, precision))
         self.chunks = nar.config.chunks
 
     def check(self, ar: ARModel) -> None:

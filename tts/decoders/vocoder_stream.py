@@ -22,7 +22,7 @@ from ...layers.streaming import Stream
 from ..lm.adapter import adapted_model
 from ..lm.ar import ARModel
 from ..lm.batch import Prompt
-from ..lm.quantize import prepare
+from ..lm.quantize import for_inference
 from ..text.phones import Phones
 from .base import Latents, to_samples
 from .vocoder import KnownVoice, Vocoder
@@ -131,7 +131,7 @@ class VocoderDecoder:
 
     def __init__(self, vocoder: Vocoder, precision: Precision = "float32"):
         self._original = vocoder
-        self.vocoder = cast(Vocoder, prepare(vocoder, "float32"))
+        self.vocoder = cast(Vocoder, for_inference(vocoder, "float32"))
         turn(self.vocoder, precision)
 
     def check(self, ar: ARModel) -> None:

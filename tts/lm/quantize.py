@@ -48,7 +48,7 @@ class UnitNorm(nn.Module):
 
 
 @torch.no_grad()
-def prepare(model: nn.Module, precision: Precision = "int8") -> nn.Module:
+def for_inference(model: nn.Module, precision: Precision = "int8") -> nn.Module:
     """A copy of a model (or of a part) for generation, in evaluation mode: the code embeddings and heads as plain
     tables and matrices, and on a CPU every larger matrix in `precision`; in float32 where torch has no products in 8
     bits.
@@ -68,7 +68,7 @@ def prepare(model: nn.Module, precision: Precision = "int8") -> nn.Module:
 
 
 def folded_gains(model: nn.Module) -> dict[str, Tensor]:
-    """The factors (I,) that `prepare` moves from norms into the matrices behind them, by the names of these: an adapter
+    """The factors (I,) that `for_inference` moves from norms into the matrices behind them, by the names of these: an adapter
     (`layers.lora`) of the model takes them over, too."""
     gains = {}
     for name, part in model.named_modules():

@@ -12,7 +12,7 @@ from myna.tts.decoders.nar import NARConfig, NARModel, NAROptions, NARResult
 from myna.tts.decoders.nar_stream import NARStream, fill
 from myna.tts.lm.batch import Prompt, SpeechBatch
 from myna.tts.lm.pointer import phone_ages
-from myna.tts.lm.quantize import prepare
+from myna.tts.lm.quantize import for_inference
 from myna.tts.text.phones import Phones
 from torch import Tensor
 
@@ -346,7 +346,7 @@ def test_prepared_for_generation_it_says_the_same(model: NARModel, int8: bool):
     prompt, t, phones = draw_prompt(), 30, draw_phones()
     first, pointer = draw_first(model, t), draw_pointer(t)
     codes = fill(model, first, pointer, phones, prompt)
-    fast = prepare(model, "int8" if int8 else "float32")
+    fast = for_inference(model, "int8" if int8 else "float32")
     assert isinstance(fast, NARModel)
     agree = (fill(fast, first, pointer, phones, prompt) == codes).float().mean()
     assert agree > 0.8 if int8 else agree == 1
