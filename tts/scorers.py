@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from .registry import CLVP_FILE, FLOW_FILES, flow_folder
 from .rerank.base import Scorer
-from .rerank.clvp import CLVPScorer
-from .rerank.likeness import Likeness
-from .rerank.recogniser import WhisperScorer
 
 
 def shipped_scorers() -> tuple[Scorer, ...]:
     """Beside the aligner: by speaker vectors, by Whisper and by CLVP where their weights are. Each is loaded when it is
     first asked."""
+    from .rerank.clvp import CLVPScorer
+    from .rerank.likeness import Likeness
+    from .rerank.recogniser import WhisperScorer
+
     found: list[Scorer] = [Likeness()]
     if WhisperScorer.is_installed():
         found.append(WhisperScorer())

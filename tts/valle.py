@@ -28,8 +28,8 @@ from .lm.row_exact import row_exact
 from .lm.sampling import SamplingOptions
 from .lm.several import several
 from .lm.step import Frame
-from .rerank.base import Attempt, Scorer
-from .rerank.ranking import Ranking, RankingOptions, Verdict
+from .rerank.base import Attempt
+from .rerank.ranking import Ranking, RankingOptions, Scorers, Verdict
 from .rerank.words import Words
 from .text.phones import Phones
 
@@ -64,7 +64,7 @@ class Valle:
         decoders: Mapping[str, SpeechDecoder],
         aligner: Aligner | None = None,
         precision: Precision = "int8",
-        scorers: Sequence[Scorer] = (),
+        scorers: Scorers = (),
         ranking: RankingOptions | None = None,
     ):
         if not decoders:
