@@ -184,9 +184,15 @@ TRANSCRIPTIONS = {
 }
 
 
-@pytest.mark.parametrize("given", TRANSCRIPTIONS.values(), ids=TRANSCRIPTIONS)
-def test_transcribe(ready, reference, long_recording, given):
+TWO_WINDOWS = ("beams", "unconditioned")  # of what takes the reference longest
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTIONS)
+def test_transcribe(ready, reference, long_recording, name):
     assert len(long_recording) > 60 * 16_000
+    given = TRANSCRIPTIONS[name]
+    if name in TWO_WINDOWS:
+        long_recording = long_recording[: 40 * 16_000]
     theirs = reference.transcribe(long_recording, temperature=0.0, fp16=False, language="en", **given)
     options = TranscribeOptions(temperature=0.0, **{"beam_size": None, **given})
     ours = transcribe(ready, long_recording, options).to_dict()
