@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -14,29 +15,26 @@ import typer
 
 from ..errors import MynaError
 from ..version import __version__
-from . import compress, convert, decompress, evaluate, info, models, prepare, say, train, transcribe, voices
 from .console import PIPE_CLOSED, complain, own_lines_only, shows_warnings, silence_stdout
-from .demo import command as demo
-from .serve import command as serve
 
 OUT_OF_MEMORY = "out of memory; close other programs, use a smaller model or another --device"
 INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells count
 
-# In the order of the help text; a typer.Typer is a group of commands.
-_COMMANDS: dict[str, Callable[..., Any] | typer.Typer] = {
-    "compress": compress.command,
-    "decompress": decompress.command,
-    "info": info.command,
-    "say": say.command,
-    "convert": convert.command,
-    "transcribe": transcribe.command,
-    "models": models.app,
-    "voices": voices.app,
-    "demo": demo.command,
-    "serve": serve.command,
-    "prepare": prepare.command,
-    "train": train.train,
-    "evaluate": evaluate.app,
+# In the order of the help text: module and name, of a function or of a typer.Typer, which is a group of commands.
+_COMMANDS = {
+    "compress": (".compress", "command"),
+    "decompress": (".decompress", "command"),
+    "info": (".info", "command"),
+    "say": (".say", "command"),
+    "convert": (".convert", "command"),
+    "transcribe": (".transcribe", "command"),
+    "models": (".models", "app"),
+    "voices": (".voices", "app"),
+    "demo": (".demo.command", "command"),
+    "serve": (".serve.command", "command"),
+    "prepare": (".prepare", "command"),
+    "train": (".train", "train"),
+    "evaluate": (".evaluate", "app"),
 }
 
 
@@ -55,7 +53,7 @@ def _options(
 
 
 def program(names: Iterable[str] = _COMMANDS) -> typer.Typer:
-    """The program with some of its commands: typer needs a tenth of a second to build all of them."""
+    """The program with some of its commands: to import and to build all of them takes a fifth of a second."""
     built = typer.Typer(
         name="myna",
         help="Compress speech, clone a voice, write down what is said. Offline, streaming, on a CPU or a GPU.",
@@ -67,15 +65,15 @@ def program(names: Iterable[str] = _COMMANDS) -> typer.Typer:
     )
     built.callback()(_options)
     for name in names:
-        command = _COMMANDS[name]
+        module, attribute = _COMMANDS[name]
+        command: Callable[..., Any] | typer.Typer = getattr(
+            importlib.import_module(module, __package__), attribute
+        )
         if isinstance(command, typer.Typer):
             built.add_typer(command, name=name)
         else:
             built.command(name)(command)
     return built
-
-
-app = program()
 
 
 class _Terminated(BaseException):
@@ -90,7 +88,7 @@ def run(args: list[str]) -> int:
 
 def _run(args: list[str]) -> int:
     try:
-        asked = program(args[:1]) if args and args[0] in _COMMANDS else app
+        asked = program(args[:1] if args and args[0] in _COMMANDS else _COMMANDS)
         code = asked(args, prog_name="myna", standalone_mode=False)
         if code == INTERRUPTED:  # typer catches Ctrl-C itself
             complain("interrupted; nothing was left half written")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import typer
 
 from ..errors import UsageError
 from .console import Console
 from .options import parse_bitrate
+
+if TYPE_CHECKING:
+    from ..evaluation.table import Report
 
 app = typer.Typer(help="Measure quality, intelligibility, likeness and speed.", no_args_is_help=True)
 
@@ -257,13 +260,7 @@ def _one_output(markdown: bool, json: bool) -> None:
         raise UsageError("--markdown and --json cannot both go to standard output; --out DIR writes both")
 
 
-class _Report(Protocol):
-    def to_json(self) -> str: ...
-    def to_markdown(self) -> str: ...
-    def to_table(self) -> str: ...
-
-
-def _show(report: _Report, console: Console, markdown: bool) -> None:
+def _show(report: Report, console: Console, markdown: bool) -> None:
     if console.json:
         print(report.to_json(), end="")
     elif markdown:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..tts.draft import Draft
     from ..tts.synthesis import SpokenChunk
     from ..tts.tortoise.presets import TortoiseOptions
-    from ..tts.tortoise.speaker import Heard
+    from ..tts.tortoise.speaker import CandidateSound
 
 NAME = "tortoise"
 N_KEPT = 3  # candidates that are kept of a sentence, as TorToise's own command line keeps
@@ -40,16 +40,16 @@ class CandidateFolder:
             if not self.force and any(self.folder.iterdir()):
                 raise UsageError(f"{self.folder} is not empty; --force writes into it all the same")
 
-    def give(self, heard: Heard) -> None:
+    def give(self, made: CandidateSound) -> None:
         from ..data.audio import write_audio
         from ..marks.tags import synthetic_tags
         from ..tts.tortoise.conditioning import RATE
 
-        score = "unscored" if heard.score is None else f"{heard.score:.3f}"
-        path = self.folder / f"sentence-{heard.sentence + 1:03}_candidate-{heard.number + 1:03}_{score}.wav"
-        write_audio(path, heard.samples, RATE, self.force, tags=synthetic_tags(self.voice))
+        score = "unscored" if made.score is None else f"{made.score:.3f}"
+        path = self.folder / f"sentence-{made.sentence + 1:03}_candidate-{made.number + 1:03}_{score}.wav"
+        write_audio(path, made.samples, RATE, self.force, tags=synthetic_tags(self.voice))
         self.written.append(
-            CandidateReport(str(path), heard.sentence, heard.number, heard.score, heard.seconds, heard.chosen)
+            CandidateReport(str(path), made.sentence, made.number, made.score, made.seconds, made.chosen)
         )
 
 

@@ -114,7 +114,7 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _DecodedPart:
     """What the model said in a part. cut: its segments, in times of the window.   end: seconds of the window after
     which nothing was said.   open: the text after that belongs to what follows."""
 
@@ -184,16 +184,16 @@ class _Recording:
             seed=options.seed + round(part.window.start * FRAMES_PER_SECOND),
         )
 
-    def _hear(self, part: _Part, result: DecodingResult, size: int, tokenizer: Tokenizer) -> _Heard:
+    def _hear(self, part: _Part, result: DecodingResult, size: int, tokenizer: Tokenizer) -> _DecodedPart:
         if self.options.fallback.is_silence(result):
-            return _Heard(result, WindowSegments([], size, True), size, size / FRAMES_PER_SECOND, False)
+            return _DecodedPart(result, WindowSegments([], size, True), size, size / FRAMES_PER_SECOND, False)
         cut = cut_into_segments(Window(0, size), result, tokenizer)
         if cut.seek < size:
-            return _Heard(result, cut, size, cut.seek / FRAMES_PER_SECOND, True)
-        return _Heard(result, cut, size, cut.segments[-1].end if cut.ended else 0.0, False)
+            return _DecodedPart(result, cut, size, cut.seek / FRAMES_PER_SECOND, True)
+        return _DecodedPart(result, cut, size, cut.segments[-1].end if cut.ended else 0.0, False)
 
     def _align(
-        self, parts: Sequence[_Part], heard: Sequence[_Heard], features: Tensor, tokenizer: Tokenizer
+        self, parts: Sequence[_Part], heard: Sequence[_DecodedPart], features: Tensor, tokenizer: Tokenizer
     ) -> list[list[WordTiming] | None]:
         """The times of the words where they are needed: asked for; or to know where the text of a window ends, or to
         part a segment at a pause."""
@@ -219,7 +219,7 @@ class _Recording:
         return timings
 
     def _finish(
-        self, part: _Part, heard: _Heard, timings: list[WordTiming] | None, tokenizer: Tokenizer
+        self, part: _Part, heard: _DecodedPart, timings: list[WordTiming] | None, tokenizer: Tokenizer
     ) -> _Part | None:
         """Settles a part: its segments, in times of the recording; what is left of it is the part that is returned."""
         options, window = self.options, part.window

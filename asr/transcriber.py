@@ -19,7 +19,7 @@ from ..data.resample import Resampler, resample
 from ..errors import InputError, MissingModelError, UsageError
 from ..kernels.precision import check_precision, choose
 from .model.features import FRAMES_PER_SECOND, HOP_LENGTH, SAMPLE_RATE
-from .model.inference import prepare
+from .model.inference import for_inference
 from .model.languages import find_language
 from .model.registry import find_weights, load_whisper
 from .model.whisper import Whisper
@@ -69,7 +69,7 @@ class Transcriber:
         size = 4 * sum(parameter.numel() for parameter in loaded.parameters())
         work = "large whisper" if size >= _LARGE else "whisper"
         self.precision, self.name = choose(precision, work, loaded.device), loaded.name
-        self.model = prepare(loaded, self.precision)
+        self.model = for_inference(loaded, self.precision)
 
     def options(self, given: TranscribeOptions | None = None, **changes: Any) -> TranscribeOptions:
         """Options that this model can follow, languages by their codes. changes: single fields of TranscribeOptions.

@@ -123,5 +123,5 @@ def _hash(weights: list[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for key, value in weights:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -22,7 +22,7 @@ from ..layers.conv import Conv1d
 from ..layers.convnext import ConvNeXtBlock, Pointwise
 from ..layers.harmonic import PITCHES, Sound
 from ..layers.mel import MelFrames
-from ..layers.source_filter import EnvelopeFilter, Source
+from ..layers.source_filter import SourceFilter, SourceFilterState
 from ..layers.streaming import Chain, State
 
 _MEAN, _SCALE = -5.0, 2.5  # of natural log-mels of speech, about
@@ -46,11 +46,14 @@ class MelVocoderConfig:
 
 
 class MelVocoderState(NamedTuple):
-    """What a running vocoder remembers."""
+    """What a running vocoder remembers. pitch (B, 1): the last that was voiced, 0 before the first.   early, lag: frames
+    and samples that are still to be dropped, which come before the first; 0 once the stream runs."""
 
     net: State
-    source: State
-    filter: State
+    synthesis: SourceFilterState
+    pitch: Tensor
+    early: int
+    lag: int
 
 
 class MelVocoder(nn.Module):
@@ -65,8 +68,7 @@ class MelVocoder(nn.Module):
             *(ConvNeXtBlock(c.width, c.expansion * c.width, 7) for _ in range(c.depth)),
             Pointwise(c.width, PITCHES + 1 + 2 * c.bands),
         )
-        self.source = Source(c.sample_rate, c.hop)
-        self.filter = EnvelopeFilter(c.sample_rate, c.hop, c.bands)
+        self.synthesis = SourceFilter(c.sample_rate, c.hop, c.bands)
 
     def forward(self, mel: Tensor) -> Sound:
         """All of an utterance, or of a stretch of one: natural log-mel (B, M, T) -> T hops of sound."""
@@ -89,12 +91,45 @@ class MelVocoder(nn.Module):
 
         pitch (B, T) Hz, voiced (B, T) bool, noise (B, T * hop) white, of unit power.
         """
-        hop = self.config.hop
-        pulses, _ = self.source.step(pitch, self.source.init_state(len(pitch), noise))
-        pulses = pulses * voiced.repeat_interleave(hop, dim=1)
-        state = self.filter.init_state(len(pitch), noise)
-        wav, _ = self.filter.step([pulses, noise], [sound.harmonic, sound.noise], state)
-        return F.pad(wav[:, hop:], (0, hop))
+        return self.synthesis(sound, pitch, voiced, noise)
+
+    def init_state(self, batch: int, like: Tensor) -> MelVocoderState:
+        """Before the first frame."""
+        return MelVocoderState(
+            self.net.init_state(batch, like),
+            self.synthesis.init_state(batch, like),
+            like.new_zeros(batch, 1),
+            early=self.config.look_ahead,
+            lag=self.config.hop,
+        )
+
+    def advance(
+        self, x: Tensor, state: MelVocoderState, final: bool = False
+    ) -> tuple[Tensor, MelVocoderState]:
+        """Normalised frames (B, M, T) -> what the network says (B, C, T), as far as it is certain."""
+        out, net = self.net.step(x, state.net, final)
+        dropped = min(state.early, out.shape[-1])
+        return out[..., dropped:], state._replace(net=net, early=state.early - dropped)
+
+    def sounding(self, sound: Sound, noise: Tensor, state: MelVocoderState) -> tuple[Tensor, MelVocoderState]:
+        """`sound` of T > 0 frames and white noise (B, T * hop) -> samples (B, n), one hop less in all. Through unvoiced
+        sounds the pitch is that of the last voiced one."""
+        voiced = sound.voicing > 0
+        pitch = torch.cat([state.pitch, sound.pitch()], dim=1)
+        known = torch.cat([state.pitch > 0, voiced], dim=1)
+        at = torch.arange(pitch.shape[1], device=pitch.device)[None]
+        last = torch.where(known, at, 0).cummax(1).values
+        # Before the first voiced sound there is nothing to hold.
+        held = torch.where(known[:, :1] | (last > 0), pitch.gather(1, last), pitch)
+        following = torch.where(known[:, :1] | (last[:, -1:] > 0), held[:, -1:], state.pitch)
+        wav, synthesis = self.synthesis.step(sound, held[:, 1:], voiced, noise, state.synthesis)
+        dropped = min(state.lag, wav.shape[1])
+        state = state._replace(synthesis=synthesis, pitch=following, lag=state.lag - dropped)
+        return wav[:, dropped:], state
+
+    def last_hop(self, state: MelVocoderState) -> Tensor:
+        """The samples that `sounding` still owes, (B, hop)."""
+        return self.synthesis.flush(state.synthesis)[:, state.lag :]
 
     def speak(self, mel: Tensor, contrast: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """mel (B, M, T) -> wav (B, T * hop). contrast: above 1 sharpens the envelopes (`Sound.sharpened`)."""

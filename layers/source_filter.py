@@ -13,13 +13,17 @@ Shapes: B batch, N samples, T hops, H hop, M bands, F frequencies.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .harmonic import Sound
 from .spectral import Frames, OverlapAdd
 from .streaming import State
 
+_SILENCE = -20.0  # natural logarithm of the magnitude of an envelope that lets nothing through
 _NYQUIST = 0.49  # share of the sample rate that the highest harmonic may reach
 
 
@@ -96,6 +100,47 @@ class EnvelopeFilter(nn.Module):
     def responses(self, envelopes: Tensor) -> Tensor:
         """(B, M, T) -> complex frequency responses (B, T, F) of minimum phase."""
         return minimum_phase(envelopes.transpose(1, 2).float() @ self.spread.t())
+
+
+class SourceFilterState(NamedTuple):
+    """source: (B, 2), phase and pitch.   filter: the samples that are not yet complete."""
+
+    source: Tensor
+    filter: State
+
+
+class SourceFilter(nn.Module):
+    """Both: what a network says of speech to samples."""
+
+    def __init__(self, sample_rate: int, hop: int, bands: int):
+        super().__init__()
+        self.hop, self.bands = hop, bands
+        self.source = Source(sample_rate, hop)
+        self.filter = EnvelopeFilter(sample_rate, hop, bands)
+
+    def init_state(self, batch: int, like: Tensor) -> SourceFilterState:
+        return SourceFilterState(self.source.init_state(batch, like), self.filter.init_state(batch, like))
+
+    def step(
+        self, sound: Sound, pitch: Tensor, voiced: Tensor, noise: Tensor, state: SourceFilterState
+    ) -> tuple[Tensor, SourceFilterState]:
+        """Envelopes (B, M, T) of `sound`, pitch (B, T) Hz, voiced (B, T) bool, noise (B, T * H) white, of unit power
+        -> (B, T * H), one hop late."""
+        pulses, source = self.source.step(pitch, state.source)
+        pulses = pulses * voiced.repeat_interleave(self.hop, dim=1)
+        wav, filtered = self.filter.step([pulses, noise], [sound.harmonic, sound.noise], state.filter)
+        return wav, SourceFilterState(source, filtered)
+
+    def flush(self, state: SourceFilterState) -> Tensor:
+        """The last hop, (B, H), which the filter gives when a silent one has followed."""
+        silence = [state.source.new_zeros(len(state.source), self.hop, dtype=self.filter.window.dtype)] * 2
+        none = silence[0].new_full((len(state.source), self.bands, 1), _SILENCE)
+        return self.filter.step(silence, [none, none], state.filter)[0]
+
+    def forward(self, sound: Sound, pitch: Tensor, voiced: Tensor, noise: Tensor) -> Tensor:
+        """As `step`, all of an utterance or a stretch of one, on time: the last hop is only in part."""
+        wav, _ = self.step(sound, pitch, voiced, noise, self.init_state(len(pitch), noise))
+        return F.pad(wav[:, self.hop :], (0, self.hop))
 
 
 def minimum_phase(log_magnitudes: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class BatchRecogniser(Protocol):
         ...
 
 
-class WhisperRecogniser:
+class BatchedWhisper:
     """Ours. The pieces of one call are decoded side by side; their order and number are part of the result."""
 
     def __init__(self, model: str, device: str = "cpu", precision: str = "auto"):
@@ -56,4 +56,4 @@ class WhisperRecogniser:
 
 def whisper_recogniser(options: PrepareOptions) -> BatchRecogniser | None:
     """The recogniser the options ask for. Raises MissingModelError."""
-    return WhisperRecogniser(options.model, options.device, options.precision) if options.model else None
+    return BatchedWhisper(options.model, options.device, options.precision) if options.model else None

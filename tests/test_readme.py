@@ -63,7 +63,7 @@ def test_there_is_something_to_test():
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_commands_and_options_exist(words):
-    command, rest = typer.main.get_command(cli.app), words[1:]
+    command, rest = typer.main.get_command(cli.program()), words[1:]
     while rest and hasattr(command, "commands"):
         assert rest[0] in command.commands, f"no command {rest[0]}"  # pyright: ignore
         command, rest = command.commands[rest[0]], rest[1:]  # pyright: ignore

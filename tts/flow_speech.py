@@ -31,8 +31,7 @@ from .lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from .lm.token_ar import TokenAR, TokenARConfig
 from .lm.token_generate import TokenGenerator
 from .registry import FLOW_FILES, decoder_precision, flow_folder
-from .rerank.base import Scorer
-from .rerank.ranking import RankingOptions
+from .rerank.ranking import RankingOptions, Scorers
 from .text.phones import Phones
 from .valle import Valle
 
@@ -49,7 +48,7 @@ class FlowSpeech(Valle):
         decoder: FlowSpeechDecoder,
         aligner: Aligner | None = None,
         precision: Precision = "int8",
-        scorers: Sequence[Scorer] = (),
+        scorers: Scorers = (),
         ranking: RankingOptions | None = None,
     ):
         super().__init__(
@@ -78,7 +77,7 @@ def load_flow_speech(
     aligner: Aligner | None = None,
     device: str | torch.device = "cpu",
     folder: str | Path | None = None,
-    scorers: Sequence[Scorer] = (),
+    scorers: Scorers = (),
     precision: str = "auto",
 ) -> FlowSpeech:
     """The models of the flow path in a folder; None: where they ship. precision: see `kernels.precision`.

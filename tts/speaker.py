@@ -204,7 +204,7 @@ def load_models(
 
         aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
         codec = load_codec("myna-24k", device)
-        return load_flow_speech(codec, aligner, device, scorers=shipped_scorers(), precision=precision)
+        return load_flow_speech(codec, aligner, device, scorers=shipped_scorers, precision=precision)
     if not SHIPPED_AR.is_file():
         raise MissingModelError(
             f"the weights of {SHIPPED_AR.stem} should be part of the package but {SHIPPED_AR} is missing; install myna "
@@ -215,7 +215,7 @@ def load_models(
     aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
     decoders = load_decoders(codec, ar, device, precision=precision)
     precise = choose(precision, "speech model", device)
-    return Valle(codec, ar, decoders, aligner, precise, shipped_scorers())
+    return Valle(codec, ar, decoders, aligner, precise, shipped_scorers)
 
 
 _shared: dict[tuple[str, str], Speaker] = {}

@@ -23,13 +23,13 @@ from .lm.adapter import adapted_model, adapter_of, folded
 from .lm.ar import ARModel
 from .lm.batch import Prompt
 from .lm.generate import ARGenerator
-from .lm.quantize import prepare
+from .lm.quantize import for_inference
 from .lm.row_exact import row_exact
 from .lm.sampling import SamplingOptions
 from .lm.several import several
 from .lm.step import Frame
-from .rerank.base import Attempt, Scorer
-from .rerank.ranking import Ranking, RankingOptions, Verdict
+from .rerank.base import Attempt
+from .rerank.ranking import Ranking, RankingOptions, Scorers, Verdict
 from .rerank.words import Words
 from .text.phones import Phones
 
@@ -64,7 +64,7 @@ class Valle:
         decoders: Mapping[str, SpeechDecoder],
         aligner: Aligner | None = None,
         precision: Precision = "int8",
-        scorers: Sequence[Scorer] = (),
+        scorers: Scorers = (),
         ranking: RankingOptions | None = None,
     ):
         if not decoders:
@@ -76,7 +76,7 @@ class Valle:
         words = None if aligner is None else Words(aligner, options.missing_below)
         self.ranking = Ranking(words, scorers, options)
         self._original, self.precision = ar, precision
-        self.ar = cast(ARModel, prepare(ar, precision))
+        self.ar = cast(ARModel, for_inference(ar, precision))
         # For several tries at once: the AR of a voice, and what was made of it when it was needed.
         self._exact: tuple[ARModel, ARModel] | None = None
         self._checked: dict[str, SpeechDecoder] = {}

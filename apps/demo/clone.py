@@ -30,10 +30,10 @@ def voice_from(engine: Engine, path: str | None, said: str | None, consent: bool
     import gradio as gr
 
     statement = f"{CONSENT} (ticked on the demo page)"
-    made = engine.make_voice(Path(path), name, statement, (said or "").strip() or None)
-    for line in made.notes:
+    voice = engine.make_voice(Path(path), name, statement, (said or "").strip() or None)
+    for line in voice.notes:
         gr.Warning(html.escape(line[0].upper() + line[1:]) + ".", title="About the recording")
-    return made.voice
+    return voice
 
 
 def speaking_inputs(name: str, engine: Engine) -> tuple[Any, Any]:

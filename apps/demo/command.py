@@ -32,10 +32,10 @@ def command(
     """
     if port is not None and not 1 <= port <= 65535:
         raise UsageError(f"--port {port} is not a port; give 1 to 65535")
-    from .house import HouseEngine
+    from .engine import Engine
     from .server import serving
 
-    engine = HouseEngine()
+    engine = Engine()
     with serving(engine, host, port, share, open_browser) as served:
         Console().result({}, served.share_url or served.url)
         if not quiet:

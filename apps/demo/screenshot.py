@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...data.files import atomic_output
 from ...errors import MissingModelError
-from .house import HouseEngine
+from .engine import Engine
 from .server import serving
 
 WIDTH, HEIGHT, PATIENCE = 1280, 900, 300_000  # points, milliseconds
@@ -25,7 +25,7 @@ def take(path: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise MissingModelError("there is no Chromium on this machine; apt-get install chromium")
-    with serving(HouseEngine()) as served, sync_playwright() as playwright:
+    with serving(Engine()) as served, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, reduced_motion="reduce")
         page.set_default_timeout(PATIENCE)

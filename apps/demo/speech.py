@@ -8,16 +8,20 @@ import time
 import wave
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...data.wav import to_int16
 from ...errors import UsageError
-from .engine import Engine, Speaking, Spoken
+from ...tts.presets import SpeechOptions
+from .engine import Engine
 from .parts import drawn, html_line, note, picture, player, tiles
 from .pictures import draw
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ...tts.synthesis import SpokenChunk
 
 FIRST_SECONDS, LATER_SECONDS = 0.24, 0.8  # of audio a message to the browser: soon at first, then seldom
 LONGEST_TEXT = 5000  # characters: minutes of speech; a chapter is for `myna say --text-file`
@@ -54,7 +58,7 @@ class SpeechPanel:
         number = check_seed(seed)
         said = check_text(text)
         return self.show(
-            lambda: self.engine.speak(said, voice, Speaking(preset, number)),
+            lambda: self.engine.speak(said, voice, SpeechOptions(preset, number)),
             voice,
             title,
             number,
@@ -63,7 +67,7 @@ class SpeechPanel:
 
     def show(
         self,
-        make: Callable[[], Generator[Spoken, None, None]],
+        make: Callable[[], Generator[SpokenChunk, None, None]],
         voice: Any,
         title: str,
         number: int,

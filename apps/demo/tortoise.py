@@ -19,7 +19,7 @@ from .workspace import Workspace
 
 if TYPE_CHECKING:
     from ...tts.tortoise.presets import TortoiseOptions
-    from ...tts.tortoise.speaker import Heard, TortoiseSpeaker
+    from ...tts.tortoise.speaker import CandidateSound, TortoiseSpeaker
     from ...tts.tortoise.voices import TortoiseVoice
 
 N_KEPT = 3  # candidates of a sentence
@@ -134,11 +134,11 @@ def say(
         stop.set()
 
 
-def describe(heard: Heard) -> str:
+def describe(candidate: CandidateSound) -> str:
     """The title of a candidate's player."""
-    score = "not scored" if heard.score is None else f"score {heard.score:.2f}"
-    chosen = ", the best" if heard.chosen else ""
-    return f"Sentence {heard.sentence + 1}, candidate {heard.number + 1}: {score}{chosen}"
+    score = "not scored" if candidate.score is None else f"score {candidate.score:.2f}"
+    chosen = ", the best" if candidate.chosen else ""
+    return f"Sentence {candidate.sentence + 1}, candidate {candidate.number + 1}: {score}{chosen}"
 
 
 def build(workspace: Workspace, concurrency: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from ...data.environment import environment
 @contextlib.contextmanager
 def mounted(app: FastAPI) -> Iterator[FastAPI]:
     """The application with the page, as long as the block runs. Raises UsageError where Gradio or ffmpeg is missing."""
-    from ..demo.house import HouseEngine
+    from ..demo.engine import Engine
     from ..demo.server import page_environment
     from ..demo.workspace import Workspace
 
@@ -24,7 +24,7 @@ def mounted(app: FastAPI) -> Iterator[FastAPI]:
         from ..demo.look import CSS, theme
         from ..demo.page import build_page
 
-        page: Any = build_page(HouseEngine(), workspace)
+        page: Any = build_page(Engine(), workspace)
         yield gradio.mount_gradio_app(
             app,
             page,

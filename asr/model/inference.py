@@ -70,7 +70,7 @@ class PackedMlp(nn.Module):
 
 
 @torch.no_grad()
-def prepare(model: Whisper, precision: Precision = "float32") -> Whisper:
+def for_inference(model: Whisper, precision: Precision = "float32") -> Whisper:
     """A copy for inference, in evaluation mode; it shares the weights it leaves as they are. On a CPU it has a `draft`,
     its decoder in 8 bits, unless that is what it is made of.
 

@@ -222,7 +222,7 @@ class TextDecoder(nn.Module):
         self.positional_embedding = nn.Parameter(torch.zeros(dims.n_text_ctx, width))
         self.blocks = nn.ModuleList([DecoderBlock(width, dims.n_text_head) for _ in range(dims.n_text_layer)])
         self.ln = LayerNorm(width)
-        self.head: nn.Module | None = None  # what `prepare` puts in the place of the embedding's table
+        self.head: nn.Module | None = None  # what `for_inference` puts in the place of the embedding's table
 
     def forward(
         self, tokens: Tensor, state: DecoderState, lengths: Tensor | None

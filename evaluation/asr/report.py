@@ -15,15 +15,20 @@ import torch
 from ...errors import InputError, MissingModelError, UsageError
 from ..clips import Clip, load_clips
 from ..measures.normalizer import normalizer_for
-from ..report_folder import NO_PICTURES, check_folder, write_folder
+from ..report_folder import check_folder, write_report
 from . import plots as asr_plots
 from .scores import compare
 from .systems import SAMPLE_RATE, Setup, System, choose_systems
-from .tables import AsrClip, AsrReport, AsrRow, agreement, row_of, with_notes
+from .tables import AsrClip, AsrReport, AsrRow, agreement, row_of
 from .worker import InProcess, Isolated, Worker
 
 Progress = Callable[[int, int | None], None]  # clips heard, in all
-FILES = ("report.md", "report.json", "bars.png", "speed.png", "agreement.png")
+_PICTURES = {
+    "bars.png": asr_plots.bars,
+    "speed.png": asr_plots.speed,
+    "agreement.png": asr_plots.agreement,
+}
+FILES = ("report.md", "report.json", *_PICTURES)
 _MANY = 6  # names in a note
 
 
@@ -117,21 +122,7 @@ def evaluate_asr(
         notes=tuple(notes),
     )
     if out is not None:
-        report = write_report(report, out, force)
-    return report
-
-
-def write_report(report: AsrReport, out: Path, force: bool = False) -> AsrReport:
-    """Write the files of a report; the pictures only where matplotlib is installed."""
-    contents: dict[str, bytes] = {}
-    try:
-        contents["bars.png"] = asr_plots.bars(report)
-        contents["speed.png"] = asr_plots.speed(report)
-        contents["agreement.png"] = asr_plots.agreement(report)
-    except ImportError:
-        report = with_notes(report, NO_PICTURES)
-    contents |= {"report.json": report.to_json().encode(), "report.md": report.to_markdown().encode()}
-    write_folder(out, contents, force)
+        report = write_report(report, _PICTURES, out, force)
     return report
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from ..codec.tables import NARROWEST, finite, markdown_line
-from ..columns import Column
 from ..measures.bootstrap import RESAMPLES, interval
+from ..table import Column, Report, Table
 from .scores import Errors
 
 
@@ -104,11 +100,10 @@ def agreement(clips: Sequence[AsrClip], others: Sequence[AsrClip]) -> float:
 
 
 @dataclass(frozen=True)
-class AsrReport:
+class AsrReport(Report):
     """data: where the recordings came from.   model: the weights, as given.   language, fallback, seed, threads: how.
     normalizer: what both texts were brought to.   rows: by source.   clips: by system, each in the same order.
     agreement: share of the clips with equal text, by the labels of two systems.   worst: so many are listed.
-    notes: what was left out and why.
     """
 
     data: tuple[str, ...]
@@ -122,7 +117,6 @@ class AsrReport:
     clips: tuple[AsrClip, ...]
     agreement: dict[str, dict[str, float]]
     worst: int
-    notes: tuple[str, ...] = ()
 
     @property
     def first(self) -> str:
@@ -134,41 +128,13 @@ class AsrReport:
         wrong = [clip for clip in self.clips if clip.label == self.first and clip.errors.word_errors]
         return sorted(wrong, key=lambda c: (-c.errors.wer, -c.errors.word_errors, c.key))[: self.worst]
 
-    def to_json(self) -> str:
-        """One document; what is not known is null."""
-        return json.dumps(finite(asdict(self)), indent=2, ensure_ascii=False) + "\n"
-
-    def to_markdown(self) -> str:
-        """The tables of a README."""
-        parts = [[_markdown(*self._table(), 2), "", self.summary()]]
+    def tables(self) -> list[Table]:
+        tables = [self._systems()]
         if len(self.agreement) > 1:
-            parts.append(["Clips with equal text, %:", "", _markdown(*self._agreement_table(), 1)])
+            tables.append(self._agreement())
         if worst := self.worst_clips():
-            parts.append([f"Worst clips of {self.first}:", "", _markdown(*_worst_table(worst), 4)])
-        if self.notes:
-            parts.append([f"- {note}" for note in self.notes])
-        return "\n\n".join("\n".join(part) for part in parts) + "\n"
-
-    def to_table(self, width: int | None = None) -> str:
-        """For a terminal, of this many columns or as many as it has."""
-        from rich.console import Console
-
-        console = Console(width=width)
-        if width is None:
-            # On a narrow terminal lines that wrap are still readable, cells that are cut are not.
-            console.width = max(console.width, NARROWEST)
-        with console.capture() as captured:
-            console.print(_rich_table(*self._table(), 2))
-            console.print(self.summary(), markup=False, highlight=False)
-            if len(self.agreement) > 1:
-                console.print("\nclips with equal text, %", markup=False, highlight=False)
-                console.print(_rich_table(*self._agreement_table(), 1))
-            if worst := self.worst_clips():
-                console.print(f"\nworst clips of {self.first}", markup=False, highlight=False)
-                console.print(_rich_table(*_worst_table(worst), 4))
-            for note in self.notes:
-                console.print(f"note: {note}", markup=False, highlight=False)
-        return captured.get()
+            tables.append(_worst(worst, f"Worst clips of {self.first}"))
+        return tables
 
     def summary(self) -> str:
         """What the table was measured on, and how."""
@@ -182,7 +148,7 @@ class AsrReport:
             f"in brackets 95 % of {RESAMPLES} resamples."
         )
 
-    def _table(self) -> tuple[list[str], list[list[str]]]:
+    def _systems(self) -> Table:
         header = [
             "recordings",
             "system",
@@ -194,16 +160,16 @@ class AsrReport:
             [row.source, row.label, *(cell(row) for cell in shown), f"{100 * row.same_text:.1f}"]
             for row in self.rows
         ]
-        return header, body
+        return Table(header, body, 2)
 
-    def _agreement_table(self) -> tuple[list[str], list[list[str]]]:
+    def _agreement(self) -> Table:
         """Systems by number in the columns: their names are too long for as many."""
         header = ["", *(str(i) for i in range(1, len(self.agreement) + 1))]
         body = [
             [f"{i} {name}", *(f"{100 * share:.1f}" for share in shares.values())]
             for i, (name, shares) in enumerate(self.agreement.items(), 1)
         ]
-        return header, body
+        return Table(header, body, title="Clips with equal text, %")
 
 
 _COLUMNS = (
@@ -218,39 +184,16 @@ _COLUMNS = (
 )
 
 
-def _worst_table(clips: Sequence[AsrClip]) -> tuple[list[str], list[list[str]]]:
+def _worst(clips: Sequence[AsrClip], title: str) -> Table:
     header = ["recordings", "clip", "said", "heard", "s", "WER %"]
-    return header, [
+    body = [
         [c.source, c.key, _short(c.said), _short(c.heard), f"{c.seconds:.1f}", f"{100 * c.errors.wer:.0f}"]
         for c in clips
     ]
+    return Table(header, body, 4, title)
 
 
 def _short(text: str, most: int = 300) -> str:
     """On one line, and not for ever."""
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def _markdown(header: list[str], body: list[list[str]], n_left: int) -> str:
-    """Columns after the first n_left are numbers."""
-    marks = ["---"] * n_left + ["---:"] * (len(header) - n_left)
-    return "\n".join(map(markdown_line, [header, marks, *body]))
-
-
-def _rich_table(header: list[str], body: list[list[str]], n_left: int) -> Any:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for i, title in enumerate(header):
-        whole = i < min(n_left, 2)  # names, which the texts behind them and the titles make room for
-        table.add_column(title, justify="left" if i < n_left else "right", overflow="fold", no_wrap=whole)
-    for cells in body:
-        table.add_row(*map(Text, cells))
-    return table
-
-
-def with_notes(report: AsrReport, *notes: str) -> AsrReport:
-    return dataclasses.replace(report, notes=(*report.notes, *notes))

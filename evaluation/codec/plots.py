@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..measures.metrics import METRICS
-from .tables import Report
+from .tables import CodecReport
 
 CURVES = ("pesq", "stoi", "mel")
 RANGE_DB = 80.0  # below the loudest point, all is black
 
 
-def rate_quality(report: Report) -> bytes:
+def rate_quality(report: CodecReport) -> bytes:
     """A panel a measure: quality over the kbps of the real files, a line a system; the ceiling dotted."""
     figure, axes = new_figure(max(1, len(_curves(report))), 4.6, 3.8)
     systems = list(dict.fromkeys(row.system for row in report.rows if row.system != "uncompressed"))
@@ -54,7 +54,7 @@ def spectrograms(panels: Sequence[tuple[str, np.ndarray]], sample_rate: int) -> 
     return to_png(figure)
 
 
-def _curves(report: Report) -> list[str]:
+def _curves(report: CodecReport) -> list[str]:
     return [name for name in CURVES if name in report.metrics]
 
 

@@ -19,11 +19,11 @@ from ...errors import UsageError
 from ..clips import Clip, find_clips
 from ..measures.codebooks import CodebookCounter, CodebookUse
 from ..measures.metrics import Metric, choose_metrics, mean_score
-from ..report_folder import NO_PICTURES, check_folder, write_folder
+from ..report_folder import check_folder, write_report
 from . import plots
 from .opus import HIGHEST, LOWEST
 from .systems import Outcome, device_of, through_codec, through_opus, uncompressed
-from .tables import Report, Row, Speed
+from .tables import CodecReport, Row, Speed
 
 Progress = Callable[[float, float | None], None]  # seconds of audio done, in all
 FILES = ("report.md", "report.json", "rate_quality.png", "spectrograms.png")
@@ -63,7 +63,7 @@ def evaluate_codec(
     out_dir: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
-) -> Report:
+) -> CodecReport:
     """Measure models (names, checkpoints or codecs) on recordings (files, folders, patterns, `.tar` shards).
 
     out_dir: a folder for the report as Markdown and JSON, the plot of rate against quality and the
@@ -108,7 +108,7 @@ def evaluate_codec(
         if progress:
             progress(done, seconds)
     use = {c.name: _first(n.result(), max(ks)) for c, n, ks in zip(codecs, counters, books, strict=True)}
-    report = Report(
+    report = CodecReport(
         data=tuple(map(str, data)),
         n_clips=len(clips),
         seconds=seconds,
@@ -120,22 +120,11 @@ def evaluate_codec(
         notes=tuple(notes),
     )
     if out is not None:
-        write_report(report, table.panels(), out, force)
-    return report
-
-
-def write_report(
-    report: Report, panels: Sequence[tuple[str, np.ndarray]], out: Path, force: bool = False
-) -> Report:
-    """Write the four files of a report; the pictures only where matplotlib is installed."""
-    contents = {"report.json": report.to_json().encode()}
-    try:
-        contents["rate_quality.png"] = plots.rate_quality(report)
-        contents["spectrograms.png"] = plots.spectrograms(panels, report.sample_rate)
-    except ImportError:
-        report = replace(report, notes=(*report.notes, NO_PICTURES))
-    contents["report.md"] = report.to_markdown().encode()
-    write_folder(out, contents, force)
+        pictures = {
+            "rate_quality.png": plots.rate_quality,
+            "spectrograms.png": lambda report: plots.spectrograms(table.panels(), report.sample_rate),
+        }
+        report = write_report(report, pictures, out, force)
     return report
 
 

@@ -32,13 +32,13 @@ from ...tts.voices.voice import Voice, make_voice
 from ..clips import Clip, load_clips
 from ..codec.systems import reconstruct
 from ..measures.intelligibility import words
-from ..report_folder import NO_PICTURES, check_folder, write_folder
+from ..report_folder import check_folder, write_report
 from . import plots as tts_plots
 from .hard_sentences import HARD_SENTENCES, HardSentence
 from .plots import Panels
 from .scores import MEASURES, MOST_REFERENCES, Judge, Likeness
 from .systems import load_speaker, say_timed
-from .tables import GROUND_TRUTH, SpeechReport, SpeechRow, SpokenClip, row_of, with_notes
+from .tables import GROUND_TRUTH, SpeechReport, SpeechRow, SpokenClip, row_of
 from .texts import Line, Person, apart, as_written, joined, lines_for, people_of, read_lines, some_of
 
 Progress = Callable[[int, int | None], None]  # clips done, in all
@@ -157,23 +157,12 @@ def evaluate_tts(
         notes=tuple(notes),
     )
     if out is not None:
-        report = write_report(report, run.panels(), codec.sample_rate, out, force)
-    return report
-
-
-def write_report(
-    report: SpeechReport, pictured: Sequence[Panels], sample_rate: int, out: Path, force: bool = False
-) -> SpeechReport:
-    """Write the files of a report; the pictures only where matplotlib is installed."""
-    contents: dict[str, bytes] = {}
-    try:
-        contents["bars.png"] = tts_plots.bars(report)
-        contents["scatter.png"] = tts_plots.scatter(report)
-        contents["mel.png"] = tts_plots.mels(pictured, sample_rate)
-    except ImportError:
-        report = with_notes(report, NO_PICTURES)
-    contents |= {"report.json": report.to_json().encode(), "report.md": report.to_markdown().encode()}
-    write_folder(out, contents, force)
+        pictures = {
+            "bars.png": tts_plots.bars,
+            "scatter.png": tts_plots.scatter,
+            "mel.png": lambda _: tts_plots.mels(run.panels(), codec.sample_rate),
+        }
+        report = write_report(report, pictures, out, force)
     return report
 
 

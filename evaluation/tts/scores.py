@@ -21,7 +21,7 @@ MOST_REFERENCES = 8  # recordings of a speaker that others are compared with
 
 
 @dataclass(frozen=True)
-class Heard:
+class HeardText:
     """text: what the recogniser understood, None without one.   n_words, word_errors, n_characters, character_errors:
     counts, of the normalised texts."""
 
@@ -76,10 +76,10 @@ class Judge:
             return None
         return f"Whisper {LISTENER} (greedy), compared by {normalizer().name}"
 
-    def hear(self, wav: np.ndarray, sample_rate: int, text: str, also: Sequence[str] = ()) -> Heard:
+    def hear(self, wav: np.ndarray, sample_rate: int, text: str, also: Sequence[str] = ()) -> HeardText:
         """Speech (N,) against the text it should say, or whichever of several writings of it fits best."""
         if "wer" not in self.measures:
-            return Heard()
+            return HeardText()
         heard = transcribe(wav, sample_rate) if len(wav) else ""
         return min(
             (compare(writing, heard) for writing in (text, *also)),
@@ -124,13 +124,13 @@ class Judge:
         return self._embeddings[name, id(clip)][1]
 
 
-def compare(text: str, heard: str) -> Heard:
+def compare(text: str, heard: str) -> HeardText:
     """Errors of what was heard, both texts normalised; spaces do not count as characters. Letters that are spelled out
     are words of their own however the recogniser joins them."""
     said, got = (normalizer().apply(t).split() for t in (text, heard))
     got = _letters_apart(said, got)
     letters, got_letters = "".join(said), "".join(got)
-    return Heard(
+    return HeardText(
         heard, len(said), edit_distance(said, got), len(letters), edit_distance(letters, got_letters)
     )
 

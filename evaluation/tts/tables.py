@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..codec.tables import NARROWEST, finite, markdown_line
-from ..columns import Column
 from ..measures.bootstrap import RESAMPLES, interval
-from .scores import Heard, Likeness
+from ..table import Column, Report, Table
+from .scores import HeardText, Likeness
 
 GROUND_TRUTH = "ground truth"
 
@@ -35,7 +31,7 @@ class SpokenClip:
     speaker: str
     key: str
     text: str
-    heard: Heard
+    heard: HeardText
     likeness: Likeness
     dnsmos: float
     seconds: float
@@ -106,10 +102,10 @@ def row_of(clips: Sequence[SpokenClip]) -> SpeechRow:
 
 
 @dataclass(frozen=True)
-class SpeechReport:
+class SpeechReport(Report):
     """data: where the voices came from.   models: what spoke, by its part, as given.   preset, seed, candidates,
     threads, device: how.   recogniser: and how texts were compared.   clips: in the order of the rows, hard sentences
-    last.   notes: what was left out and why.
+    last.
     """
 
     data: tuple[str, ...]
@@ -123,41 +119,13 @@ class SpeechReport:
     rows: tuple[SpeechRow, ...]
     hard: SpeechRow | None
     clips: tuple[SpokenClip, ...]
-    notes: tuple[str, ...] = ()
 
-    def to_json(self) -> str:
-        """One document; what could not be judged is null."""
-        return json.dumps(finite(asdict(self)), indent=2, ensure_ascii=False) + "\n"
+    def tables(self) -> list[Table]:
+        hard = self.hard_clips()
+        return [self._systems(), *([_hard(hard)] if hard else [])]
 
     def hard_clips(self) -> list[SpokenClip]:
         return [clip for clip in self.clips if clip.kind is not None]
-
-    def to_markdown(self) -> str:
-        """The tables of a model card."""
-        header, body = self._table()
-        lines = [_rule(header, 2), *map(markdown_line, body), "", self.summary()]
-        if hard := self.hard_clips():
-            header, body = _hard_table(hard)
-            lines += ["", "Hard sentences:", "", _rule(header, 4), *map(markdown_line, body)]
-        lines += ["", *(f"- {note}" for note in self.notes)] if self.notes else []
-        return "\n".join(lines) + "\n"
-
-    def to_table(self, width: int | None = None) -> str:
-        """For a terminal, of this many columns or as many as it has."""
-        from rich.console import Console
-
-        console = Console(width=width)
-        if width is None:
-            # On a narrow terminal lines that wrap are still readable, cells that are cut are not.
-            console.width = max(console.width, NARROWEST)
-        with console.capture() as captured:
-            console.print(_rich_table(*self._table(), 2))
-            console.print(self.summary(), markup=False, highlight=False)
-            if hard := self.hard_clips():
-                console.print(_rich_table(*_hard_table(hard), 4))
-            for note in self.notes:
-                console.print(f"note: {note}", markup=False, highlight=False)
-        return captured.get()
 
     def summary(self) -> str:
         """What the table was measured on, and how."""
@@ -175,7 +143,7 @@ class SpeechReport:
             parts.append(f"words as heard by {self.recogniser}; in brackets 95 % of {RESAMPLES} resamples")
         return "; ".join(parts) + "."
 
-    def _table(self) -> tuple[list[str], list[list[str]]]:
+    def _systems(self) -> Table:
         rows = [*self.rows, *([self.hard] if self.hard else [])]
         shown = [
             column
@@ -184,7 +152,7 @@ class SpeechReport:
         ]
         header = ["voices", "speech", "clips", *(column.title for column in shown)]
         body = [[r.source, r.system, str(r.n_clips), *(column.cell(r) for column in shown)] for r in rows]
-        return header, body
+        return Table(header, body, 2)
 
 
 _COLUMNS = (
@@ -202,7 +170,7 @@ _COLUMNS = (
 )
 
 
-def _hard_table(clips: Sequence[SpokenClip]) -> tuple[list[str], list[list[str]]]:
+def _hard(clips: Sequence[SpokenClip]) -> Table:
     header = ["kind", "voice", "text", "heard", "WER %", "s", "bound"]
     body = []
     for c in clips:
@@ -210,7 +178,7 @@ def _hard_table(clips: Sequence[SpokenClip]) -> tuple[list[str], list[list[str]]
         error = f"{100 * c.heard.word_errors / max(1, c.heard.n_words):.0f}" if judged else ""
         bound = "hit" if c.hit_bound else ""
         body.append([c.kind or "", c.speaker, c.text, c.heard.text or "", error, f"{c.seconds:.1f}", bound])
-    return header, body
+    return Table(header, body, 4, "Hard sentences")
 
 
 def _interval(clips: Sequence[SpokenClip]) -> tuple[float, float]:
@@ -231,26 +199,3 @@ def _mean(values: Sequence[float]) -> float:
 
 def _known(value: float | None) -> bool:
     return value is not None and not math.isnan(value)
-
-
-def _rule(header: list[str], n_left: int) -> str:
-    """The header and the line below it; columns after the first n_left are numbers."""
-    marks = ["---"] * n_left + ["---:"] * (len(header) - n_left)
-    return f"{markdown_line(header)}\n{markdown_line(marks)}"
-
-
-def _rich_table(header: list[str], body: list[list[str]], n_left: int) -> Any:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for i, title in enumerate(header):
-        table.add_column(title, justify="left" if i < n_left else "right", overflow="fold")
-    for cells in body:
-        table.add_row(*map(Text, cells))
-    return table
-
-
-def with_notes(report: SpeechReport, *notes: str) -> SpeechReport:
-    return dataclasses.replace(report, notes=(*report.notes, *notes))

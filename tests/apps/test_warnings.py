@@ -18,7 +18,7 @@ def library(*args, **options):
     warnings.warn("your tensor is deprecated")
     print("done")
 
-cli.app = library
+cli.program = lambda names: library
 cli.main()
 """
 

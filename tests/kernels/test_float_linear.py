@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from myna.asr.model.inference import prepare
+from myna.asr.model.inference import for_inference
 from myna.asr.model.whisper import Whisper, WhisperDims
 from myna.kernels.float_linear import HalfLinear, PackedLinear, fits_half, packs
 
@@ -46,7 +46,7 @@ def test_a_model_in_half_precision_decodes_the_same():
     model = Whisper(WhisperDims(80, 50, 32, 2, 1, 120, 70, 32, 2, 2))
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()
-    ready, mel, said = prepare(model), torch.randn(2, 80, 100), torch.tensor([[3, 5, 8], [1, 2, 3]])
+    ready, mel, said = for_inference(model), torch.randn(2, 80, 100), torch.tensor([[3, 5, 8], [1, 2, 3]])
     features = model.encode(mel)
     torch.testing.assert_close(ready.encode(mel), features, atol=1e-5, rtol=1e-4)
     expected = model.all_logits(said, model.init_state(features))

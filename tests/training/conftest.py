@@ -2,11 +2,9 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,57 +128,20 @@ def utterance(item: SpeechItem, n_sounds: int, speaker: int, rng: np.random.Gene
     return Speech(replace(item, score=-float(rng.random())), phones, pointer, codes)
 
 
-_TWO_PROCESSES = """
-import sys, torch, torch.distributed as dist
-from myna.training.engine import distributed
-from myna.training.engine.interrupt import Interrupt
-from myna.training.engine.recipe import load_recipe
-from myna.training.models.{module} import {trainer}
-from myna.training.models.{recipe_module} import {recipe}
+@pytest.fixture
+def processes(monkeypatch):
+    """The module processes.py, which the processes that it starts can import, too."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    import processes
 
-def leaves(batch):
-    return [value.double().sum() for value in vars(batch).values() if isinstance(value, torch.Tensor)]
-
-def main(world):
-    run = {trainer}(load_recipe(sys.argv[1], {recipe}, sys.argv[2:]), world, quiet=True)
-    seen = torch.stack(leaves(run.batch(0)))
-    run.run(Interrupt())
-    every = {{name: torch.cat([p.detach().flatten() for p in m.parameters()]) for name, m in run.modules.items()}}
-    for name, mine in sorted({{**every, "batches": seen}}.items()):
-        theirs = [torch.empty_like(mine) for _ in range(world.size)]
-        dist.all_gather(theirs, mine)
-        if world.is_main:
-            print(name, "same" if all(torch.equal(t, theirs[0]) for t in theirs) else "differ", run.step)
-
-world = distributed.setup("cpu")
-main(world)
-distributed.shutdown()
-"""
+    return processes
 
 
 @pytest.fixture
-def two_processes(tmp_path):
-    """A function that trains under torchrun, (trainer, recipe's class, recipe, overrides) -> a line for each module and
-    for the first batches: the same in both processes or not, and the step that was reached."""
-
-    def run(trainer: type, recipe: type, name: str, overrides: list[str]) -> list[str]:
-        script = tmp_path / "two.py"
-        modules = {"module": trainer.__module__, "recipe_module": recipe.__module__}
-        names = {key: value.rsplit(".", 1)[-1] for key, value in modules.items()}
-        names |= {"trainer": trainer.__name__, "recipe": recipe.__name__}
-        script.write_text(_TWO_PROCESSES.format(**names))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        done = subprocess.run(
-            [*command, str(script), name, *overrides],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout.splitlines()
-
-    return run
+def two_processes(processes):
+    """A function that trains in two processes, (trainer, recipe's class, recipe, overrides) -> what
+    `processes.trained` returns."""
+    return lambda *run: processes.in_two_processes(processes.trained, *run)
 
 
 @pytest.fixture

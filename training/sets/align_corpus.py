@@ -72,9 +72,9 @@ def align_corpus(
         dropped.unfit.update(u.item.source for u, ok in zip(chosen, room, strict=True) if not ok)
         kept = [(u, lp) for u, lp, ok in zip(chosen, log_probs, room, strict=True) if ok]
         if kept:
-            cuts = _cut(aligner, kept, dropped)
+            trimmed = _trim(aligner, kept, dropped)
             for speed in speeds:
-                for utterance, aligned in _at_speed(aligner, cuts, speed, rate):
+                for utterance, aligned in _at_speed(aligner, trimmed, speed, rate):
                     found[utterance.item.key, speed] = aligned
         if progress:
             progress(min(first + _BATCH, len(order)), len(order))
@@ -83,7 +83,7 @@ def align_corpus(
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _Trimmed:
     """The part of a recording that is used: frames [first, last) of it, their log-probabilities, and the score."""
 
     utterance: Utterance
@@ -93,10 +93,10 @@ class _Cut:
     score: float
 
 
-def _cut(aligner: Aligner, pairs: Sequence[tuple[Utterance, Tensor]], dropped: Dropped) -> list[_Cut]:
+def _trim(aligner: Aligner, pairs: Sequence[tuple[Utterance, Tensor]], dropped: Dropped) -> list[_Trimmed]:
     """Align at the recording's own speed; drop what does not fit, cut the silence around the rest."""
     alignments = aligner.align_log_probs([lp for _, lp in pairs], [u.phones for u, _ in pairs])
-    cuts = []
+    trimmed = []
     for (utterance, log_probs), alignment in zip(pairs, alignments, strict=True):
         if not alignment.plausible:
             dropped.unlike[utterance.item.source] += 1
@@ -105,20 +105,20 @@ def _cut(aligner: Aligner, pairs: Sequence[tuple[Utterance, Tensor]], dropped: D
         sounding = torch.nonzero((pointer > 0) & (pointer < n - 1))[:, 0]
         first = max(0, int(sounding[0]) - MARGIN)
         last = min(len(pointer), int(sounding[-1]) + 1 + MARGIN)
-        cuts.append(_Cut(utterance, log_probs[first:last], first, last, alignment.score))
-    return cuts
+        trimmed.append(_Trimmed(utterance, log_probs[first:last], first, last, alignment.score))
+    return trimmed
 
 
 def _at_speed(
-    aligner: Aligner, cuts: Sequence[_Cut], speed: float, sample_rate: int
+    aligner: Aligner, trimmed: Sequence[_Trimmed], speed: float, sample_rate: int
 ) -> list[tuple[Utterance, Aligned]]:
     size, ready = aligner.config.frame_size, []
-    for cut in cuts:
-        item = cut.utterance.item
-        start, end = cut.first * size, min(cut.last * size, item.length)
+    for kept in trimmed:
+        item = kept.utterance.item
+        start, end = kept.first * size, min(kept.last * size, item.length)
         # As many frames as the codec will make of it.
         n = aligner.mel.n_frames(round_samples(end - start, speed))
-        if not fits(n, cut.utterance.phones):
+        if not fits(n, kept.utterance.phones):
             continue
         described = SpeechItem(
             item.key,
@@ -128,18 +128,18 @@ def _at_speed(
             speed,
             start / sample_rate,
             end / sample_rate,
-            cut.utterance.text,
-            round(cut.score, 3),
+            kept.utterance.text,
+            round(kept.score, 3),
         )
-        ready.append((cut, described, stretch(cut.log_probs, n, speed)))
+        ready.append((kept, described, stretch(kept.log_probs, n, speed)))
     if not ready:
         return []
     alignments = aligner.align_log_probs(
         [lp for _, _, lp in ready], [c.utterance.phones for c, _, _ in ready]
     )
     return [
-        (cut.utterance, Aligned(described, Phones(cut.utterance.phones.tokens), alignment.pointer))
-        for (cut, described, _), alignment in zip(ready, alignments, strict=True)
+        (kept.utterance, Aligned(described, Phones(kept.utterance.phones.tokens), alignment.pointer))
+        for (kept, described, _), alignment in zip(ready, alignments, strict=True)
     ]
 
 

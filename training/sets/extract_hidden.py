@@ -36,7 +36,7 @@ from ...tts.decoders.vocoder import VocoderConfig, prompt_mel
 from ...tts.lm.ar import ARModel
 from ...tts.lm.batch import Prompt, SpeechBatch
 from ...tts.lm.generate import ARGenerator
-from ...tts.lm.quantize import prepare
+from ...tts.lm.quantize import for_inference
 from ...tts.presets import PRESETS
 from ...tts.registry import SHIPPED_AR, load_ar
 from ...tts.text.phones import Phones
@@ -127,7 +127,7 @@ def overheard(
 
 def said_alone(ar: ARModel, batch: SpeechBatch, seed: int) -> tuple[Tensor, Tensor]:
     """What the AR says of one utterance (a batch of one, its prompt without text) in the rhythm of the recording: codes
-    (N, T), and hidden states (T, W). ar: may be what `tts.lm.quantize.prepare` makes of one."""
+    (N, T), and hidden states (T, W). ar: may be what `for_inference` makes of one."""
     n = int(batch.n_prompt[0])
     said = ARGenerator(
         ar,
@@ -145,7 +145,7 @@ class Overhearing:
 
     def __init__(self, ar: ARModel, speech: SpeechSet, extractor: Extractor, options: HiddenOptions):
         self.ar, self.speech, self.extractor, self.options = ar, speech, extractor, options
-        self.quick = cast(ARModel, prepare(ar))
+        self.quick = cast(ARModel, for_inference(ar))
         self.mel = prompt_mel(VocoderConfig(sample_rate=extractor.codec.sample_rate))
         self.rng = np.random.default_rng(options.seed)
 

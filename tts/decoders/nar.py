@@ -126,7 +126,6 @@ class NAROptions:
 class NARState(NamedTuple):
     """What a chunk hands to the next. A step writes into the caches: `NARModel.fork` it to keep it."""
 
-    n_frames: int  # so far, the prompt's included, which bounds what attention reads
     transformer: State  # position and caches, with a row a group
     condition: Tensor  # (G, C) that the norms adapt to
     pointer: Tensor  # (1,) the last frame's phone,
@@ -335,12 +334,13 @@ class NARModel(nn.Module):
             _, state = self.transformer.step(
                 x.expand(g, -1, -1).transpose(1, 2), state, full=True, condition=condition, reach=n
             )
-        return NARState(n, state, condition, nowhere, no_age)
+        return NARState(state, condition, nowhere, no_age)
 
     @torch.inference_mode()
     def fork(self, state: NARState) -> NARState:
         """An independent copy. Only what the caches hold is copied, not their empty slots, which are most of them."""
-        n, (position, caches) = state.n_frames, state.transformer
+        position, caches = state.transformer
+        n = frames_in(state)
 
         def copied(cache: Tensor) -> Tensor:
             fresh = cache.new_zeros(cache.shape)  # unlike zeros_like, costs nothing for slots never used
@@ -360,23 +360,25 @@ class NARModel(nn.Module):
         states: Sequence[NARState],
         options: NAROptions,
         generator: torch.Generator | None = None,
+        reaches: Sequence[int | None] = (None, None),
     ) -> tuple[Tensor, tuple[NARState, ...]]:
         """One chunk: first codebooks (1, N, T), pointer (1, T) -> codes (1, K, T) and the next states.
 
         encoded, states: what `encode_phones` and `init_state` gave with the prompt, and for guidance as a second entry
-        without.
+        without.   reaches: of each state, the frames that it will hold after this chunk, or more; None: the context.
         """
         t = first.shape[-1]
         spoken, following = [], []
         for phones, state in zip(encoded, states, strict=True):
             said, last, age = self._spoken(phones, pointer, state.pointer, state.age)
             spoken.append(said + self.segment.weight[1])
-            following.append(state._replace(n_frames=state.n_frames + t, pointer=last, age=age))
+            following.append(state._replace(pointer=last, age=age))
         codes = first
         for g, books in enumerate(self.config.groups):
             known = self.response_embedding.few(codes)
             hidden = [
-                self._pass(known + said, g, state) for said, state in zip(spoken, following, strict=True)
+                self._pass(known + said, g, state, reach)
+                for said, state, reach in zip(spoken, following, reaches[: len(states)], strict=True)
             ]
             drawn = [self._choose(k, [self._head(k)(h) for h in hidden], options, generator) for k in books]
             codes = torch.cat([codes, torch.stack(drawn, dim=1)], dim=1)
@@ -395,12 +397,12 @@ class NARModel(nn.Module):
         said = phones_at(encoded, pointer, self.no_phone) + self.age(ages.clamp(max=self.config.max_age))
         return said, pointer[:, -1], ages[:, -1]
 
-    def _pass(self, x: Tensor, group: int, state: NARState) -> Tensor:
+    def _pass(self, x: Tensor, group: int, state: NARState, reach: int | None) -> Tensor:
         """x (1, T, W) -> (1, T, W) by the weights as `group` sees them, through the group's own cache."""
-        n, (position, caches), condition, *_ = state
+        (position, caches), condition, *_ = state
         row = slice(group, group + 1)
         own = position[row], tuple((keys[row], values[row]) for keys, values in caches)  # written in place
-        y, _ = self.transformer.step(x.transpose(1, 2), own, full=True, condition=condition[row], reach=n)
+        y, _ = self.transformer.step(x.transpose(1, 2), own, full=True, condition=condition[row], reach=reach)
         return y.transpose(1, 2)
 
     def _choose(
@@ -431,6 +433,11 @@ class NARModel(nn.Module):
                 f"the voice's prompt has {n} frames, {self.config.name} takes {self.config.context // 2} at most; "
                 "make the voice again with `myna voices add`, from a shorter recording"
             )
+
+
+def frames_in(state: NARState) -> int:
+    """Those that it holds, the prompt's included; waits for a GPU."""
+    return int(state.transformer[0][0])
 
 
 def _find_neighbours(model: NARModel, _: object) -> None:

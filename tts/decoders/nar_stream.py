@@ -20,10 +20,10 @@ from ...errors import InputError, MissingModelError
 from ...kernels.precision import Precision
 from ..lm.ar import ARModel
 from ..lm.batch import Prompt
-from ..lm.quantize import prepare
+from ..lm.quantize import for_inference
 from ..text.phones import Phones
 from .base import Latents, to_samples
-from .nar import NARModel, NAROptions, NARState
+from .nar import NARModel, NAROptions, NARState, frames_in
 
 
 class NARStream:
@@ -59,6 +59,7 @@ class NARStream:
             if self.options.voice_guidance != 1 and prompt is not None:
                 self._encoded.append(model.encode_phones(tokens))
                 self.states += (model.init_state(),)
+            self._frames = [frames_in(state) for state in self.states]
         self._generator = torch.Generator(self._device).manual_seed(self.options.seed)
         self._chunks = iter(self.options.chunks or model.config.chunks)
         self._size = next(self._chunks)
@@ -98,8 +99,9 @@ class NARStream:
     def _fill(self, n: int) -> Tensor:
         first, self._first = self._first[..., :n], self._first[..., n:]
         pointer, self._pointer = self._pointer[:, :n], self._pointer[:, n:]
+        self._frames = [frames + n for frames in self._frames]
         codes, self.states = self.model.step(
-            first, pointer, self._encoded, self.states, self.options, self._generator
+            first, pointer, self._encoded, self.states, self.options, self._generator, self._frames
         )
         return codes[0]
 
@@ -138,7 +140,7 @@ class NARDecoder:
 
     def __init__(self, nar: NARModel, codec: Codec, precision: Precision = "int8"):
         self.codec, self._original = codec, nar
-        self.nar = cast(NARModel, prepare(nar, precision))
+        self.nar = cast(NARModel, for_inference(nar, precision))
         self.chunks = nar.config.chunks
 
     def check(self, ar: ARModel) -> None:

@@ -17,6 +17,7 @@ M bands, V channels of a voice, P frames of a prompt, H heads, C channels of a h
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,8 @@ from ...layers.conv import Conv1d, ConvTranspose1d
 from ...layers.convnext import ConvNeXtBlock, Pointwise
 from ...layers.harmonic import PITCHES, Sound
 from ...layers.mel import LogMel
-from ...layers.source_filter import EnvelopeFilter, Source
-from ...layers.streaming import Chain
+from ...layers.source_filter import SourceFilter, SourceFilterState
+from ...layers.streaming import Chain, State
 from ..lm.code_embedding import CodeSumEmbedding
 
 _PROMPT_FFT = 1024  # samples of the windows through which a prompt is looked at
@@ -146,6 +147,18 @@ class Listening(nn.Module):
         return x + self.out(heard.transpose(1, 2).flatten(2)).transpose(1, 2)
 
 
+class VocoderState(NamedTuple):
+    """What a running vocoder remembers. pitch (B, 1): the last that was voiced, 0 before the first frame.   early, lag:
+    hops and samples that are still to be dropped, which come before the first; 0 once the stream runs."""
+
+    net: State
+    deep: State
+    synthesis: SourceFilterState
+    pitch: Tensor
+    early: int
+    lag: int
+
+
 class Vocoder(nn.Module):
     """Codes and hidden states in, sound out. rows: the codec's codebook vectors (K, V, d); None if weights follow."""
 
@@ -176,8 +189,7 @@ class Vocoder(nn.Module):
             *(ConvNeXtBlock(c.fine_width, 3 * c.fine_width, 7) for _ in range(c.fine_depth)),
             Pointwise(c.fine_width, PITCHES + 1 + 2 * c.bands),
         )
-        self.source = Source(c.sample_rate, c.hop)
-        self.filter = EnvelopeFilter(c.sample_rate, c.hop, c.bands)
+        self.synthesis = SourceFilter(c.sample_rate, c.hop, c.bands)
 
     def voice(self, prompt: Tensor, mel: Tensor) -> KnownVoice:
         """A prompt's codes (B, K, P), and what they sound like (B, M, P): `self.mel` of them decoded."""
@@ -217,8 +229,42 @@ class Vocoder(nn.Module):
 
         pitch (B, U) Hz, voiced (B, U) bool, noise (B, U * hop) white, of unit power.
         """
-        pulses, _ = self.source.step(pitch, self.source.init_state(len(pitch), noise))
-        pulses = pulses * voiced.repeat_interleave(self.config.hop, dim=1)
-        state = self.filter.init_state(len(pitch), noise)
-        wav, _ = self.filter.step([pulses, noise], [sound.harmonic, sound.noise], state)
-        return F.pad(wav[:, self.config.hop :], (0, self.config.hop))
+        return self.synthesis(sound, pitch, voiced, noise)
+
+    def init_state(self, batch: int, like: Tensor) -> VocoderState:
+        """Before the first frame."""
+        return VocoderState(
+            self.net.init_state(batch, like),
+            self.deep.init_state(batch, like),
+            self.synthesis.init_state(batch, like),
+            like.new_zeros(batch, 1),
+            early=self.config.look_ahead * self.config.stride,
+            lag=self.config.hop,
+        )
+
+    def advance(
+        self, inputs: Tensor, voice: KnownVoice, state: VocoderState, final: bool = False
+    ) -> tuple[Tensor, VocoderState]:
+        """`inputs` (B, C, T) -> what `deep` says (B, C', U), as far as it is certain."""
+        x, net = self.net.step(inputs, state.net, final)
+        out, deep = self.deep.step(self.listening(x, voice), state.deep, final)
+        dropped = min(state.early, out.shape[-1])
+        return out[..., dropped:], state._replace(net=net, deep=deep, early=state.early - dropped)
+
+    def sounding(self, sound: Sound, noise: Tensor, state: VocoderState) -> tuple[Tensor, VocoderState]:
+        """`sound` of U > 0 hops and white noise (B, U * hop) -> samples (B, n), one hop less in all. Through unvoiced sounds
+        the pitch is that of the last voiced one."""
+        voiced, pitch = sound.voicing > 0, sound.pitch()
+        known = voiced.clone()
+        known[:, 0] |= state.pitch[:, 0] == 0  # a beginning without a voice is at the pitch it would have
+        place = torch.arange(1, pitch.shape[1] + 1, device=pitch.device)
+        last = torch.where(known, place, 0).cummax(dim=1).values
+        held = torch.cat([state.pitch.to(pitch), pitch], dim=1).gather(1, last)
+        wav, synthesis = self.synthesis.step(sound, held, voiced, noise, state.synthesis)
+        dropped = min(state.lag, wav.shape[1])
+        following = state._replace(synthesis=synthesis, pitch=held[:, -1:], lag=state.lag - dropped)
+        return wav[:, dropped:], following
+
+    def last_hop(self, state: VocoderState) -> Tensor:
+        """The samples that `sounding` still owes, (B, hop)."""
+        return self.synthesis.flush(state.synthesis)[:, state.lag :]

@@ -17,12 +17,10 @@ from ...codec.checkpoint import weights_hash
 from ...codec.precision import turn
 from ...errors import MissingModelError
 from ...kernels.precision import Precision
-from ...layers.harmonic import Sound
-from ...layers.streaming import Stream
 from ..lm.adapter import adapted_model
 from ..lm.ar import ARModel
 from ..lm.batch import Prompt
-from ..lm.quantize import prepare
+from ..lm.quantize import for_inference
 from ..text.phones import Phones
 from .base import Latents, to_samples
 from .vocoder import KnownVoice, Vocoder
@@ -39,14 +37,7 @@ class VocoderStream:
 
     def __init__(self, vocoder: Vocoder, voice: KnownVoice, seed: int = 0):
         self.vocoder, self._voice = vocoder, voice
-        config = vocoder.config
-        self._net, self._deep = Stream(vocoder.net), Stream(vocoder.deep)
-        like = next(vocoder.parameters()).detach()
-        self._source = vocoder.source.init_state(1, like)
-        self._filter = vocoder.filter.init_state(1, like)
-        self._early = config.look_ahead * config.stride  # frames of the net that come before the first
-        self._lag = config.hop  # samples, likewise
-        self._pitch = torch.zeros(1, 1)  # the last that was voiced
+        self.state = vocoder.init_state(1, next(vocoder.parameters()).detach())
         self._generator = torch.Generator().manual_seed(seed % 2**63)
         self.finished = False
 
@@ -62,58 +53,31 @@ class VocoderStream:
             )
         if codes.shape[1] == 0:
             return hidden.new_zeros(0)
-        x = self.vocoder.inputs(codes[None], hidden[None], self._voice.vector)
-        return self._render(self._deep.push(self.vocoder.listening(self._net.push(x), self._voice)))
+        return self._advance(self.vocoder.inputs(codes[None], hidden[None], self._voice.vector))
 
     @torch.inference_mode()
     def flush(self) -> Tensor:
         """The samples still owed (n,); the stream is over."""
         if self.finished:
             raise ValueError("this stream has been flushed; open a new one")
-        config = self.vocoder.config
-        nothing = self._voice.vector.new_zeros(1, self._net.in_channels or 0, config.look_ahead)
-        x = self.vocoder.listening(self._net.flush(nothing), self._voice)
-        last = self._render(self._deep.flush(x))
+        nothing = self._voice.vector.new_zeros(
+            1, self.vocoder.net.in_channels or 0, self.vocoder.config.look_ahead
+        )
+        last = self._advance(nothing, final=True)
         self.finished = True
-        # The filter gives each hop when the next has come.
-        silence = [last.new_zeros(1, config.hop)] * 2
-        none = last.new_full((1, config.bands, 1), -20.0)
-        rest, self._filter = self.vocoder.filter.step(silence, [none, none], self._filter)
-        return torch.cat([last, self._late(rest)])
+        return torch.cat([last, self.vocoder.last_hop(self.state)[0]])
 
-    def _render(self, out: Tensor) -> Tensor:
-        dropped = min(self._early, out.shape[-1])
-        self._early -= dropped
-        out = out[..., dropped:]
-        u = out.shape[-1]
-        if u == 0:
+    def _advance(self, inputs: Tensor, final: bool = False) -> Tensor:
+        out, self.state = self.vocoder.advance(inputs, self._voice, self.state, final)
+        if not out.shape[-1]:
             return out.new_zeros(0)
-        vocoder, hop = self.vocoder, self.vocoder.config.hop
-        sound = vocoder.sound(out).sharpened()
-        pitch, voiced = self._held(sound)
-        pulses, self._source = vocoder.source.step(pitch, self._source)
-        pulses = pulses * voiced.repeat_interleave(hop, dim=1)
         # Drawn hop by hop, so that chunks of any length get the same noise.
-        noise = torch.cat([torch.randn(1, hop, generator=self._generator) for _ in range(u)], dim=1)
-        signals, envelopes = [pulses, noise.to(pulses)], [sound.harmonic, sound.noise]
-        wav, self._filter = vocoder.filter.step(signals, envelopes, self._filter)
-        return self._late(wav)
-
-    def _held(self, sound: Sound) -> tuple[Tensor, Tensor]:
-        """The pitch (1, U), through unvoiced sounds that of the last voiced one, and where it is voiced."""
-        voiced, pitch = sound.voicing > 0, sound.pitch()
-        known = voiced.clone()
-        known[:, 0] |= self._pitch[:, 0] == 0  # a beginning without a voice is at the pitch it would have
-        place = torch.arange(1, pitch.shape[1] + 1, device=pitch.device)
-        last = torch.where(known, place, 0).cummax(dim=1).values
-        held = torch.cat([self._pitch.to(pitch), pitch], dim=1).gather(1, last)
-        self._pitch = held[:, -1:]
-        return held, voiced
-
-    def _late(self, wav: Tensor) -> Tensor:
-        dropped = min(self._lag, wav.shape[-1])
-        self._lag -= dropped
-        return wav[0, dropped:]
+        hop = self.vocoder.config.hop
+        drawn = [torch.randn(1, hop, generator=self._generator) for _ in range(out.shape[-1])]
+        noise = torch.cat(drawn, dim=1)
+        sound = self.vocoder.sound(out).sharpened()
+        wav, self.state = self.vocoder.sounding(sound, noise.to(out), self.state)
+        return wav[0]
 
 
 @dataclass(frozen=True)
@@ -131,7 +95,7 @@ class VocoderDecoder:
 
     def __init__(self, vocoder: Vocoder, precision: Precision = "float32"):
         self._original = vocoder
-        self.vocoder = cast(Vocoder, prepare(vocoder, "float32"))
+        self.vocoder = cast(Vocoder, for_inference(vocoder, "float32"))
         turn(self.vocoder, precision)
 
     def check(self, ar: ARModel) -> None:

@@ -44,7 +44,7 @@ def adapter_of(adapters: Mapping[str, Adapter], part: str, original: nn.Module) 
 
 
 def folded(adapter: Adapter, original: nn.Module) -> LoRAWeights:
-    """Its weights for what `quantize.prepare` makes of the model."""
+    """Its weights for what `for_inference` makes of the model."""
     return adapter.weights.scaled(folded_gains(original))
 
 

@@ -40,7 +40,7 @@ class ARGenerator:
     """The coarse codes of one utterance, and the phone spoken in each frame.
 
     phones: to be said; the pointer that comes out counts from the first of them.   prompt: the voice, None for
-    any.   model: an ARModel, or what `tts.lm.quantize.prepare` made of one.   rhythm: the phone of every frame, where
+    any.   model: an ARModel, or what `for_inference` made of one.   rhythm: the phone of every frame, where
     durations are not to be drawn.
     Raises InputError for phones, a prompt or a rhythm that the model cannot take.
 

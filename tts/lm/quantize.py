@@ -1,4 +1,4 @@
-"""Speech models prepared for inference: constants computed once, weights in 8 or 16 bits on a CPU.
+"""Speech models made ready for inference: constants computed once, weights in 8 or 16 bits on a CPU.
 
 One frame at a time, a model is as slow as its weights are long in memory (kernels/int8.py has measurements).
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +47,7 @@ class UnitNorm(nn.Module):
 
 
 @torch.no_grad()
-def prepare(model: nn.Module, precision: Precision = "int8") -> nn.Module:
+def for_inference(model: nn.Module, precision: Precision = "int8") -> nn.Module:
     """A copy of a model (or of a part) for generation, in evaluation mode: the code embeddings and heads as plain
     tables and matrices, and on a CPU every larger matrix in `precision`; in float32 where torch has no products in 8
     bits.
@@ -62,14 +61,12 @@ def prepare(model: nn.Module, precision: Precision = "int8") -> nn.Module:
             make = partial(Int8Linear, engine=engine)
         elif precision == "bf16":
             make = Bf16Linear
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    prepared = copy.deepcopy(model, shared).eval()
-    return _prepared(prepared, make)
+    return _prepared(_copied(model, {}).eval(), make)
 
 
 def folded_gains(model: nn.Module) -> dict[str, Tensor]:
-    """The factors (I,) that `prepare` moves from norms into the matrices behind them, by the names of these: an adapter
-    (`layers.lora`) of the model takes them over, too."""
+    """The factors (I,) that `for_inference` moves from norms into the matrices behind them, by the names of these: an
+    adapter (`layers.lora`) of the model needs them, too."""
     gains = {}
     for name, part in model.named_modules():
         if isinstance(part, Block):
@@ -77,6 +74,17 @@ def folded_gains(model: nn.Module) -> dict[str, Tensor]:
                 if norm.adapt is None:
                     gains[f"{name}.{into}"] = _gain(norm)
     return gains
+
+
+def _copied(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
+    """The tree of modules anew around the same tensors, in a tenth of the time of a deep copy."""
+    if id(module) not in copies:
+        copies[id(module)] = made = module.__class__.__new__(module.__class__)
+        for name, value in vars(module).items():
+            made.__dict__[name] = copy.copy(value) if isinstance(value, (dict, list, set)) else value
+        for name, child in module._modules.items():
+            made._modules[name] = None if child is None else _copied(child, copies)
+    return copies[id(module)]
 
 
 def _prepared(module: nn.Module, make: _Make | None) -> nn.Module:

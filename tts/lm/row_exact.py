@@ -59,7 +59,7 @@ class RowExactLinear(nn.Module):
 
 
 def row_exact(model: nn.Module) -> nn.Module:
-    """A copy of what `quantize.prepare` made, its linear layers as above; it shares the other weights. Large float
+    """A copy of what `for_inference` made, its linear layers as above; it shares the other weights. Large float
     layers (where there is no 8-bit engine, and on a GPU) and those in bf16 stay: their rows agree to rounding."""
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     shared |= {id(part): part for part in model.modules() if isinstance(part, Int8Linear | Bf16Linear)}

@@ -36,10 +36,10 @@ _MARGIN = 25
 class SharedAR:
     """Speaks any number of utterances at once. Safe to use from several threads.
 
-    ar: of `quantize.prepare`.   exact: an utterance's numbers do not depend on the others, nor on their adapters.
+    ar: of `quantize.for_inference`.   exact: an utterance's numbers do not depend on the others, nor on their adapters.
     opening: frames after which the first sound of an utterance can be heard.
 
-    >>> shared = SharedAR(prepare(model))
+    >>> shared = SharedAR(for_inference(model))
     >>> for frame in shared.frames(phones, prompt, options): ...  # in as many threads as there are utterances
     """
 

@@ -37,7 +37,7 @@ from .step import ARState, ARStep, Frame, tables_of
 class ARSlots:
     """Steps of up to `slots` utterances at once.
 
-    model: an ARModel, or what `tts.lm.quantize.prepare` made of one.   options: of all that is said; guidance may
+    model: an ARModel, or what `for_inference` made of one.   options: of all that is said; guidance may
     differ from slot to slot, since it comes with the utterance.   rows: of each slot, 1 without guidance.   phones: the
     most that an utterance may have.
 

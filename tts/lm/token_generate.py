@@ -48,7 +48,7 @@ class TokenGenerator:
     """The speech tokens of one utterance, and the phone spoken in each half of them.
 
     phones: to be said; the pointer that comes out counts from the first of them.   prompt: the voice, None for any.
-    model: a TokenAR, or what `tts.lm.quantize.prepare` made of one.
+    model: a TokenAR, or what `for_inference` made of one.
     Raises InputError for phones or a prompt that the model cannot take.
 
     >>> for frame in TokenGenerator(model, phones, prompt, SamplingOptions(seed=7)):

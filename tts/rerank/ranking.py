@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from .base import Attempt, Scorer
 from .words import Words
+
+Scorers = Sequence[Scorer] | Callable[[], Sequence[Scorer]]  # a function is called when the first is needed
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,13 @@ class Verdict:
 class Ranking:
     """Judges tries. words: finds those that are missing, None where there is no aligner.   scorers: the others."""
 
-    def __init__(
-        self, words: Words | None, scorers: Sequence[Scorer] = (), options: RankingOptions | None = None
-    ):
+    def __init__(self, words: Words | None, scorers: Scorers = (), options: RankingOptions | None = None):
         self.options = options or RankingOptions()
-        self.words, self.scorers = words, tuple(scorers)
+        self.words, self._scorers = words, scorers
+
+    @cached_property
+    def scorers(self) -> tuple[Scorer, ...]:
+        return tuple(self._scorers() if callable(self._scorers) else self._scorers)
 
     def judge(self, attempt: Attempt, words_alone: bool = False) -> Verdict:
         """words_alone: only whether the words are there, which is what a single try is asked."""

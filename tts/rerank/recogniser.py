@@ -26,7 +26,7 @@ _RATE = 16_000
 _LONGEST = 30 * _RATE  # samples of its window
 
 
-class Recogniser:
+class WhisperScorer:
     """0 is certain. model: a Whisper's name or path, or one that is loaded."""
 
     name = "recogniser"

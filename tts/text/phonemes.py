@@ -109,6 +109,8 @@ def languages() -> dict[str, str]:
 @lru_cache(maxsize=256)
 def find_language(language: str) -> str:
     """espeak-ng's code for `language` as people write it: `en`, `en_US`, `pt-BR`, `zh`. UsageError if there is none."""
+    if language in TRAINED_LANGUAGES:  # espeak-ng needs as long to list all as to say a sentence
+        return language
     known = {code.lower(): code for code in languages()}
     for code, name in reversed(languages().items()):
         known.setdefault(name.lower(), code)

@@ -26,7 +26,7 @@ from .model.diffusion_decoder import DiffusionDecoder
 from .model.hifigan import HiFiGAN
 from .model.random_latents import RandomLatents
 from .model.univnet import UnivNet
-from .precision import Precision, prepare
+from .precision import Precision, for_inference
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -68,7 +68,7 @@ class Networks:
                 model = load_network(network, self.folder)
                 self._hashes[network] = _digest(model)
                 reread = partial(mapped_weights, network, self.folder)
-                self._loaded[network] = prepare(model, self._precision(network), self.device, reread)
+                self._loaded[network] = for_inference(model, self._precision(network), self.device, reread)
             return cast("M", self._loaded[network])
 
     def _precision(self, network: str) -> Precision:

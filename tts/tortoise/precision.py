@@ -29,7 +29,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "half", "int8", "bfloat16")
 M = TypeVar("M", bound=nn.Module)
 
 
-def prepare(
+def for_inference(
     model: M,
     precision: Precision,
     device: str | torch.device = "cpu",

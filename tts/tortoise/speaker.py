@@ -38,7 +38,7 @@ _FIRST_CHUNK, _CHUNK = 60, 40  # codes that are turned into sound at a time in a
 
 
 @dataclass(frozen=True)
-class Heard:
+class CandidateSound:
     """A candidate of a sentence as sound: samples (N,), watermarked.   chosen: whether it is the one in the speech."""
 
     sentence: int
@@ -54,7 +54,7 @@ class Kept:
     """What becomes of candidates besides the chosen ones: how many of the best are decoded, and who gets each."""
 
     n: int
-    give: Callable[[Heard], None]
+    give: Callable[[CandidateSound], None]
 
 
 Report = Callable[[int, str, int, int], None]
@@ -196,7 +196,9 @@ class TortoiseSpeaker:
             if kept is not None:
                 marked = self._watermark(0).push(samples)
                 seconds = len(marked) / self.sample_rate
-                kept.give(Heard(index, candidate.number, candidate.score, seconds, place == 0, marked))
+                kept.give(
+                    CandidateSound(index, candidate.number, candidate.score, seconds, place == 0, marked)
+                )
             if place == 0:
                 yield samples
 

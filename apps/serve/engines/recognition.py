@@ -21,7 +21,7 @@ from .pool import Pool
 OPENAI = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-realtime-whisper")
 
 
-class Recogniser:
+class SharedWhisper:
     """A Whisper whose windows are shared."""
 
     def __init__(self, transcriber: Transcriber):
@@ -66,7 +66,7 @@ class Recognition:
 
     def __init__(self, default: str | None = None, size: int = 2, device: str = "cpu"):
         self.default = default
-        self.pool: Pool[Recogniser] = Pool(lambda name: Recogniser(Transcriber(name, device)), size)
+        self.pool: Pool[SharedWhisper] = Pool(lambda name: SharedWhisper(Transcriber(name, device)), size)
 
     def resolve(self, name: str, task: str = "transcribe", language: str | None = None) -> str:
         """The name of a model on this machine. Never a path: a request has no say over which files are opened.

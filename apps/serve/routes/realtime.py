@@ -26,7 +26,7 @@ from ....asr.transcribe import TranscribeOptions
 from ....data.resample import Resampler
 from ....errors import MynaError
 from ....pretrained.silero import FRAME, VoiceActivity
-from ..engines.recognition import Recogniser
+from ..engines.recognition import SharedWhisper
 from ..house import House
 from ..problems import BusyError, InvalidError, TooLargeError, envelope, problem_of
 from .speech_socket import TRY_AGAIN, accepted_protocol, next_event
@@ -73,7 +73,7 @@ class SessionOptions:
 
 
 class _Session:
-    def __init__(self, socket: WebSocket, house: House, recogniser: Recogniser, model: str):
+    def __init__(self, socket: WebSocket, house: House, recogniser: SharedWhisper, model: str):
         self.socket, self.house, self.recogniser, self.model = socket, house, recogniser, model
         self.id = "sess_" + secrets.token_hex(12)
         self.options = SessionOptions()
@@ -308,7 +308,7 @@ class _Session:
 class _Turn:
     """What somebody says from a pause to the next. All deltas in a row are the text."""
 
-    def __init__(self, item_id: str, recogniser: Recogniser, options: TranscribeOptions):
+    def __init__(self, item_id: str, recogniser: SharedWhisper, options: TranscribeOptions):
         self.id, self.text, self.seconds = item_id, "", 0.0
         self._live = LiveTranscriber(WhisperRecogniser(recogniser.transcriber.model, options))
 

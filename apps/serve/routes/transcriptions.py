@@ -19,7 +19,7 @@ from ....asr.transcript import Segment, Transcript
 from ....asr.vad import VadOptions, speech_spans
 from ....asr.writers import render
 from ..body import fields_of, opened_form, read_upload
-from ..engines.recognition import Recogniser
+from ..engines.recognition import SharedWhisper
 from ..house import House
 from ..live import STREAM_HEADERS, Answer, Head, Live
 from ..problems import InvalidError, envelope, problem_of
@@ -77,7 +77,7 @@ async def _answer(
     yield text.encode()
 
 
-def _options(recogniser: Recogniser, body: TranscriptionRequest, task: str) -> TranscribeOptions:
+def _options(recogniser: SharedWhisper, body: TranscriptionRequest, task: str) -> TranscribeOptions:
     """Raises UsageError for what the model cannot do."""
     # OpenAI: at 0 "the model will use log probability to automatically increase the temperature".
     given: dict[str, Any] = {} if body.temperature == 0 else {"temperature": body.temperature}
@@ -99,7 +99,7 @@ async def speech_only(samples: np.ndarray, options: TranscribeOptions) -> Transc
     return replace(options, clip_timestamps=tuple(times) or (0.0, 0.0))
 
 
-async def _events(recogniser: Recogniser, samples: np.ndarray, options: TranscribeOptions) -> Answer:
+async def _events(recogniser: SharedWhisper, samples: np.ndarray, options: TranscribeOptions) -> Answer:
     yield Head("text/event-stream", STREAM_HEADERS)
     try:
         said = ""

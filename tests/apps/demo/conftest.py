@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from myna.apps.demo.engine import MadeVoice, Speaking, VoiceFacts
+from myna.apps.demo.engine import Engine, VoiceFacts
 from myna.data.audio import read_audio, write_audio
 from myna.errors import InputError, UsageError
+from myna.tts.presets import SpeechOptions
 
 RATE = 24_000
 
@@ -24,6 +25,7 @@ class ToneVoice:
     consent: str
     said: str | None
     samples: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ToneChunk:
 
 
 @dataclass
-class ToneEngine:
+class ToneEngine(Engine):
     """Says a letter as 40 ms of its voice's tone; `pace` is the seconds that making 40 ms takes."""
 
     sample_rate: int = RATE
@@ -41,7 +43,7 @@ class ToneEngine:
     pace: float = 0.0
     made: list[ToneVoice] = field(default_factory=list)
     library: dict[str, ToneVoice] = field(default_factory=dict)
-    spoken: list[tuple[str, ToneVoice, Speaking]] = field(default_factory=list)
+    spoken: list[tuple[str, ToneVoice, SpeechOptions]] = field(default_factory=list)
     converted: list[tuple[Path, ToneVoice, int]] = field(default_factory=list)
     closed_early: threading.Event = field(default_factory=threading.Event)
     began: float = 0.0
@@ -52,21 +54,23 @@ class ToneEngine:
     def reset(self) -> None:
         self.__init__()
 
-    def make_voice(self, recording: Path, name: str, consent: str, said: str | None) -> MadeVoice:
+    def make_voice(self, recording: Path, name: str, consent: str, said: str | None) -> ToneVoice:
         samples = read_audio(recording, RATE, mono=True).samples[0]
         if np.abs(samples).max() < 0.01:
             raise InputError(f"{recording} is silent; record again, closer to the microphone")
-        voice = ToneVoice(name, 200 + zlib.crc32(samples.tobytes()) % 800, consent, said, samples[: 3 * RATE])
+        notes = ("<i>a note</i>",) if said == "note" else ()
+        hertz = 200 + zlib.crc32(samples.tobytes()) % 800
+        voice = ToneVoice(name, hertz, consent, said, samples[: 3 * RATE], notes)
         self.made.append(voice)
-        return MadeVoice(voice, ("<i>a note</i>",) if said == "note" else ())
+        return voice
 
     def prompt(self, voice: ToneVoice) -> np.ndarray:
         return voice.samples
 
-    def speak(self, text: str, voice: ToneVoice, speaking: Speaking):
+    def speak(self, text: str, voice: ToneVoice, options: SpeechOptions):
         if text == "break":
             raise ZeroDivisionError("<b>a fault</b>")
-        self.spoken.append((text, voice, speaking))
+        self.spoken.append((text, voice, options))
         self.began = time.perf_counter()
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)

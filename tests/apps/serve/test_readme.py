@@ -30,7 +30,7 @@ def test_the_ten_lines_of_the_readme(server, engine, tmp_path, monkeypatch, caps
 
 
 def options() -> set[str]:
-    command = typer.main.get_command(cli.app).commands["serve"]  # pyright: ignore
+    command = typer.main.get_command(cli.program()).commands["serve"]  # pyright: ignore
     return {option for parameter in command.params for option in parameter.opts}
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from myna.asr.decoding.search import Candidate, Sampling
 from myna.asr.decoding.speculative import AHEAD, can_speculate, speculate
-from myna.asr.model.inference import prepare
+from myna.asr.model.inference import for_inference
 from myna.asr.model.whisper import Whisper, WhisperDims
 from torch import Tensor
 
@@ -30,7 +30,7 @@ def model() -> Whisper:
     model = Whisper(DIMS)
     for parameter in model.parameters():  # far from uniform, so that rounding decides nothing
         parameter.data *= 2.0
-    return prepare(model)
+    return for_inference(model)
 
 
 def greedy(model: Whisper, features: Tensor, eot: int, limit: int) -> Candidate:
@@ -49,7 +49,7 @@ def greedy(model: Whisper, features: Tensor, eot: int, limit: int) -> Candidate:
 @pytest.mark.parametrize("limit", [1, 2, AHEAD, AHEAD + 1, 2 * AHEAD + 1, 40])
 def test_any_draft_gives_the_tokens_and_the_probability_of_greedy_search(model, kind, limit):
     torch.manual_seed(0)
-    other = prepare(Whisper(DIMS))
+    other = for_inference(Whisper(DIMS))
     draft = {"8 bits": model.draft, "itself": model.decoder, "another": other.decoder}[kind]
     ended = 0
     for seed in range(4):
@@ -75,5 +75,5 @@ def test_it_is_for_one_audio_decoded_greedily_by_a_model_with_a_draft(model):
     assert not can_speculate(model, 2, 1, 0.0)
     assert not can_speculate(model, 1, 5, 0.0)
     assert not can_speculate(model, 1, 1, 0.2)
-    assert not can_speculate(prepare(Whisper(DIMS), "int8"), 1, 1, 0.0)
+    assert not can_speculate(for_inference(Whisper(DIMS), "int8"), 1, 1, 0.0)
     assert not [name for name in model.state_dict() if "draft" in name]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from myna.asr.model.features import log_mel, pad_or_trim
-from myna.asr.model.inference import prepare
+from myna.asr.model.inference import for_inference
 from myna.asr.model.whisper import DecoderState, Whisper, WhisperDims
 from myna.errors import UsageError
 from myna.kernels.int8 import Int8Linear, int8_engine
@@ -155,7 +155,7 @@ def test_recordings_of_any_length_have_features(n):
 
 @torch.inference_mode()
 def test_the_copy_for_inference_gives_the_same_logits_and_shares_the_tables(model, features):
-    ready = prepare(model)
+    ready = for_inference(model)
     mel = torch.randn(3, 80, 100, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(ready.encode(mel), features, atol=1e-5, rtol=1e-4)
     for rows in (1, 3):
@@ -170,7 +170,7 @@ def test_the_copy_for_inference_gives_the_same_logits_and_shares_the_tables(mode
 @torch.inference_mode()
 @pytest.mark.skipif(int8_engine() is None, reason="no 8-bit products here")
 def test_eight_bits_are_close_and_a_loud_row_does_not_coarsen_the_others(model, features):
-    ready, said = prepare(model, "int8"), tokens(3, 5)
+    ready, said = for_inference(model, "int8"), tokens(3, 5)
     expected = model.all_logits(said, model.init_state(features))
     logits = ready.all_logits(said, ready.init_state(features))
     assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
@@ -184,4 +184,4 @@ def test_eight_bits_are_close_and_a_loud_row_does_not_coarsen_the_others(model, 
 
 def test_eight_bits_are_for_float32_models():
     with pytest.raises(UsageError, match="float32 model on a CPU"):
-        prepare(Whisper(DIMS).half(), "int8")
+        for_inference(Whisper(DIMS).half(), "int8")

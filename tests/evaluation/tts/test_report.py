@@ -28,7 +28,7 @@ from myna.evaluation.tts import scores as tts_scores
 from myna.evaluation.tts import systems as tts_systems
 from myna.evaluation.tts.hard_sentences import HARD_SENTENCES
 from myna.evaluation.tts.report import FILES, MYNA, MYNA_TEXT, SpeechEvaluation, evaluate_tts
-from myna.evaluation.tts.scores import Heard, Judge, Likeness
+from myna.evaluation.tts.scores import HeardText, Judge, Likeness
 from myna.evaluation.tts.systems import WatchedValle
 from myna.evaluation.tts.tables import GROUND_TRUTH, SpokenClip, row_of
 from myna.marks.tags import is_synthetic
@@ -215,7 +215,7 @@ def test_texts_are_those_of_the_recordings(report, ears):
 
 def test_a_row_is_the_sum_of_its_clips():
     def clip(errors, n, same, elapsed, speaker="ada"):
-        heard, likeness = Heard("", n, errors, 5 * n, errors), Likeness(same, math.nan)
+        heard, likeness = HeardText("", n, errors, 5 * n, errors), Likeness(same, math.nan)
         return SpokenClip(
             "s", MYNA, speaker, "k", "t", heard, likeness, math.nan, 2.0, elapsed, elapsed, elapsed > 1
         )

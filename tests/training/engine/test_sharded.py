@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,51 +15,6 @@ from myna.training.models.lm_recipe import ARRecipe
 from myna.training.models.lm_trainer import ARTrainer
 from myna.tts.registry import load_ar
 
-SCRIPT = """
-import sys, torch
-from myna.training.engine import distributed, sharded
-from myna.training.engine.interrupt import Interrupt
-from myna.training.engine.recipe import load_recipe
-from myna.training.models.lm_recipe import ARRecipe
-from myna.training.models.lm_trainer import ARTrainer
-
-class Stop(Interrupt):
-    def __init__(self, at):
-        self.at = at
-    def __enter__(self):
-        return self
-    requested = property(lambda self: self.trainer.step >= self.at)
-
-world = distributed.setup("cpu")
-for job in sys.argv[1:]:
-    steps, *overrides = job.split()
-    trainer = ARTrainer(load_recipe("myna-ar-tiny", ARRecipe, overrides), world, quiet=True)
-    stop = Stop(int(steps))
-    stop.trainer = trainer
-    trainer.run(stop)
-    if trainer.recipe.parallel == "fsdp":
-        kinds = {type(p).__name__ for p in trainer.model.parameters()}
-        weights = sharded.full_weights(trainer.model)
-        if world.is_main:
-            torch.save({"weights": weights, "kinds": kinds}, trainer.recipe.output / "seen.pt")
-    distributed.barrier()
-distributed.shutdown()
-"""
-
-
-def two_processes(tmp_path: Path, *jobs: str) -> None:
-    script = tmp_path / "jobs.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, str(script), *jobs],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
 
 def losses(folder: Path) -> dict[int, float]:
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
@@ -73,15 +25,15 @@ STEPS = ["max_steps=5", "log_every=1", "schedule.decay=constant", "half_precisio
 HELD = ["data.held_out.utterances=2", "data.held_out.every_steps=100"]
 
 
-def test_two_processes_in_shards(lm_tiny, tmp_path):
+def test_two_processes_in_shards(lm_tiny, tmp_path, processes):
     common = [*[one for one in lm_tiny if not one.startswith("output")], *STEPS, *HELD]
 
     def job(steps: int, name: str, *more: str) -> str:
         return " ".join([str(steps), *common, f"output={tmp_path / name}", *more])
 
     fsdp = "parallel=fsdp"
-    two_processes(
-        tmp_path,
+    processes.in_two_processes(
+        processes.jobs,
         job(99, "ddp"),
         job(99, "fsdp", fsdp),
         job(99, "saving", fsdp, "checkpoint_activations=true"),
@@ -107,7 +59,7 @@ def test_two_processes_in_shards(lm_tiny, tmp_path):
         assert torch.equal(value, seen[name])
     alone._save()
     alone.log.close()
-    two_processes(tmp_path, job(99, "stopped", fsdp))
+    processes.in_two_processes(processes.jobs, job(99, "stopped", fsdp))
     assert losses(tmp_path / "stopped") == pytest.approx(shards, rel=1e-6)
     ended = [
         torch.load(tmp_path / name / "seen.pt", weights_only=True)["weights"] for name in ("fsdp", "stopped")

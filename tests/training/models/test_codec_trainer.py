@@ -79,24 +79,24 @@ def test_tiny_recipe_goes_through_every_phase(tiny, tmp_path):
 @pytest.mark.parametrize(("name", "kind"), [("encodec-24k-tiny", Encodec), ("dac-24k-tiny", DAC)])
 def test_published_shapes_are_trained_too(name, kind, tiny, tmp_path):
     more = [
-        "max_steps=30",
-        "phases.adversarial_from=20",
+        "max_steps=16",
+        "phases.adversarial_from=12",
         "optimizer.lr=0.003",
         "spectral.windows_per_step=null",
     ]
     train_any(name, [*tiny, *more], quiet=True)
     run = tmp_path / "run"
     steps = rows(run, "train")
-    assert ["commitment" in row for row in steps] == [False] * 2 + [True] * 28
-    assert ["generator" in row for row in steps] == [False] * 20 + [True] * 10
-    assert sum(row["mel"] for row in steps[-5:]) < 0.9 * sum(row["mel"] for row in steps[:5])
+    assert ["commitment" in row for row in steps] == [False] * 2 + [True] * 14
+    assert ["generator" in row for row in steps] == [False] * 12 + [True] * 4
+    assert sum(row["mel"] for row in steps[-4:]) < 0.95 * sum(row["mel"] for row in steps[:4])
     last = load_checkpoint(run / "last.safetensors")
     assert type(last) is kind
     assert all(math.isfinite(row["commitment"]) for row in steps[2:])
     wav = torch.randn(1, 1, 2400) * 0.1
     codes = last.encode(wav)
     torch.testing.assert_close(last(wav).wav, last.decode(codes), atol=1e-4, rtol=1e-3)
-    train_any(name, [*tiny, *more, "max_steps=31"], quiet=True)
+    train_any(name, [*tiny, *more, "max_steps=17"], quiet=True)
     start = [*tiny, f"init_from={run / 'last.safetensors'}", f"output={tmp_path / 'next'}", "max_steps=1"]
     assert train_any(name, start, quiet=True).steps == 1
     with pytest.raises(UsageError, match="not a model of this kind"):
@@ -146,25 +146,23 @@ def test_without_a_warm_up_it_starts_as_a_transform_codec(tiny):
 
 
 def test_killed_at_any_step_it_reaches_the_same_weights(tiny, corpus, tmp_path):
-    # Killed by SIGKILL twice; the state is saved every second step only, so that steps are taken again.
+    # Killed by SIGKILL; the state is saved every second step only, so that steps are taken again.
     same = [o for o in tiny if not o.startswith("output")]
     same += ["schedule.decay=constant", "save_every_steps=2", "balancer={decay: 0.9}", "data.held_out=null"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     script = "import sys; from myna.training.models.codec_trainer import train; train(sys.argv[1], sys.argv[2:], 1)"
     command = [sys.executable, "-c", script, TINY, *same, f"output={killed}", "max_steps=100000"]
-    reached = 0
-    for _ in range(2):
-        process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
-        metrics, deadline = killed / "metrics.jsonl", time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            if metrics.exists() and metrics.read_text().count("\n") >= reached + 5:
-                break
-            time.sleep(0.003)
-        process.kill()
-        assert process.wait() == -9, process.stderr.read()
-        process.stderr.close()
-        before, reached = reached, load_state(killed / "state.pt", CPU)["step"]
-        assert reached > before
+    process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
+    metrics, deadline = killed / "metrics.jsonl", time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count("\n") >= 5:
+            break
+        time.sleep(0.003)
+    process.kill()
+    assert process.wait() == -9, process.stderr.read()
+    process.stderr.close()
+    reached = load_state(killed / "state.pt", CPU)["step"]
+    assert reached > 0
     end = [*same, f"max_steps={reached + 3}"]
     train(TINY, [*end, f"output={killed}"], quiet=True)
     train(TINY, [*end, f"output={whole}"], quiet=True)

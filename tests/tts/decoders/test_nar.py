@@ -8,11 +8,11 @@ import pytest
 import torch
 from myna.errors import InputError
 from myna.layers.streaming import tree_map
-from myna.tts.decoders.nar import NARConfig, NARModel, NAROptions, NARResult
+from myna.tts.decoders.nar import NARConfig, NARModel, NAROptions, NARResult, NARState, frames_in
 from myna.tts.decoders.nar_stream import NARStream, fill
 from myna.tts.lm.batch import Prompt, SpeechBatch
 from myna.tts.lm.pointer import phone_ages
-from myna.tts.lm.quantize import prepare
+from myna.tts.lm.quantize import for_inference
 from myna.tts.text.phones import Phones
 from torch import Tensor
 
@@ -331,7 +331,19 @@ def test_a_voice_read_once_serves_many_sentences(model: NARModel):
         stream = NARStream(model, phones, prompt, voice=voice)
         codes = torch.cat([stream.push(first, pointer), stream.flush()], dim=1)
         assert torch.equal(codes, fill(model, first, pointer, phones, prompt))
+        # The bound on what attention reads spares work and changes nothing; the state knows its own position.
+        assert frames_in(stream.states[0]) == frames_in(voice) + t
+        wide, _ = model.step(
+            first[None],
+            pointer[None],
+            [model.encode_phones(phones, prompt)],
+            [model.fork(voice)],
+            NAROptions(chunks=(t,)),
+        )
+        assert torch.equal(wide[0], fill(model, first, pointer, phones, prompt, NAROptions(chunks=(t,))))
     assert all(torch.equal(a, b) for a, b in zip(_tensors(voice), before, strict=True))
+    assert isinstance(model.fork(voice), NARState)
+    assert {type(x) for x in tuple(voice)} == {tuple, Tensor}
 
 
 def _tensors(state) -> list[Tensor]:
@@ -346,7 +358,7 @@ def test_prepared_for_generation_it_says_the_same(model: NARModel, int8: bool):
     prompt, t, phones = draw_prompt(), 30, draw_phones()
     first, pointer = draw_first(model, t), draw_pointer(t)
     codes = fill(model, first, pointer, phones, prompt)
-    fast = prepare(model, "int8" if int8 else "float32")
+    fast = for_inference(model, "int8" if int8 else "float32")
     assert isinstance(fast, NARModel)
     agree = (fill(fast, first, pointer, phones, prompt) == codes).float().mean()
     assert agree > 0.8 if int8 else agree == 1

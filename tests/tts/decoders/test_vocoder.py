@@ -8,7 +8,9 @@ import pytest
 import torch
 from myna.errors import InputError, MissingModelError
 from myna.layers.harmonic import HIGHEST, LOWEST, PITCHES, Sound, pitch_place
-from myna.tts.decoders.vocoder import KnownVoice, Vocoder, VocoderConfig
+from myna.layers.source_filter import SourceFilterState
+from myna.layers.streaming import tree_map
+from myna.tts.decoders.vocoder import KnownVoice, Vocoder, VocoderConfig, VocoderState
 from myna.tts.decoders.vocoder_stream import VocoderStream
 from myna.tts.registry import load_vocoder, save_model
 
@@ -235,3 +237,33 @@ def test_a_step_does_not_read_back(no_synchronisation):
         for first in (8, 12, 16):
             said = stream.push(codes[:, first : first + 4], hidden[first : first + 4])
             assert said.shape == (4 * net.config.frame_size,)
+
+
+def leaves(tree: object) -> list[object]:
+    if isinstance(tree, tuple):
+        return [leaf for branch in tree for leaf in leaves(branch)]
+    return [] if tree is None else [tree]
+
+
+def test_a_state_is_a_named_tuple_of_tensors_that_goes_on_where_it_was():
+    net = vocoder()
+    codes, hidden, voice = speech(24)
+    stream = VocoderStream(net, voice)
+    stream.push(codes[:, :12], hidden[:12])
+    kept = tree_map(lambda t: t.clone(), stream.state)
+    assert isinstance(kept, VocoderState)
+    assert isinstance(kept.synthesis, SourceFilterState)
+    found = []
+    for state in (stream.state, kept):
+        with torch.no_grad():
+            out, state = net.advance(
+                net.inputs(codes[None, :, 12:], hidden[None, 12:], voice.vector), voice, state
+            )
+            noise = torch.ones(1, out.shape[-1] * SMALL.hop)
+            wav, state = net.sounding(net.sound(out), noise, state)
+        found.append((wav, state))
+    assert torch.equal(found[0][0], found[1][0])
+    # What is counted is over with the first frames: from then on a step changes tensors alone, in shapes that stay.
+    later = [(leaf.shape if isinstance(leaf, torch.Tensor) else leaf) for leaf in leaves(found[0][1])]
+    assert later == [(leaf.shape if isinstance(leaf, torch.Tensor) else leaf) for leaf in leaves(kept)]
+    assert (kept.early, kept.lag) == (0, 0)

@@ -9,7 +9,7 @@ from myna.kernels.int8 import Int8Linear
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt, SpeechBatch
 from myna.tts.lm.generate import ARGenerator
-from myna.tts.lm.quantize import prepare
+from myna.tts.lm.quantize import for_inference
 from myna.tts.lm.sampling import SamplingOptions, guide, uniforms
 from myna.tts.lm.step import Frame
 from myna.tts.registry import load_ar, load_nar, save_model
@@ -249,13 +249,13 @@ def test_the_rows_of_guidance_are_what_they_hide(transcript, n, monkeypatch):
 @every_voice
 def test_a_prepared_model_says_the_same(voice, n):
     net = model(n_coarse=n)
-    assert spoken(prepare(net, "float32"), voice, temperature=0) == spoken(net, voice, temperature=0)
+    assert spoken(for_inference(net, "float32"), voice, temperature=0) == spoken(net, voice, temperature=0)
 
 
 @every_n
 def test_8_bits_are_close(n, monkeypatch):
     net, voice = model(n_coarse=n), prompt()
-    small = prepare(net)
+    small = for_inference(net)
     assert any(isinstance(m, Int8Linear) for m in small.modules())
     assert not any(isinstance(m, Int8Linear) for m in net.modules())
     hidden = torch.randn(3, 64)
@@ -293,7 +293,7 @@ class _ReadsBack(TorchDispatchMode):
 @pytest.mark.parametrize("rhythm", [None, [0, 0, 1, 3]])
 def test_a_step_is_tensors_in_and_tensors_out_of_the_same_shapes(n, rhythm):
     options = SamplingOptions(text_guidance=2, voice_guidance=1.5, top_k=20)
-    run = ARGenerator(prepare(model(n_coarse=n)), PHONES, prompt(), options, rhythm)  # pyright: ignore
+    run = ARGenerator(for_inference(model(n_coarse=n)), PHONES, prompt(), options, rhythm)  # pyright: ignore
     numbers = uniforms(0)
     with torch.inference_mode():
         state = run.state

@@ -9,7 +9,7 @@ import torch
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.generate import ARGenerator
-from myna.tts.lm.quantize import prepare
+from myna.tts.lm.quantize import for_inference
 from myna.tts.lm.row_exact import row_exact
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.lm.several import several, side_by_side
@@ -30,7 +30,7 @@ def ar() -> ARModel:
     with torch.no_grad():
         for block in net.transformer.blocks:
             block.attention.out.weight.normal_(0, 0.1)  # pyright: ignore
-    return row_exact(prepare(net))  # pyright: ignore
+    return row_exact(for_inference(net))  # pyright: ignore
 
 
 def kept(steps) -> list[list[Frame]]:

@@ -12,7 +12,7 @@ from myna.layers.lora import LoRAWeights
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.generate import ARGenerator
-from myna.tts.lm.quantize import prepare
+from myna.tts.lm.quantize import for_inference
 from myna.tts.lm.row_exact import RowExactInt8, RowExactLinear, row_exact
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.lm.shared import SharedAR, _chosen
@@ -34,7 +34,7 @@ def ar() -> ARModel:
         for block in net.transformer.blocks:
             block.attention.out.weight.normal_(0, 0.1)  # pyright: ignore
             block.feed_forward.out.weight.normal_(0, 0.1)  # pyright: ignore
-    return prepare(net)  # pyright: ignore
+    return for_inference(net)  # pyright: ignore
 
 
 def prompt(seed: int) -> Prompt:

@@ -7,7 +7,7 @@ import torch
 from myna.errors import UsageError
 from myna.tts.lm import generate, slots
 from myna.tts.lm.generate import ARGenerator
-from myna.tts.lm.quantize import prepare
+from myna.tts.lm.quantize import for_inference
 from myna.tts.lm.sampling import SamplingOptions, uniforms
 from myna.tts.lm.slots import ARSlots, captured_slots, check
 from myna.tts.lm.step import Frame
@@ -56,7 +56,7 @@ def same(ours: list[Frame], theirs: list[Frame]) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_utterances_come_and_go(options, device, no_synchronisation):
-    net = prepare(model(n_coarse=3).to(device), "float32")
+    net = for_inference(model(n_coarse=3).to(device), "float32")
     batch = ARSlots(net, options, slots=3, rows=3, phones=40)  # pyright: ignore[reportArgumentType]
     first, second, third = (
         Utterance(net, p, options, seed) for p, seed in ((PHONES, 1), (OTHER, 2), (PHONES, 3))
@@ -89,7 +89,7 @@ def test_utterances_come_and_go(options, device, no_synchronisation):
 
 
 def test_a_paused_slot_keeps_its_state():
-    net, options = prepare(model(n_coarse=2), "float32"), OPTIONS[0]
+    net, options = for_inference(model(n_coarse=2), "float32"), OPTIONS[0]
     batch = ARSlots(net, options, 2, 3, 40)  # pyright: ignore[reportArgumentType]
     one = Utterance(net, PHONES, options, 1)
     batch.join(1, one.generator.step, one.generator.state)
@@ -103,7 +103,7 @@ def test_a_paused_slot_keeps_its_state():
 
 def test_one_without_guidance_in_a_generator(monkeypatch):
     """The generator as a GPU runs it, its slot on the CPU."""
-    net, options = prepare(model(n_coarse=3), "float32"), SamplingOptions(seed=5)
+    net, options = for_inference(model(n_coarse=3), "float32"), SamplingOptions(seed=5)
     expected = list(ARGenerator(net, PHONES, prompt(), options))  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(generate, "may_capture", lambda _: True)
     monkeypatch.setattr(slots, "runs_on", lambda *_: True)
@@ -120,7 +120,7 @@ def test_one_without_guidance_in_a_generator(monkeypatch):
 
 
 def test_where_a_slot_is_wrong_the_step_itself_runs(monkeypatch):
-    net = prepare(model(n_coarse=2), "float32")
+    net = for_inference(model(n_coarse=2), "float32")
     monkeypatch.setattr(generate, "may_capture", lambda _: True)
     monkeypatch.setattr(slots, "runs_on", lambda *_: True)
     monkeypatch.setattr(slots, "_POOL", slots.Pool())
@@ -135,7 +135,7 @@ def test_where_a_slot_is_wrong_the_step_itself_runs(monkeypatch):
 
 
 def test_what_does_not_fit():
-    net, options = prepare(model(n_coarse=2), "float32"), OPTIONS[0]
+    net, options = for_inference(model(n_coarse=2), "float32"), OPTIONS[0]
     batch = ARSlots(net, options, 1, 3, 4)  # pyright: ignore[reportArgumentType]
     one = Utterance(net, PHONES, options, 1)
     with pytest.raises(UsageError, match="does not fit slots of 3 rows and 4 phones"):

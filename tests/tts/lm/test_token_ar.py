@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from myna.errors import InputError
-from myna.tts.lm.quantize import prepare
+from myna.tts.lm.quantize import for_inference
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.lm.speech_tokens import FiniteScalarQuantizer, SpeechTokenizer, SpeechTokensConfig
 from myna.tts.lm.token_ar import TokenAR, TokenARConfig, TokenBatch
@@ -87,7 +87,7 @@ def test_the_pointer_walks_through_all_phones(model, phones, seed):
 
 def test_without_a_voice_and_in_8_bits(model, phones):
     assert list(TokenGenerator(model, phones, None, SamplingOptions(seed=1)))
-    assert list(TokenGenerator(prepare(model), phones, PROMPT, SamplingOptions(seed=1)))
+    assert list(TokenGenerator(for_inference(model), phones, PROMPT, SamplingOptions(seed=1)))
 
 
 def test_what_cannot_be_said_is_refused(model, phones):

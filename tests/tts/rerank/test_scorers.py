@@ -19,7 +19,7 @@ from myna.tts.lm.batch import Prompt
 from myna.tts.rerank.base import Attempt
 from myna.tts.rerank.likeness import Likeness
 from myna.tts.rerank.ranking import Ranking, RankingOptions, Verdict
-from myna.tts.rerank.recogniser import Recogniser
+from myna.tts.rerank.recogniser import WhisperScorer
 from myna.tts.rerank.words import Words, word_scores, word_spans
 from myna.tts.text.phonemes import phonemize
 from myna.tts.text.phones import Phones
@@ -95,9 +95,9 @@ def test_likeness_knows_the_reader():
     assert Likeness().score(attempt(speech())) is None
 
 
-@pytest.mark.skipif(not Recogniser.is_installed(), reason="Whisper tiny.en is not on this machine")
+@pytest.mark.skipif(not WhisperScorer.is_installed(), reason="Whisper tiny.en is not on this machine")
 def test_the_recogniser_finds_the_right_text_likelier():
-    recogniser = Recogniser()
+    recogniser = WhisperScorer()
     said, other = (recogniser.score(attempt(speech(), text)) for text in (TEXT, OTHER))
     assert said is not None
     assert other is not None
@@ -112,7 +112,7 @@ def test_the_recogniser_reads_token_by_token_what_it_reads_at_once():
         n_audio_state=16, n_audio_head=2, n_audio_layer=1, n_text_state=16, n_text_head=2, n_text_layer=1
     )
     model = Whisper(dims, vocabulary=vocabulary_for(dims.n_vocab)).eval()
-    score = Recogniser(model).score(attempt(speech()))
+    score = WhisperScorer(model).score(attempt(speech()))
     samples = read_audio(ASSETS / "speech.wav", 16_000, mono=True).samples[0]
     tokenizer = tokenizer_of(model, "en", "transcribe")
     expected = []
@@ -124,7 +124,7 @@ def test_the_recogniser_reads_token_by_token_what_it_reads_at_once():
             expected.append(float(logits[0].log_softmax(0)[token]))
             logits, state = model.step(torch.tensor([[token]]), state)
     assert score == pytest.approx(float(np.mean(expected)), abs=0.05)
-    assert Recogniser(model).score(attempt(np.ones(31 * 24_000, np.float32))) is None
+    assert WhisperScorer(model).score(attempt(np.ones(31 * 24_000, np.float32))) is None
 
 
 class Fixed:

@@ -5,7 +5,7 @@ import torch
 from myna.tts.tortoise.generate import CodeOptions, calm_from, code_steps, draw, generate, settle
 from myna.tts.tortoise.model.autoregressive import Autoregressive, AutoregressiveConfig
 from myna.tts.tortoise.model.cache import CandidateCache
-from myna.tts.tortoise.precision import prepare
+from myna.tts.tortoise.precision import for_inference
 
 CONFIG = AutoregressiveConfig(
     depth=2, width=64, n_heads=2, n_encoder_blocks=1, max_text_tokens=20, n_codes=96, max_codes=40
@@ -146,5 +146,5 @@ def test_a_smaller_precision_says_nearly_the_same(precision, limit, model, voice
     expected = model.latents(voice, TEXT, torch.arange(20)[None])
     if precision == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this processor has no products in bfloat16")
-    said = prepare(small, precision).latents(voice, TEXT, torch.arange(20)[None])
+    said = for_inference(small, precision).latents(voice, TEXT, torch.arange(20)[None])
     assert 0 < float((said - expected).norm() / expected.norm()) < limit

@@ -29,7 +29,7 @@ from ....pretrained.ge2e import RATE as SPEAKER_RATE
 from ...lm.adapter import adapted_model
 from ...lm.ar import ARModel
 from ...lm.batch import Prompt
-from ...lm.quantize import prepare
+from ...lm.quantize import for_inference
 from ...lm.speech_tokens import STRIDE, SpeechTokenizer
 from ...lm.token_generate import TokenPrompt
 from ...text.phones import Phones
@@ -71,7 +71,7 @@ class FlowSpeechDecoder:
         self.options = options or FlowOptions()
         self._originals = [model for model in (flow, vocoder, tokenizer) if model is not None]
         self._original = flow
-        self.flow = cast(FlowDecoder, prepare(flow, precision))
+        self.flow = cast(FlowDecoder, for_inference(flow, precision))
         turn(vocoder, precision)
         self.vocoder, self.tokenizer, self.speakers, self.contrast = vocoder, tokenizer, speakers, contrast
         # Frames of the AR a push: the first block and its look-ahead, then a block each.

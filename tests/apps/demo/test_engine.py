@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from myna.apps.demo import house
-from myna.apps.demo.engine import Engine, Speaking
+from myna.apps.demo.engine import Engine
 from myna.apps.demo.samples import sample_recordings
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import InputError, UsageError
@@ -22,7 +21,7 @@ from myna.tts.convert import Converter, load_decoder
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
 from myna.tts.lm.ar import ARConfig, ARModel
-from myna.tts.presets import PRESETS
+from myna.tts.presets import PRESETS, SpeechOptions
 from myna.tts.valle import Valle
 
 SPEECH = Path(__file__).resolve().parents[2] / "assets" / "speech.wav"
@@ -50,12 +49,12 @@ def engine(tiny_speaker, tmp_path, monkeypatch) -> Engine:
     monkeypatch.setattr(speaker, "shared_speaker", lambda device="cpu": tiny_speaker)
     monkeypatch.setenv("MYNA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MYNA_CACHE", str(tmp_path / "cache"))
-    return house.HouseEngine()
+    return Engine()
 
 
 @pytest.fixture
 def ada(engine):
-    return engine.make_voice(SPEECH, "ada", CONSENT, None).voice
+    return engine.make_voice(SPEECH, "ada", CONSENT, None)
 
 
 def test_a_voice_is_made_kept_listed_and_removed(engine, ada):
@@ -79,13 +78,13 @@ def test_the_models_meet_the_same_object_until_the_voice_is_another(engine, ada)
     voice = engine.load_voice("ada")
     assert engine.load_voice("ada").prompt() is voice.prompt()
     engine.remove_voice("ada")
-    engine.save_voice(engine.make_voice(sample_recordings()[1].path, "ada", CONSENT, None).voice)
+    engine.save_voice(engine.make_voice(sample_recordings()[1].path, "ada", CONSENT, None))
     assert not engine.load_voice("ada").codes.equal(voice.codes)
 
 
 def test_speech_is_marked_and_the_seed_decides(engine, ada, tmp_path):
     def said(seed: int) -> np.ndarray:
-        chunks = list(engine.speak("One two three four. Five six seven.", ada, Speaking("fast", seed)))
+        chunks = list(engine.speak("One two three four. Five six seven.", ada, SpeechOptions("fast", seed)))
         assert chunks[-1].done == 1
         assert [chunk.done for chunk in chunks] == sorted(chunk.done for chunk in chunks)
         return np.concatenate([chunk.samples for chunk in chunks])
@@ -108,7 +107,7 @@ def test_what_a_voice_was_made_from_is_marked_too(engine, ada):
 
 
 def test_closing_stops_the_work(engine, ada):
-    chunks = engine.speak("Word and word and word. " * 200, ada, Speaking("standard", 1))
+    chunks = engine.speak("Word and word and word. " * 200, ada, SpeechOptions("standard", 1))
     next(chunks)
     began = time.perf_counter()
     chunks.close()
@@ -144,10 +143,13 @@ def test_recordings_that_cannot_be_a_voice(engine, tmp_path):
 @pytest.mark.skipif(not registry.SHIPPED_AR.is_file(), reason="the speech models do not ship yet")
 def test_the_models_that_ship_say_something(monkeypatch, tmp_path):
     monkeypatch.setenv("MYNA_CACHE", str(tmp_path / "cache"))
-    engine = house.HouseEngine()
+    engine = Engine()
     voice = engine.load_voice("nova")
     samples = np.concatenate(
-        [chunk.samples for chunk in engine.speak("Hello there, how are you?", voice, Speaking("standard", 1))]
+        [
+            chunk.samples
+            for chunk in engine.speak("Hello there, how are you?", voice, SpeechOptions("standard", 1))
+        ]
     )
     assert 0.8 < len(samples) / engine.sample_rate < 6
     assert np.abs(samples).max() > 0.05
