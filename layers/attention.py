@@ -134,6 +134,25 @@ class Attention(nn.Module):
         reach = mask.shape[-1]
         return attend(q, cache[0].narrow(2, 0, reach), cache[1].narrow(2, 0, reach), mask)
 
+    def look_flat(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: tuple[Tensor, Tensor],
+        index: Tensor,
+        mask: Tensor,
+    ) -> Tensor:
+        """As `look` for one frame, a key head a row, which takes half the operations: q (B G, H / G, D), k and v (B G,
+        1, D), index (B G, 1, D) the slot, mask (B G, 1, S') of the slots that are read -> (B G, H / G, D)."""
+        n, reach = len(q), mask.shape[-1]
+        keys, values = (part.view(n, part.shape[2], self.head_dim) for part in cache)
+        keys.scatter_(1, index, k.to(keys.dtype))
+        values.scatter_(1, index, v.to(values.dtype))
+        before = keys.narrow(1, 0, reach).transpose(1, 2)
+        scores = torch.baddbmm(mask, q, before, alpha=self.head_dim**-0.5)
+        return torch.bmm(torch.softmax(scores, dim=-1), values.narrow(1, 0, reach))
+
     def _write(self, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], slot: Tensor) -> None:
         keys, values = cache
         n, t = slot.shape[1], k.shape[2]

@@ -216,19 +216,28 @@ class Transformer(Streamable):
         counts = [len(position) for position, _ in states]
         at = torch.cat([position for position, _ in states])[:, None]  # (B, 1)
         turn = self.rotary(at, x.dtype)
-        slot = at % self.config.context
-        bounds = [min(reach, self.config.context) for reach in reaches]
-        masks = [self._seen(own, bound, x.dtype) for own, bound in zip(at.split(counts), bounds, strict=True)]
-        slots = slot.split(counts)
+        first = self._blocks[0].attention
+        heads, groups, channels = first.n_heads, first.n_kv_heads, first.head_dim
+        slots = (at % self.config.context).split(counts)
+        # A key head a row: those of a stream are one batch of products.
+        index = [own[:, None, :, None].expand(-1, groups, -1, channels).flatten(0, 1) for own in slots]
+        masks = [
+            self._seen(own, min(reach, self.config.context), x.dtype).expand(-1, groups, -1, -1).flatten(0, 1)
+            for own, reach in zip(at.split(counts), reaches, strict=True)
+        ]
+        rows = [groups * count for count in counts]
         x = x[:, None]
         for i, block in enumerate(self._blocks):
-            projected = block.attention.project(block.norm1(x), turn)
-            q, k, v = (part.split(counts) for part in projected)
-            y = []
-            for n in range(len(states)):
-                own = q[n], k[n], v[n], states[n][1][i], slots[n], masks[n]
-                y.append(block.attention.look(*own))
-            x = x + block.attention.merge(torch.cat(y))
+            q, k, v = block.attention.project(block.norm1(x), turn)
+            q = q.reshape(-1, heads // groups, channels)
+            parts = (part.split(rows) for part in (q, k.flatten(0, 1), v.flatten(0, 1)))
+            y = [
+                block.attention.look_flat(*own, state[1][i], *place)
+                for own, state, place in zip(
+                    zip(*parts, strict=True), states, zip(index, masks, strict=True), strict=True
+                )
+            ]
+            x = x + block.attention.merge(torch.cat(y).view(len(x), heads, 1, channels))
             x = x + block.feed_forward(block.norm2(x))
         return self.norm(x)[:, 0], [(position + 1, caches) for position, caches in states]
 

@@ -30,18 +30,31 @@ class RowExactInt8(nn.Module):
         self._packed = torch.ops.quantized.linear_prepack(weight, None)
         self._bias = bias if linear._bias is None else linear._bias
         self._reduce_range = linear._reduce_range
-        # A last row of -1 and 1 sets the range in which all are quantised, whatever they hold.
-        self._limits = torch.zeros(1, self.in_features)
-        self._limits[0, :2] = torch.tensor([-1.0, 1.0])
+        # Of the range from -1 to 1, as `linear_dynamic` chooses them.
+        self._scale, self._zero = (2 / 127, 64) if self._reduce_range else (2 / 255, 128)
+        # Where the products of a given range are missing, a last row of -1 and 1 sets it.
+        self._limits: Tensor | None = None
+        try:
+            self(torch.zeros(1, self.in_features))
+        except RuntimeError:
+            self._limits = torch.zeros(1, self.in_features)
+            self._limits[0, :2] = torch.tensor([-1.0, 1.0])
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) -> (..., O)."""
-        rows = x.reshape(-1, self.in_features)
-        size = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp_(min=1e-12)
-        scaled = torch.cat([rows / size, self._limits])
-        y = torch.ops.quantized.linear_dynamic(scaled, self._packed, self._reduce_range)[:-1]
-        y = y.mul_(size) if self._bias is None else torch.addcmul(self._bias, y, size)
-        return y.view(*x.shape[:-1], self.out_features)
+        size = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_(min=1e-12)
+        y = self._product(x / size)
+        return y.mul_(size) if self._bias is None else torch.addcmul(self._bias, y, size)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """Of rows that lie between -1 and 1."""
+        ops = torch.ops.quantized
+        if self._limits is None:
+            product = ops.linear_with_input_q_dq_qweight_dq_output_fp32
+            return product(x, self._scale, self._zero, self._packed)
+        rows = torch.cat([x.reshape(-1, self.in_features), self._limits])
+        y = ops.linear_dynamic(rows, self._packed, self._reduce_range)[:-1]
+        return y.reshape(*x.shape[:-1], self.out_features)
 
 
 class RowExactLinear(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -68,10 +68,17 @@ def uniforms(seed: int) -> Iterator[float]:
 
 def draw(logits: Tensor, u: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """A code () by its probability: logits (V,), u () in [0, 1)."""
+    return draw_rows(logits[None], u.reshape(1), temperature, top_k, top_p)[0]
+
+
+def draw_rows(
+    logits: Tensor, numbers: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Tensor:
+    """Codes (B,) by their probabilities, each row on its own: logits (B, V), numbers (B,) in [0, 1)."""
     if temperature == 0:
-        return logits.argmax()
+        return logits.argmax(dim=1)
     order, reached = _likeliest_first(logits, temperature, top_k)
-    return _drawn(order, reached, u, top_p)
+    return _drawn(order, reached, numbers, top_p)
 
 
 def draw_apart(
@@ -81,36 +88,56 @@ def draw_apart(
 
     One that repeats too much of what was before is drawn anew, from all codes (repetition-aware sampling).
     """
+    code = draw_apart_rows(logits[None], recent[None], numbers[None], options)
+    return code[0], remembered(recent, code, options)
+
+
+def draw_apart_rows(logits: Tensor, recent: Tensor, numbers: Tensor, options: SamplingOptions) -> Tensor:
+    """Codes (B,) as `draw_apart` has them, each row on its own: logits (B, V), recent (B, window), numbers (B, 2)."""
     o = options
     if not (o.repetition_window and o.temperature):
-        return draw(logits, numbers[0], o.temperature, o.top_k, o.top_p), recent
+        return draw_rows(logits, numbers[:, 0], o.temperature, o.top_k, o.top_p)
     order, reached = _likeliest_first(logits, o.temperature, o.top_k)
-    code = _drawn(order, reached, numbers[0], o.top_p)
+    code = _drawn(order, reached, numbers[:, 0], o.top_p)
     if o.top_k:
         order, reached = _likeliest_first(logits, o.temperature)
-    repeats = (recent == code).sum() / o.repetition_window > o.repetition_threshold
-    code = torch.where(repeats, _drawn(order, reached, numbers[1]), code)
-    return code, torch.cat([recent[1:], code.reshape(1)])
+    repeats = (recent == code[:, None]).sum(1) / o.repetition_window > o.repetition_threshold
+    return torch.where(repeats, _drawn(order, reached, numbers[:, 1]), code)
+
+
+def remembered(recent: Tensor, code: Tensor, options: SamplingOptions) -> Tensor:
+    """The codes before the next one: recent (..., window), code (..., 1)."""
+    if not (options.repetition_window and options.temperature):
+        return recent
+    return torch.cat([recent[..., 1:], code], dim=-1)
+
+
+def as_drawn(options: SamplingOptions) -> SamplingOptions:
+    """Options without what comes with an utterance: equal for those whose codes can be drawn together."""
+    return replace(options, seed=0, text_guidance=1.0, voice_guidance=1.0)
 
 
 def _likeliest_first(logits: Tensor, temperature: float, top_k: int = 0) -> tuple[Tensor, Tensor]:
-    """Codes (k,), and the probability up to each."""
-    if 0 < top_k < len(logits):
-        values, order = logits.topk(top_k)
+    """Codes (B, k), and the probability up to each."""
+    if 0 < top_k < logits.shape[1]:
+        values, order = logits.topk(top_k, dim=1)
     else:
-        values, order = logits.sort(descending=True)
-    return order, torch.softmax(values / temperature, dim=0).cumsum(0)
+        values, order = logits.sort(dim=1, descending=True)
+    return order, torch.softmax(values / temperature, dim=1).cumsum(1)
 
 
-def _drawn(order: Tensor, reached: Tensor, u: Tensor, top_p: float = 1.0) -> Tensor:
+def _drawn(order: Tensor, reached: Tensor, numbers: Tensor, top_p: float = 1.0) -> Tensor:
+    """The codes (B,) in which numbers (B,) of the probability fall."""
     if top_p < 1:
         # The nucleus ends with the code that reaches top_p.
-        last = torch.searchsorted(reached, top_p).clamp(max=len(reached) - 1).reshape(1)
-        place = torch.searchsorted(reached, u.to(reached) * reached[last], right=True).minimum(last)
+        limit = torch.full_like(reached[:, :1], top_p)
+        last = torch.searchsorted(reached, limit).clamp(max=reached.shape[1] - 1)
+        mass = reached.gather(1, last)
     else:
-        place = torch.searchsorted(reached, u.to(reached) * reached[-1:], right=True)
-        place = place.clamp(max=len(reached) - 1)
-    return order[place][0]
+        last, mass = reached.shape[1] - 1, reached[:, -1:]
+    place = torch.searchsorted(reached, numbers[:, None].to(reached) * mass, right=True)
+    place = place.clamp(max=last) if isinstance(last, int) else place.minimum(last)
+    return order.gather(1, place)[:, 0]
 
 
 def no_codes(options: SamplingOptions, device: torch.device) -> Tensor:

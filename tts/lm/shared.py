@@ -6,14 +6,17 @@
 
 A batch costs hardly more than one utterance, which is as slow as its weights are long in memory. What an utterance says
 does not depend on the others (`row_exact`). Utterances of which nothing has been heard yet go first: while there is
-one, the others step only as long as they have less than `margin` frames in hand.
+one, the others step only as long as they have less than `_MARGIN` frames in hand.
+
+A step wakes nobody but those for whom enough is there: with one condition for all, every step would wake every thread
+that waits, and they would take the interpreter from the one that computes.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -31,6 +34,7 @@ from .step import Ask, Frame
 
 _AHEAD = 100  # frames that an utterance may be ahead of whoever takes them
 _MARGIN = 25
+_TOGETHER = 4  # frames for which it is worth to wake who takes them; decoders take multiples of it
 
 
 class SharedAR:
@@ -47,7 +51,8 @@ class SharedAR:
         self.ar = cast(ARModel, row_exact(ar)) if exact else ar
         self._bank: Bank | None = None  # once a voice has an adapter
         self.opening = opening
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._asked = threading.Condition(self._lock)  # what the computing thread waits for
         self._running: list[_Utterance] = []
         self._thread: threading.Thread | None = None
         self.steps = self.frames_made = 0
@@ -59,11 +64,13 @@ class SharedAR:
         options: SamplingOptions,
         opens: bool = True,
         adapter: LoRAWeights | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> Generator[Frame, None, None]:
         """As iterating over `ARGenerator`: phones and prompt are read at once, by whoever calls. Closing it takes the
         utterance out before the next step.
 
-        opens: somebody waits for the first sound of it.   adapter: of the voice (`tts.lm.adapter.folded`).
+        opens: somebody waits for the first sound of it.   adapter: of the voice (`tts.lm.adapter.folded`).   stopped:
+        asked before every step; once it says so there are no further frames.
         Raises ValueError for an adapter that does not fit.
         """
         slot = 0 if adapter is None else self._adapters().join(adapter)
@@ -73,10 +80,10 @@ class SharedAR:
         except BaseException:
             self._give_back(slot)
             raise
-        return self._frames(_Utterance(generator, self.opening if opens else 0, slot))
+        return self._frames(_Utterance(generator, self.opening if opens else 0, slot, stopped, self._lock))
 
     def _adapters(self) -> Bank:
-        with self._changed:
+        with self._lock:
             if self._bank is None:  # those who speak already go on: their weights are the same ones
                 self._bank = Bank(self.ar)
                 self.ar = cast(ARModel, self._bank.model)
@@ -103,31 +110,31 @@ class SharedAR:
     # ---- of those who iterate
 
     def _join(self, utterance: _Utterance) -> None:
-        with self._changed:
+        with self._lock:
             self._running.append(utterance)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="shared-ar", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
+            self._asked.notify()
 
     def _leave(self, utterance: _Utterance) -> None:
-        with self._changed:
+        with self._lock:
             utterance.wanted = False
             if utterance in self._running:
                 self._running.remove(utterance)
-            self._changed.notify_all()
+            self._asked.notify()
         self._give_back(utterance.slot)
 
     def _taken(self, utterance: _Utterance) -> Iterator[Frame]:
         while True:
-            with self._changed:
-                while not utterance.made and not utterance.over:
-                    self._changed.wait()
+            with self._lock:
+                while not utterance.has_news:
+                    utterance.news.wait()
                 taken = list(utterance.made)
                 utterance.made.clear()
                 over, error = utterance.over, utterance.error
                 if not over:
-                    self._changed.notify_all()
+                    self._asked.notify()  # it may be one that had enough in hand
             yield from taken
             if over:
                 if error is not None:
@@ -144,23 +151,29 @@ class SharedAR:
 
     def _next(self) -> list[_Utterance] | None:
         """Those whose turn it is; waits for one. None, and the thread ends, after a minute without."""
-        with self._changed:
-            while not (chosen := _chosen(self._running)):
-                if not self._changed.wait(timeout=60) and not self._running:
+        with self._lock:
+            while not (chosen := self._whose_turn()):
+                if not self._asked.wait(timeout=60) and not self._running:
                     self._thread = None
                     return None
             return chosen
 
+    def _whose_turn(self) -> list[_Utterance]:
+        for one in [one for one in self._running if one.stopped()]:
+            self._running.remove(one)
+            one.over = True
+            one.news.notify()
+        return _chosen(self._running)
+
     def _step(self, chosen: list[_Utterance]) -> None:
         """One frame more of each."""
         for utterance in chosen:
+            utterance.place = 0
             utterance.resume(None)
         while asking := [utterance for utterance in chosen if utterance.asked is not None]:
-            kinds: dict[Any, list[_Utterance]] = {}
-            for utterance in asking:
-                kinds.setdefault(cast(Ask, utterance.asked).part, []).append(utterance)
-            # One kind at a time, so that those who are behind catch up and ask for the rest together.
-            part, members = next(iter(kinds.items()))
+            # What the furthest behind asks for, so that all come to the next thing together.
+            part = cast(Ask, min(asking, key=lambda one: one.place).asked).part
+            members = [one for one in asking if cast(Ask, one.asked).part == part]
             try:
                 asked = [cast(Ask, one.asked) for one in members]
                 slots = [one.slot for one in members for _ in range(len(cast(Ask, one.asked).inputs[0]))]
@@ -171,31 +184,48 @@ class SharedAR:
                     utterance.fail(error)
                 continue
             for utterance, answer in zip(members, answered, strict=True):
+                utterance.place += 1
                 utterance.resume(answer)
-        with self._changed:
+        with self._lock:
             self.steps += 1
             for utterance in chosen:
                 self.frames_made += utterance.frame is not None
                 utterance.hand_over()
                 if utterance.over and utterance in self._running:
                     self._running.remove(utterance)
-            self._changed.notify_all()
+                if utterance.has_news:
+                    utterance.news.notify()
 
 
 class _Utterance:
     """One that is being said. The first fields are the computing thread's, the others are under the lock."""
 
-    def __init__(self, generator: ARGenerator, opening: int, slot: int):
+    def __init__(
+        self,
+        generator: ARGenerator,
+        opening: int,
+        slot: int,
+        stopped: Callable[[], bool],
+        lock: threading.Lock,
+    ):
         self.generator, self.run = generator, generator.run()
         self.asked: Ask | None = None
         self.frame: Frame | None = None
+        self.place = 0  # things that it has asked for in this frame
         self._ended, self._failure = False, cast("BaseException | None", None)
 
         self.slot = slot  # of its voice's adapter
+        self.stopped = stopped
+        self.news = threading.Condition(lock)  # what whoever takes the frames waits for
         self.opening = opening  # frames until something can be heard
         self.wanted, self.over = True, False
         self.error: BaseException | None = None
         self.made: deque[Frame] = deque()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether it is time to wake who takes the frames."""
+        return self.over or len(self.made) >= _TOGETHER
 
     def resume(self, answer: Any) -> None:
         """On to the next thing it asks for, its next frame or its end."""

@@ -16,7 +16,6 @@ Shapes: S slots, R rows, P phones (the most that an utterance may have), N coars
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -30,7 +29,7 @@ from ...layers.streaming import tree_map
 from ...layers.transformer_fused import FusedTransformer
 from .ar import MAX_ADVANCE, ARModel
 from .durations import Drawn, Stay
-from .sampling import SamplingOptions
+from .sampling import SamplingOptions, as_drawn, draw_apart_rows, draw_rows, remembered
 from .step import ARState, ARStep, Frame, tables_of
 
 
@@ -131,22 +130,20 @@ class ARSlots:
         hidden = self._transform(
             x.flatten(0, 1), active.repeat_interleave(self.rows, output_size=len(self._position))
         )
-        code = self._first(self._guided(model.code_head(hidden)), numbers[:, :2])
+        code = draw_apart_rows(self._guided(model.code_head(hidden)), self._recent, numbers[:, :2], o)
         own = hidden.view(self.n_slots, self.rows, -1)[:, 0]
         after = self._moved(stay, at, model.advance_head(own, code), numbers[:, 2:4])
         codes = [code]
         for k, head in enumerate(model.depth_heads):
             known = torch.stack(codes, dim=1).repeat_interleave(self.rows, dim=0)
             logits = self._guided(head(hidden, known))
-            order, reached = _likeliest_first(logits, o.temperature, o.top_k)
-            codes.append(_drawn(order, reached, numbers[:, 4 + k], o))
+            codes.append(draw_rows(logits, numbers[:, 4 + k], o.temperature, o.top_k, o.top_p))
         said = torch.stack(codes, dim=1), stay.pointer.clone(), own.clone()
         before = cast(Tensor, sum(table[c] for table, c in zip(self._tables, codes, strict=True)))
         _keep(self._before, before[:, None].expand_as(self._before), active)
         for held, new in zip(stay, after, strict=True):
             _keep(held, new, active)
-        if o.repetition_window and o.temperature:
-            _keep(self._recent, torch.cat([self._recent[:, 1:], code[:, None]], dim=1), active)
+        _keep(self._recent, remembered(self._recent, code[:, None], o), active)
         return said
 
     def _transform(self, x: Tensor, active: Tensor) -> Tensor:
@@ -164,19 +161,6 @@ class ARSlots:
         if self.rows == 1:
             return shown
         return shown + (self._guidance[:, None] @ (logits[:, :1] - logits[:, 1:]))[:, 0]
-
-    def _first(self, logits: Tensor, numbers: Tensor) -> Tensor:
-        """The first code of each slot (S,), as `sampling.draw_apart`."""
-        o = self.options
-        order, reached = _likeliest_first(logits, o.temperature, o.top_k)
-        code = _drawn(order, reached, numbers[:, 0], o)
-        if not (o.repetition_window and o.temperature):
-            return code
-        if o.top_k:
-            order, reached = _likeliest_first(logits, o.temperature, 0)
-        repeats = (self._recent == code[:, None]).sum(1) / o.repetition_window > o.repetition_threshold
-        again = _at(order, reached, numbers[:, 1], reached[:, -1:])
-        return torch.where(repeats, again, code)
 
     def _moved(self, stay: Stay, at: Tensor, logits: Tensor, numbers: Tensor) -> Stay:
         """The pointers after this frame, as `durations.Drawn`."""
@@ -230,39 +214,6 @@ def check(slots: ARSlots, step: ARStep, state: ARState, n: int = 3) -> None:
     agree(ours, theirs)
 
 
-def as_drawn(options: SamplingOptions) -> SamplingOptions:
-    """Options without what comes with an utterance: equal for those that can share slots."""
-    return replace(options, seed=0, text_guidance=1.0, voice_guidance=1.0)
-
-
 def _keep(held: Tensor, new: Tensor, active: Tensor) -> None:
     """Write what is new where a row is active."""
     held.copy_(torch.where(active.view(-1, *[1] * (new.ndim - 1)), new, held))
-
-
-def _likeliest_first(logits: Tensor, temperature: float, top_k: int) -> tuple[Tensor, Tensor]:
-    """Codes (S, k), and the probability up to each; the likeliest alone at temperature 0."""
-    if temperature == 0:
-        order = logits.argmax(dim=1, keepdim=True)
-        return order, torch.ones_like(order, dtype=logits.dtype)
-    if 0 < top_k < logits.shape[1]:
-        values, order = logits.topk(top_k, dim=1)
-    else:
-        values, order = logits.sort(dim=1, descending=True)
-    return order, torch.softmax(values / temperature, dim=1).cumsum(1)
-
-
-def _drawn(order: Tensor, reached: Tensor, numbers: Tensor, options: SamplingOptions) -> Tensor:
-    """Codes (S,) of the nucleus."""
-    if options.top_p >= 1 or order.shape[1] == 1:
-        return _at(order, reached, numbers, reached[:, -1:])
-    limit = torch.full_like(reached[:, :1], options.top_p)
-    last = torch.searchsorted(reached, limit).clamp(max=reached.shape[1] - 1)
-    return _at(order, reached, numbers, reached.gather(1, last), last)
-
-
-def _at(order: Tensor, reached: Tensor, numbers: Tensor, mass: Tensor, last: Tensor | None = None) -> Tensor:
-    """The codes (S,) in which numbers (S,) of the probability mass (S, 1) fall."""
-    place = torch.searchsorted(reached, numbers[:, None].to(reached) * mass, right=True)
-    place = place.clamp(max=order.shape[1] - 1) if last is None else place.minimum(last)
-    return order.gather(1, place)[:, 0]

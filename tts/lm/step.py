@@ -8,6 +8,7 @@ Shapes: R rows that guidance compares, P phones, N coarse codebooks, V codebook_
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from ...layers.streaming import State
 from .ar import ARModel
 from .durations import Durations, Stay
-from .sampling import SamplingOptions, draw, draw_apart, guide, no_codes
+from .sampling import SamplingOptions, as_drawn, draw_apart_rows, draw_rows, guide, no_codes, remembered
 
 
 class Frame(NamedTuple):
@@ -37,10 +38,10 @@ class ARState(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """What the model has to compute for a frame.
+    """What has to be computed for a frame, and can be for several utterances at once.
 
-    part: a part of it that reads every row on its own; None: the transformer's next step, answered by the hidden states
-    and the next cache.   inputs: (R, ...) each.   cache, reach: of the transformer.
+    part: of the model, or a way to draw, that reads every row on its own; None: the transformer's next step, answered
+    by the hidden states and the next cache.   inputs: (R, ...) each.   cache, reach: of the transformer.
     """
 
     part: Callable[..., Tensor] | None
@@ -73,6 +74,7 @@ class ARStep:
         # What the target's frames add to the code before them, phone by phone.
         self.phones, self.durations = phones + model.segment.weight[1], durations
         self.tables, self.ages = tables_of(model), model.age.weight
+        self._first, self._further = _draws(as_drawn(options))
 
     def begin(self, cache: State, before: Tensor, pointer: int) -> ARState:
         """Before the first frame; before: (R, W)."""
@@ -108,25 +110,41 @@ class ARStep:
         x = state.before + self.phones[:, stay.pointer.reshape(1)][:, 0] + self.ages[age]
         hidden, cache = yield Ask(None, (x,), state.cache, reach)
         logits = self._guided((yield Ask(model.code_head, (hidden,))))
-        code, recent = draw_apart(logits, state.recent, numbers, self.options)
-        advance = yield Ask(model.advance_head, (hidden[:1], code.reshape(1)))
+        drawn = yield Ask(self._first, (logits[None], state.recent[None], numbers[None, :2]))
+        advance = yield Ask(model.advance_head, (hidden[:1], drawn))
         after = self.durations(stay, advance[0], numbers[2:4])
-        codes = yield from self._deeper(hidden, code, numbers[4:])
+        codes = yield from self._deeper(hidden, drawn[0], numbers[4:])
+        recent = remembered(state.recent, drawn, self.options)
         before = sum(table[c.reshape(1)] for table, c in zip(self.tables, codes, strict=True))
         following = ARState(cache, cast(Tensor, before).expand(len(x), -1), after, recent)
         return Frame(torch.stack(codes), stay.pointer, hidden[0]), following
 
     def _deeper(self, hidden: Tensor, first: Tensor, numbers: Tensor) -> Generator[Ask, Tensor, list[Tensor]]:
         """All coarse codes of the frame whose first one is drawn."""
-        codes, o = [first], self.options
+        codes = [first]
         for k, head in enumerate(self.model.depth_heads):
             known = torch.stack(codes).expand(len(hidden), -1)
             logits = self._guided((yield Ask(head, (hidden, known))))
-            codes.append(draw(logits, numbers[k], o.temperature, o.top_k, o.top_p))
+            codes.append((yield Ask(self._further, (logits[None], numbers[k : k + 1])))[0])
         return codes
 
     def _guided(self, logits: Tensor) -> Tensor:
         return guide(logits, self.guidance)
+
+
+@lru_cache(maxsize=64)
+def _draws(options: SamplingOptions) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """How the first code of a frame and the others are drawn: the same objects for equal options, so that utterances
+    can be told to ask for the same."""
+    o = options
+
+    def first(logits: Tensor, recent: Tensor, numbers: Tensor) -> Tensor:
+        return draw_apart_rows(logits, recent, numbers, o)
+
+    def further(logits: Tensor, numbers: Tensor) -> Tensor:
+        return draw_rows(logits, numbers, o.temperature, o.top_k, o.top_p)
+
+    return first, further
 
 
 def tables_of(model: ARModel) -> Tensor:

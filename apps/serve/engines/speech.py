@@ -93,12 +93,14 @@ class _View:
         ticket.check()
         with self._turns.turn(ticket.priority):  # phones and prompt are read alone
             adapter = self._models.ar_adapter(prompt)
-            frames = self._shared.frames(phones, prompt, sampling, ticket.opens, adapter)
+            stopped = ticket.cancelled.is_set
+            frames = self._shared.frames(phones, prompt, sampling, ticket.opens, adapter, stopped)
         try:
             for frame in frames:
                 ticket.check()
                 ticket.n_frames += 1
                 yield frame
+            ticket.check()  # perhaps it was stopped
         finally:
             frames.close()
 

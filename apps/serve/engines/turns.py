@@ -17,23 +17,27 @@ class Turns:
     """
 
     def __init__(self, n: int):
-        self._free, self._changed = n, threading.Condition()
+        self._free, self._lock = n, threading.Lock()
         self._order = itertools.count()
-        self._waiting: list[tuple[tuple[float, ...], int]] = []
+        # Each with an event of its own: whoever ends a turn wakes the next one and nobody else.
+        self._waiting: list[tuple[tuple[float, ...], int, threading.Event]] = []
 
     @contextlib.contextmanager
     def turn(self, priority: tuple[float, ...]) -> Iterator[None]:
-        own = (priority, next(self._order))
-        with self._changed:
-            heapq.heappush(self._waiting, own)
-            while not (self._free and self._waiting[0] == own):
-                self._changed.wait()
-            heapq.heappop(self._waiting)
-            self._free -= 1
-            self._changed.notify_all()
+        with self._lock:
+            event = None
+            if self._free:
+                self._free -= 1
+            else:
+                event = threading.Event()
+                heapq.heappush(self._waiting, (priority, next(self._order), event))
+        if event is not None:
+            event.wait()
         try:
             yield
         finally:
-            with self._changed:
-                self._free += 1
-                self._changed.notify_all()
+            with self._lock:
+                if self._waiting:
+                    heapq.heappop(self._waiting)[2].set()
+                else:
+                    self._free += 1

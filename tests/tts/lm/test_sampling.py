@@ -7,7 +7,16 @@ import itertools
 import pytest
 import torch
 from myna.errors import UsageError
-from myna.tts.lm.sampling import SamplingOptions, draw, draw_apart, guide, no_codes, uniforms
+from myna.tts.lm.sampling import (
+    SamplingOptions,
+    draw,
+    draw_apart,
+    draw_apart_rows,
+    draw_rows,
+    guide,
+    no_codes,
+    uniforms,
+)
 
 LOGITS = torch.log(torch.tensor([0.05, 0.4, 0.25, 0.2, 0.1]))
 
@@ -74,6 +83,33 @@ def test_repetition_aware_sampling_leaves_a_loop():
 
     assert set(said(SamplingOptions(temperature=1, top_p=0.5, repetition_window=0))) == {0}
     assert 0.02 < sum(code != 0 for code in said(options)) / 400 < 0.2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SamplingOptions(),
+        SamplingOptions(top_k=40, top_p=1.0),
+        SamplingOptions(temperature=0),
+        SamplingOptions(repetition_window=4, repetition_threshold=0.1, top_p=0.3),
+        SamplingOptions(repetition_window=0, top_p=1.0),
+    ],
+)
+def test_rows_that_are_drawn_together_are_drawn_as_alone(options):
+    torch.manual_seed(0)
+    logits, numbers = torch.randn(40, 300), torch.rand(40, 2, dtype=torch.float64)
+    o = options
+    together = draw_rows(logits, numbers[:, 0], o.temperature, o.top_k, o.top_p)
+    alone = [
+        draw(row, u, o.temperature, o.top_k, o.top_p) for row, u in zip(logits, numbers[:, 0], strict=True)
+    ]
+    assert together.tolist() == torch.stack(alone).tolist()
+    recent = together[:, None].repeat(1, max(o.repetition_window, 1))  # so that all are drawn anew
+    apart = draw_apart_rows(logits, recent, numbers, o)
+    each = [draw_apart(*row, o)[0] for row in zip(logits, recent, numbers, strict=True)]
+    assert apart.tolist() == torch.stack(each).tolist()
+    if o.repetition_window and o.temperature:
+        assert apart.tolist() != together.tolist()
 
 
 def test_guidance_of_one_is_none_and_more_goes_beyond():

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 from myna.kernels.int8 import Int8Linear, int8_engine
 from myna.layers.lora import LoRAWeights
+from myna.tts.lm import shared as shared_module
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.generate import ARGenerator
 from myna.tts.lm.quantize import for_inference
 from myna.tts.lm.row_exact import RowExactInt8, RowExactLinear, row_exact
 from myna.tts.lm.sampling import SamplingOptions
-from myna.tts.lm.shared import SharedAR, _chosen
+from myna.tts.lm.shared import SharedAR, _chosen, _Utterance
 from myna.tts.lm.step import Frame
 from myna.tts.text.phones import Phones
 
@@ -140,6 +142,73 @@ def test_who_leaves_is_gone_before_the_next_step_and_the_others_go_on(ar):
     assert equal(say(shared, 2), say(SharedAR(ar), 2))
 
 
+def test_who_is_told_to_stop_is_out_before_the_next_step_though_nobody_takes_its_frames(ar):
+    shared, told = SharedAR(ar), threading.Event()
+    frames = shared.frames(Phones.from_ipa(TEXTS[1] * 8), prompt(1), options(1), stopped=told.is_set)
+    next(frames)  # the computing thread goes on until there are enough in hand
+    told.set()
+    made = shared.frames_made
+    list(frames)  # what was there, and no error
+    assert shared.frames_made <= made + 1  # the step that was under way
+    assert shared.n_running == 0
+    assert equal(say(shared, 2), say(SharedAR(ar), 2))
+
+
+class Bell:
+    """In place of an utterance's condition: counts."""
+
+    def __init__(self):
+        self.rung = 0
+
+    def notify(self):
+        self.rung += 1
+
+
+def utterance(shared: SharedAR, seed: int, sampling: SamplingOptions) -> _Utterance:
+    phones = Phones.from_ipa(TEXTS[seed % 4] * 4)
+    one = _Utterance(
+        ARGenerator(shared.ar, phones, prompt(seed), sampling), 0, 0, lambda: False, shared._lock
+    )
+    one.news = Bell()  # pyright: ignore
+    return one
+
+
+def test_a_step_wakes_only_those_for_whom_enough_is_there(ar):
+    shared = SharedAR(ar)
+    first, second = (utterance(shared, seed, options(seed)) for seed in (0, 1))
+    rung = []
+    with torch.inference_mode():
+        for step in range(6):
+            shared._step([first, second] if step > 1 else [first])
+            rung.append((first.news.rung, second.news.rung))  # pyright: ignore
+            if first.has_news:
+                first.made.clear()
+    assert rung == [(0, 0), (0, 0), (0, 0), (1, 0), (1, 0), (1, 1)]
+
+
+def test_who_draws_otherwise_shares_the_model_all_the_same(ar, monkeypatch):
+    shared, calls = SharedAR(ar), []
+    made = shared_module.answers
+
+    def noted(model, part, asked):
+        calls.append((part, len(asked)))
+        return made(model, part, asked)
+
+    monkeypatch.setattr(shared_module, "answers", noted)
+    both = [utterance(shared, 1, replace(options(1), temperature=t)) for t in (0.6, 0.9)]
+    with torch.inference_mode():
+        shared._step(both)
+    parts = [n for part, n in calls if part is None or isinstance(part, torch.nn.Module)]
+    assert parts == [2] * len(parts)
+    assert len(parts) == 3 + len(shared.ar.depth_heads)  # transformer, code, advance, further codes
+    # Draws are apart here, and together where they are alike.
+    assert [n for part, n in calls if not (part is None or isinstance(part, torch.nn.Module))] == [1] * 4
+    calls.clear()
+    with torch.inference_mode():
+        shared._step([utterance(shared, 1, options(1)), utterance(shared, 3, options(3))])
+    assert {n for _, n in calls} == {2}
+
+
 def test_an_error_is_that_of_its_own_utterance(ar):
     shared = SharedAR(ar)
     broken = shared.frames(Phones.from_ipa(TEXTS[1]), prompt(1), options(1))
@@ -173,8 +242,19 @@ def test_a_row_of_an_exact_layer_is_the_same_in_every_batch(bias):
     layer = RowExactInt8(Int8Linear(weight, given, str(int8_engine())))
     whole = layer(x)
     assert all(torch.equal(layer(x[i : i + n]), whole[i : i + n]) for n in (1, 2, 5) for i in range(17 - n))
+    assert torch.equal(layer(x.view(17, 1, 64))[:, 0], whole)
     true = torch.nn.functional.linear(x, weight, given)
     assert float(((whole - true).norm(dim=1) / true.norm(dim=1)).max()) < 0.02
+
+
+@pytest.mark.skipif(int8_engine() is None, reason="no products in 8 bits on this machine")
+def test_without_products_of_a_given_range_a_row_sets_it():
+    torch.manual_seed(0)
+    x, layer = torch.randn(5, 64), RowExactInt8(Int8Linear(torch.randn(96, 64), None, str(int8_engine())))
+    given = layer(x)
+    layer._limits = torch.zeros(1, 64)
+    layer._limits[0, :2] = torch.tensor([-1.0, 1.0])
+    assert torch.equal(layer(x), given)
 
 
 def test_a_small_float_layer_too():
