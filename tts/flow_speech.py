@@ -14,6 +14,7 @@ import torch
 
 from ..codec import Codec
 from ..codec.checkpoint import weights_hash
+from ..codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ..data.checkpoint import load_checkpoint, read_safetensors
 from ..errors import MissingModelError
@@ -27,7 +28,6 @@ from .lm.batch import Prompt
 from .lm.generate import Frame
 from .lm.sampling import SamplingOptions
 from .lm.several import side_by_side
-from .lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from .lm.token_ar import TokenAR, TokenARConfig
 from .lm.token_generate import TokenGenerator
 from .registry import FLOW_FILES, decoder_precision, flow_folder
