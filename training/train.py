@@ -20,6 +20,7 @@ TRAINERS = {
     "aligner": "aligner_trainer",
     "vocoder": "vocoder_trainer",
     "mel-vocoder": "mel_vocoder",
+    "mel-codec": "mel_codec",
     "flow": "flow",
     "token-ar": "token_ar",
     "clvp": "clvp",
