@@ -201,7 +201,7 @@ class MelCodecTrainer(Trainer[MelCodecRecipe, Plans]):
         self.ema.restart(codec)
 
     def measure(self) -> dict[str, float]:
-        """Held-out error of the mel in decibels, "mel_1" with the tokens alone to "mel_8" with all codebooks, their mean
+        """Held-out error of the mel in decibels, "mel_1" of the tokens alone to "mel_8" of all codebooks, their mean
         "mel", and how much of the codebooks is used."""
         codec = self.codec
         k = codec.n_codebooks
