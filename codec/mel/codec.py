@@ -87,10 +87,12 @@ class MelCodecConfig:
 
 @dataclass(frozen=True)
 class MelPass:
-    """A pass with gradients. mel (B, M, T): natural logarithms.   tokens (B, S).   quantizer: of the residual codes."""
+    """A pass with gradients. mel (B, M, T): natural logarithms.   tokens (B, S).   said_loss: mean square of what the
+    tokens leave of the latents.   quantizer: of the residual codes."""
 
     mel: Tensor
     tokens: Tensor
+    said_loss: Tensor
     quantizer: QuantizedResult
 
 
@@ -224,8 +226,10 @@ class MelCodec(Codec):
         said = self.said(self.said.embedded(tokens, levels)).float()
         latents = self.encoder(self.normalized(mel)).float()
         limit = torch.as_tensor(self.n_codebooks if n_codebooks is None else n_codebooks, device=mel.device)
-        result = self.quantizer(latents - said, limit.expand(len(mel)) - 1)
-        return MelPass(self.mel_of(said + result.quantized), tokens, result)
+        # Detached: straight through the codes, the two would cancel and nothing be learned of what tokens say.
+        result = self.quantizer(latents - said.detach(), limit.expand(len(mel)) - 1)
+        left = (latents.detach() - said).square().mean()
+        return MelPass(self.mel_of(said + result.quantized), tokens, left, result)
 
     def mel_of(self, latents: Tensor) -> Tensor:
         """Latents, quantised or not, (B, D, S) -> natural log-mel (B, M, T), with gradients."""

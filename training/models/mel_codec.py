@@ -159,6 +159,7 @@ class MelCodecTrainer(Trainer[MelCodecRecipe, Plans]):
         each = error.abs() + 0.5 * error.square()
         losses = {
             "mel": (each * crops.weight).sum() / crops.weight.sum().clamp(min=1),
+            "said": result.said_loss,
             "commitment": result.quantizer.commitment_loss,
             "codebook": result.quantizer.codebook_loss,
         }
