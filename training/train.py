@@ -21,6 +21,7 @@ TRAINERS = {
     "vocoder": "vocoder_trainer",
     "mel-vocoder": "mel_vocoder",
     "mel-codec": "mel_codec",
+    "mel-nar": "mel_nar",
     "flow": "flow",
     "token-ar": "token_ar",
     "clvp": "clvp",

@@ -316,8 +316,11 @@ class MelCodec(Codec):
         for weight in (down.weight, lift.weight, up.weight, out.linear.weight, last.linear.weight):
             weight.mul_(0.02)  # what the start does not use stays small, but can learn
         down.weight[:, :, -STRIDE:] += by_frame.transpose(1, 2)
-        out.linear.weight[:, : c.latent_dim] += torch.eye(c.latent_dim, device=x.device)
-        lift.weight[: c.latent_dim, :, c.look_ahead] += torch.eye(c.latent_dim, device=x.device)
+        # One scale for all latents, which makes them of unit size: distances stay those of mel spectrograms.
+        kept = torch.eye(c.latent_dim, device=x.device)
+        size = (x @ axes[:, : c.latent_dim]).square().mean().sqrt().clamp(min=1e-4)
+        out.linear.weight[:, : c.latent_dim] += kept / size
+        lift.weight[: c.latent_dim, :, c.look_ahead] += kept * size
         up.weight[:, :m] += by_frame.transpose(1, 2)
         last.linear.weight[:, :m] += torch.eye(m, device=x.device)
         for layer in (down, lift, up, out.linear, last.linear):

@@ -31,8 +31,8 @@ class MelCodecData(Section):
 class MelCodecLosses(Section):
     """Weights; names as in the logs."""
 
-    mel: float = Field(default=1.0, ge=0)  # L1 + half of L2 of the normalised mel
-    said: float = Field(default=0.05, ge=0)  # what tokens leave of the latents, squared
+    mel: float = Field(default=5.0, ge=0)  # L1 + half of L2 of the normalised mel
+    said: float = Field(default=0.25, ge=0)  # what tokens leave of the latents, squared
     commitment: float = Field(default=0.25, ge=0)  # of latents, to the codes' vectors
     codebook: float = Field(default=1.0, ge=0)  # of factorized codebooks, to the latents
 
