@@ -26,7 +26,8 @@ from myna.tts.registry import load_nar
 
 TINY = [
     "model={n_codebooks: 3, codebook_size: 12, codebook_dim: 4, groups: [[1], [2]], chunks: [3, 5], width: 32, "
-    "depth: 1, n_heads: 2, n_kv_heads: 1, hidden: 48, text_depth: 1, condition: 8, context: 256, extra: 4, places: 2, mel: 320}",
+    "depth: 1, n_heads: 2, n_kv_heads: 1, hidden: 48, text_depth: 1, condition: 8, context: 256, extra: 4, places: 2, "
+    "mel: 320}",
     "data.examples.prompt_frames=[10, 20]",
     *("data.batch_frames=400", "log_every=1", "max_minutes=null", "save_every_minutes=null"),
     *("schedule={over: steps, warmup_steps: 2}", "optimizer.lr=0.003"),
