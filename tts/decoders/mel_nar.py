@@ -82,7 +82,7 @@ class MelNARDecoder:
         mel = mel[None, :, : longest // STRIDE * STRIDE]
         if mel.shape[2] == 0:
             raise InputError(
-                "the voice's prompt is shorter than a frame of 40 ms; make the voice from a longer recording"
+                "the voice's prompt is shorter than 40 ms; make the voice from a longer recording"
             )
         codes = self.codec.encode_mel(mel)[0]
         own = Prompt(codes.cpu())
