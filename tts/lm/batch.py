@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -39,13 +39,11 @@ class SpeechBatch:
     )
 
     def to(self, device: str | torch.device) -> SpeechBatch:
-        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return SpeechBatch(
-            **{
-                name: None if part is None else part.to(device, non_blocking=True)
-                for name, part in parts.items()
-            }
-        )
+        moved: dict[str, Any] = {
+            name: None if part is None else part.to(device, non_blocking=True)
+            for name, part in vars(self).items()
+        }
+        return SpeechBatch(**moved)
 
     def without_hidden_prompts(self) -> SpeechBatch:
         """The same with the prompt's frames cut out of the rows that hide them, the target moved to the front."""
