@@ -1,6 +1,6 @@
 """Our checkpoints: one safetensors file whose metadata holds the configuration as JSON.
 
-    metadata["config"] = {"family": "myna" | "encodec" | "encodec-lm" | "dac", <every field of the config>}
+    metadata["config"] = {"family": "myna" | "myna-mel" | "encodec" | "encodec-lm" | "dac", <every field of the config>}
 
 No other file is needed to rebuild the model, and nothing in the file can run code.
 """
@@ -33,6 +33,7 @@ from ..errors import InputError
 from .dac import DAC, DACConfig
 from .encodec import EncodecConfig, build_encodec
 from .encodec_lm import EncodecLM, EncodecLMConfig
+from .mel.codec import MelCodec, MelCodecConfig
 from .myna import MynaCodec, MynaConfig
 
 
@@ -46,6 +47,7 @@ class Family:
 
 FAMILIES = {
     "myna": Family(MynaConfig, MynaCodec),
+    "myna-mel": Family(MelCodecConfig, MelCodec),
     "encodec": Family(EncodecConfig, build_encodec),
     "encodec-lm": Family(EncodecLMConfig, EncodecLM),
     "dac": Family(DACConfig, DAC),

@@ -46,8 +46,8 @@ class MelVocoderConfig:
 
 
 class MelVocoderState(NamedTuple):
-    """What a running vocoder remembers. pitch (B, 1): the last that was voiced, 0 before the first.   early, lag: frames
-    and samples that are still to be dropped, which come before the first; 0 once the stream runs."""
+    """What a running vocoder remembers. pitch (B, 1): the last that was voiced, 0 before the first.   early, lag:
+    frames and samples that are still to be dropped, which come before the first; 0 once the stream runs."""
 
     net: State
     synthesis: SourceFilterState

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.checkpoint import is_safetensors, place, read_safetensors, read_torch
-from ..data.download import ModelEntry, cache_dir, fetch_entry
+from ..data.download import ModelEntry, cache_dir, fetch_entry, not_installed
 from ..errors import InputError, MissingModelError, UsageError, did_you_mean
 from .adapters import adapt_dac, adapt_encodec, adapt_encodec_lm
 from .adapters.dac import is_dac
@@ -28,6 +28,7 @@ from .checkpoint import build_checkpoint, save_checkpoint, weights_hash
 from .encodec_lm import EncodecLM
 from .formats import FileInfo
 
+_WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 _ENCODEC = "https://dl.fbaipublicfiles.com/encodec/v0/"
 _DAC = "https://github.com/descriptinc/descript-audio-codec/releases/download/"
 
@@ -48,6 +49,15 @@ _MODELS = (
         None,
         "24 kHz mono, causal, 0.5 to 4 kbps: the default",
         "MIT",
+    ),
+    ModelEntry(
+        "myna-mel",
+        None,
+        "myna-mel.safetensors",
+        None,
+        "24 kHz mono, speech only, speech tokens and what they leave out, 0.25 to 2 kbps; in training",
+        "MIT",
+        recipe="myna-mel-cpu",
     ),
     _entry(
         "encodec-24k",
@@ -121,7 +131,9 @@ def model_path(name: str) -> Path:
     """Where a model's weights are, or would be after a download; whether they are is `.is_file()`."""
     entry = find_model(name)
     if entry.url is None:
-        return Path(__file__).resolve().parent.parent / "weights" / entry.file
+        ships = _WEIGHTS / entry.file
+        # What is still in training lies apart, as the flow path's weights do.
+        return ships if entry.recipe is None or ships.is_file() else _WEIGHTS / "next" / entry.file
     return cache_dir() / entry.file
 
 
@@ -235,10 +247,9 @@ def _local(name: str) -> Path:
     path = model_path(name)
     if path.is_file():
         return path
-    if find_model(name).url is None:
-        raise MissingModelError(
-            f"{name} should be part of the package but {path} is missing; install myna again"
-        )
+    entry = find_model(name)
+    if entry.url is None:
+        raise not_installed(entry, path)
     raise MissingModelError(
         f"the weights of {name} are not on this machine; get them with `myna models download {name}`"
     )

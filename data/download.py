@@ -28,6 +28,7 @@ class ModelEntry:
     sha256: of the file, or the leading digits that the publisher states; None where none is published.
     kind: "codec", "entropy" for a language model over a codec's codes, "asr" for a Whisper.
     beside: names of small files that belong to it and are kept beside it, published next to it.
+    recipe: that trains it, of a model of ours whose weights do not ship yet.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelEntry:
     license: str
     kind: str = "codec"
     beside: tuple[str, ...] = ()
+    recipe: str | None = None
 
 
 def cache_dir() -> Path:
@@ -54,9 +56,7 @@ def fetch_entry(entry: ModelEntry, path: Path, progress: Progress | None = None,
     if path.is_file() and not force:
         return path
     if entry.url is None:
-        raise MissingModelError(
-            f"{entry.name} should be part of the package but {path} is missing; install myna again"
-        )
+        raise not_installed(entry, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,6 +69,18 @@ def fetch_entry(entry: ModelEntry, path: Path, progress: Progress | None = None,
             _fetch(entry.name, entry.url.rpartition("/")[0] + f"/{name}", beside, None, None)
     _fetch(entry.name, entry.url, path, entry.sha256, progress)
     return path
+
+
+def not_installed(entry: ModelEntry, path: Path) -> MissingModelError:
+    """What to say of a model of ours whose weights are not there."""
+    if entry.recipe is not None:
+        return MissingModelError(
+            f"{entry.name} is still to be trained: {path} is not there; train it with `myna train {entry.recipe}`, and "
+            "give its checkpoint in the place of its name"
+        )
+    return MissingModelError(
+        f"{entry.name} should be part of the package but {path} is missing; install myna again"
+    )
 
 
 def _fetch(name: str, url: str, path: Path, sha256: str | None, progress: Progress | None) -> None:

@@ -53,11 +53,11 @@ def save_tiny_flow() -> Callable[..., None]:
     """Writes tiny models of the flow path into a folder. tokens_hash: of the tokenizer that they say they belong to."""
     import torch
     from myna.codec.checkpoint import weights_hash
+    from myna.codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
     from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
     from myna.data.checkpoint import save_checkpoint
     from myna.layers.dit import DiTConfig
     from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
-    from myna.tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
     from myna.tts.lm.token_ar import TokenAR, TokenARConfig
     from myna.tts.registry import FLOW_FILES
 

@@ -20,6 +20,8 @@ TRAINERS = {
     "aligner": "aligner_trainer",
     "vocoder": "vocoder_trainer",
     "mel-vocoder": "mel_vocoder",
+    "mel-codec": "mel_codec",
+    "mel-nar": "mel_nar",
     "flow": "flow",
     "token-ar": "token_ar",
     "clvp": "clvp",

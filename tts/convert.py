@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..codec import Codec, Codes
 from ..codec.checkpoint import weights_hash
+from ..codec.mel.speech_tokens import STRIDE, SpeechTokenizer, SpeechTokensConfig, TokenStream
 from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ..codec.mel_vocoder_stream import MelVocoderStream
 from ..codec.registry import load_codec
@@ -38,7 +39,6 @@ from .decoders.flow.sound import FlowSpeechDecoder, ReadVoice
 from .decoders.flow.stream import FlowStream
 from .finish.chain import Stage
 from .finish.level import Leveller, LevelState, active_level, start_state
-from .lm.speech_tokens import STRIDE, SpeechTokenizer, SpeechTokensConfig, TokenStream
 from .registry import FLOW_FILES, flow_folder
 from .speaker import Speech, VoiceLike
 from .synthesis import sentence_seed

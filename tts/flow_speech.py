@@ -1,12 +1,15 @@
 """The flow path put together: token AR, flow decoder, mel vocoder (DESIGN's default), as the synthesizer asks for them.
 
 phones, voice -> TokenAR -> tokens, pointer -> FlowDecoder -> mel -> MelVocoder -> samples
+
+Where they were trained, the NAR over the mel codec and that codec speak after the same AR (`--decoder nar`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -14,12 +17,15 @@ import torch
 
 from ..codec import Codec
 from ..codec.checkpoint import weights_hash
+from ..codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
+from ..codec.registry import load_codec
 from ..data.checkpoint import load_checkpoint, read_safetensors
 from ..errors import MissingModelError
 from ..kernels.precision import Precision, choose
 from ..pretrained.ge2e import load_ge2e
 from .aligner import Aligner
+from .decoders.base import SpeechDecoder
 from .decoders.flow.decoder import FlowConfig, FlowDecoder
 from .decoders.flow.sound import FlowSpeechDecoder, ReadVoice
 from .lm.ar import ARModel
@@ -27,17 +33,25 @@ from .lm.batch import Prompt
 from .lm.generate import Frame
 from .lm.sampling import SamplingOptions
 from .lm.several import side_by_side
-from .lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from .lm.token_ar import TokenAR, TokenARConfig
 from .lm.token_generate import TokenGenerator
-from .registry import FLOW_FILES, decoder_precision, flow_folder
+from .registry import (
+    FLOW_FILES,
+    MEL_CODEC_FILE,
+    MEL_NAR_FILE,
+    LoadedOnUse,
+    decoder_precision,
+    flow_folder,
+    load_nar,
+)
 from .rerank.ranking import RankingOptions, Scorers
 from .text.phones import Phones
 from .valle import Valle
 
 
 class FlowSpeech(Valle):
-    """Valle whose AR says speech tokens. decoder: reads them."""
+    """Valle whose AR says speech tokens. decoder: reads them.   nar: loads the other decoder that does, None where it
+    was not trained."""
 
     ar_part = "token-ar"
 
@@ -50,10 +64,12 @@ class FlowSpeech(Valle):
         precision: Precision = "int8",
         scorers: Scorers = (),
         ranking: RankingOptions | None = None,
+        nar: Callable[[], SpeechDecoder] | None = None,
     ):
-        super().__init__(
-            codec, cast(ARModel, ar), {decoder.name: decoder}, aligner, precision, scorers, ranking
-        )
+        loaders: dict[str, Callable[[], SpeechDecoder]] = {decoder.name: lambda: decoder}
+        if nar is not None:
+            loaders["nar"] = nar
+        super().__init__(codec, cast(ARModel, ar), LoadedOnUse(loaders), aligner, precision, scorers, ranking)
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
@@ -110,4 +126,24 @@ def load_flow_speech(
     )
     ar = load_checkpoint(TokenAR, TokenARConfig, paths["ar"], "token-ar", device)
     precise = choose(precision, "speech model", device)
-    return FlowSpeech(codec, ar, decoder, aligner, precise, scorers)
+    nar = None
+    if all((folder / file).is_file() for file in (MEL_NAR_FILE, MEL_CODEC_FILE)):
+        nar = partial(_load_mel_nar, folder, here, device, precise)
+    return FlowSpeech(codec, ar, decoder, aligner, precise, scorers, nar=nar)
+
+
+def _load_mel_nar(
+    folder: Path, tokens_hash: str, device: str | torch.device, precision: Precision
+) -> SpeechDecoder:
+    """VALL-E's second stage over the mel codec. Raises MissingModelError for models of which one belongs to another."""
+    from ..codec.mel.codec import MelCodec  # what does not speak by default is imported where it is used
+    from .decoders.mel_nar import MelNARDecoder
+
+    path = folder / MEL_CODEC_FILE
+    codec = load_codec(path, device)
+    if not isinstance(codec, MelCodec) or weights_hash(codec.tokenizer) != tokens_hash:
+        raise MissingModelError(
+            f"{path} is no mel codec around the tokenizer here, {tokens_hash[:16]}, whose tokens the AR says; use "
+            "models that were trained together"
+        )
+    return MelNARDecoder(load_nar(folder / MEL_NAR_FILE, device, weights_hash(codec)), codec, precision)

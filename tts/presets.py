@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..errors import UsageError
 from .finish.tempo import FASTEST, SLOWEST
 from .lm.sampling import SamplingOptions
-from .registry import find_decoder, has_token_ar
+from .registry import after_tokens, decoder_name
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class SpeechOptions:
         if self.preset not in PRESETS:
             raise UsageError(f"no preset named {self.preset!r}: choose one of {', '.join(PRESETS)}")
         if self.decoder is not None:  # by one name, whichever was given
-            object.__setattr__(self, "decoder", find_decoder(self.decoder).name)
+            object.__setattr__(self, "decoder", decoder_name(self.decoder))
         if not 0 <= self.seed < 1 << 63:
             raise UsageError(f"seed {self.seed} is out of range; give a whole number from 0 to 2^63 - 1")
         if self.candidates is not None and not 1 <= self.candidates <= 64:
@@ -88,7 +88,7 @@ class SpeechOptions:
 
     def resolved(self) -> Preset:
         """The preset with everything that these options set themselves."""
-        tokens = self.decoder == "flow" and has_token_ar()
+        tokens = after_tokens(self.decoder)
         preset = (TOKEN_PRESETS if tokens else PRESETS)[self.preset]
         own = {
             "temperature": self.temperature,
@@ -106,7 +106,7 @@ class SpeechOptions:
         """The same where nobody hears a sentence while it is made: it can be said again."""
         if self.redraws is not None:
             return self
-        tokens = self.decoder == "flow" and has_token_ar()
+        tokens = after_tokens(self.decoder)
         return replace(self, redraws=(TOKEN_PRESETS if tokens else PRESETS)[self.preset].redraws)
 
 

@@ -49,7 +49,9 @@ FLOW_FILES = {
     "ar": "myna-token-ar.safetensors",
     "vocoder": "myna-mel-vocoder.safetensors",
 }
-CLVP_FILE = "myna-clvp.safetensors"  # beside them, where it was trained
+CLVP_FILE = "myna-clvp.safetensors"  # beside them, where it was trained,
+MEL_NAR_FILE = "myna-mel-nar.safetensors"  # and VALL-E's second stage over the mel codec, with
+MEL_CODEC_FILE = "myna-mel.safetensors"
 
 if (
     TYPE_CHECKING
@@ -242,6 +244,24 @@ def flow_folder() -> Path:
 def has_token_ar() -> bool:
     """Whether an AR over speech tokens is installed; without, the decoder flow reads the pointer of the other AR."""
     return (flow_folder() / FLOW_FILES["ar"]).is_file()
+
+
+def has_mel_nar() -> bool:
+    """Whether the NAR over the mel codec is installed, and the codec; without, the decoder nar is that over
+    `myna-24k`."""
+    return all((flow_folder() / file).is_file() for file in (MEL_NAR_FILE, MEL_CODEC_FILE))
+
+
+def after_tokens(decoder: str | None) -> bool:
+    """Whether a decoder speaks after the AR over speech tokens, rather than after that over a codec's codes."""
+    return has_token_ar() and (decoder == "flow" or (decoder == "nar" and has_mel_nar()))
+
+
+def decoder_name(name: str) -> str:
+    """A decoder's one name. The alias `codec` stands for the NAR over `myna-24k` even where `nar` is another. Raises
+    UsageError as `find_decoder`."""
+    row = find_decoder(name)
+    return name if name in row.aliases and has_token_ar() and has_mel_nar() else row.name
 
 
 def find_decoder(name: str) -> DecoderRow:

@@ -29,7 +29,7 @@ from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
 from .finish.chain import Stage
 from .presets import SpeechOptions
-from .registry import SHIPPED_AR, has_token_ar, load_ar, load_decoders
+from .registry import SHIPPED_AR, after_tokens, load_ar, load_decoders
 from .scorers import shipped_scorers
 from .synthesis import SpokenChunk, Synthesizer
 from .text.lexicon import Lexicon
@@ -199,7 +199,7 @@ def load_models(
 ) -> Valle:
     """The models that ship, those that the decoder needs. precision: see `kernels.precision`. Raises MissingModelError,
     one line, if one of them is not installed."""
-    if decoder == "flow" and has_token_ar():
+    if after_tokens(decoder):
         from .flow_speech import load_flow_speech
 
         aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
@@ -224,7 +224,7 @@ _lock = threading.Lock()
 
 def shared_speaker(device: str = "cpu", decoder: str | None = None) -> Speaker:
     """One speaker with the models that ship, for all who ask for a decoder of the same AR."""
-    engine = "tokens" if decoder == "flow" and has_token_ar() else "codes"
+    engine = "tokens" if after_tokens(decoder) else "codes"
     with _lock:
         if (device, engine) not in _shared:
             _shared[device, engine] = Speaker(device=device, decoder=decoder)

@@ -28,6 +28,7 @@ from .lm.row_exact import row_exact
 from .lm.sampling import SamplingOptions
 from .lm.several import several
 from .lm.step import Frame
+from .registry import DECODERS
 from .rerank.base import Attempt
 from .rerank.ranking import Ranking, RankingOptions, Scorers, Verdict
 from .rerank.words import Words
@@ -86,6 +87,8 @@ class Valle:
     def decoder(self, name: str | None = None) -> SpeechDecoder:
         """A decoder that reads this AR; None: the preferred one. Raises MissingModelError, one line."""
         name = next(iter(self.decoders)) if name is None else name
+        if name not in self.decoders:  # an old name
+            name = next((row.name for row in DECODERS.values() if name in row.aliases), name)
         with self._lock:
             if name not in self._checked:
                 if name not in self.decoders:

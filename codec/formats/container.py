@@ -64,11 +64,13 @@ def header_for(
 
 
 def find_context_model(model: str, folder: Path = _WEIGHTS) -> ContextModel | None:
-    """The entropy model that ships for a codec, None where there is none."""
-    path = folder / f"{model}.entropy.safetensors"
-    if not model or "/" in model or not path.is_file():
+    """The entropy model that ships for a codec, or is in training beside it, None where there is none."""
+    if not model or "/" in model:
         return None
-    return _load_context_model(path, path.stat().st_mtime_ns)
+    for path in (folder / f"{model}.entropy.safetensors", folder / "next" / f"{model}.entropy.safetensors"):
+        if path.is_file():
+            return _load_context_model(path, path.stat().st_mtime_ns)
+    return None
 
 
 @lru_cache(maxsize=2)

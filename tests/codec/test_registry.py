@@ -164,7 +164,7 @@ def test_missing_things_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(MissingModelError, match="no model file"):
         registry.load_codec(tmp_path / "nothing.th")
     for look_up in (registry.load_codec, registry.find_model):
-        with pytest.raises(UsageError, match="'mp3': choose one of myna-24k, encodec-24k"):
+        with pytest.raises(UsageError, match="'mp3': choose one of myna-24k, myna-mel, encodec-24k"):
             look_up("mp3")
         with pytest.raises(UsageError, match=r"'encodec_24K': did you mean encodec-24k\? choose one of myna"):
             look_up("encodec_24K")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from myna.codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig, TokenStream
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.data.audio import Audio, read_audio, write_audio
 from myna.errors import InputError, MissingModelError
@@ -15,7 +16,6 @@ from myna.marks.watermark import detect_watermark
 from myna.tts import convert
 from myna.tts.convert import Converter, Stretches, blocks_of, load_decoder
 from myna.tts.decoders.flow.stream import FlowOptions, FlowStream
-from myna.tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig, TokenStream
 from myna.tts.registry import FLOW_FILES
 from myna.tts.text.phones import Phones
 from myna.tts.voices.voice import Voice, make_voice

@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 
 from ...codec.checkpoint import weights_hash
+from ...codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ...data.checkpoint import load_checkpoint
 from ...data.files import output_errors
 from ...errors import InputError, MissingModelError, UsageError
@@ -30,7 +31,6 @@ from ...tts.decoders.vocoder_stream import VocoderDecoder
 from ...tts.lm.adapter import Adapter
 from ...tts.lm.ar import ARModel
 from ...tts.lm.batch import Prompt
-from ...tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ...tts.registry import FLOW_FILES, flow_folder
 from ...tts.text.phonemes import phonemize
 from ...tts.text.phones import Phones

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ...codec.checkpoint import weights_hash
+from ...codec.mel.speech_tokens import SpeechTokenizer
 from ...data.files import atomic_output
 from ...errors import MissingModelError
 from ...pretrained.ge2e import load_ge2e
 from ...tts.decoders.flow.decoder import FlowDecoder
-from ...tts.lm.speech_tokens import SpeechTokenizer
 from ..models.flow import FlowTraining, Reader, draw_noise
 from ..models.flow_recipe import FlowRecipe
 from ..sets import extract_mels

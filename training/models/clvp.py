@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...codec.checkpoint import weights_hash
+from ...codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...errors import UsageError
-from ...tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ...tts.rerank.clvp import CLVP, CLVPConfig, CLVPResult
 from ..engine import distributed
 from ..engine.distributed import World

@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...codec.checkpoint import weights_hash
+from ...codec.mel.speech_tokens import SILENCE, SpeechTokenizer, SpeechTokensConfig, TokenProbe
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...errors import UsageError
 from ...layers.dit import block_mask
 from ...layers.mel import mel_centres
 from ...tts.decoders.flow.decoder import FlowConfig, FlowDecoder, FlowInputs
 from ...tts.decoders.flow.timing import timing
-from ...tts.lm.speech_tokens import SILENCE, SpeechTokenizer, SpeechTokensConfig, TokenProbe
 from ...tts.text.phones import N_SYMBOLS
 from ..engine import distributed
 from ..engine.distributed import World

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from ...codec.mel.speech_tokens import SpeechTokensConfig
 from ...tts.decoders.flow.decoder import FlowConfig
-from ...tts.lm.speech_tokens import SpeechTokensConfig
 from ..engine.recipe import Section, strict
 from ..engine.trainer_recipe import OptimizerSection, TrainerRecipe, ValidationSection
 from ..sets.examples import ExampleOptions

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ...codec.checkpoint import weights_hash
@@ -36,6 +35,7 @@ from ..engine.trainer import SHIPPED_WEIGHTS, Trainer, TrainingSummary, decayed_
 from ..sets.lm_data import Batches, Planner, collate, select
 from ..sets.speech_set import SpeechSet
 from .lm_recipe import ARRecipe, LMHeldOutSection, LMRecipe, NARRecipe
+from .nar_losses import nar_losses, nar_values
 
 HASH_DIGITS = 16  # of the codec's hash, as a speech set has it
 # Tables of which a step touches a few rows only, and the learned channels of codes: no decay.
@@ -217,31 +217,10 @@ class NARTrainer(LMTrainer[NARRecipe]):
         return load_nar(path, codec_hash=self.codec.hash)
 
     def losses(self, batch: SpeechBatch) -> dict[str, Tensor]:
-        weights = self.recipe.group_weights or [1.0] * len(self.recipe.model.groups)
-        odds = torch.tensor(weights, device=batch.codes.device)
-        group = torch.multinomial(odds, len(batch.codes), replacement=True)
-        result = self.trained(batch, group)
-        names = self._group_names()
-        seen = {
-            n: loss for n, loss, frames in zip(names, result.losses, result.n_frames, strict=True) if frames
-        }
-        return {"loss": result.loss, **seen}
+        return nar_losses(self.trained, batch, self.recipe.model.groups, self.recipe.group_weights)
 
     def judge(self, batch: SpeechBatch) -> dict[str, float]:
-        """The loss is that of all codebooks, each of which counts alike."""
-        groups, values = self.recipe.model.groups, {"loss": 0.0}
-        losses = self._group_names()
-        for g, books in enumerate(groups):
-            result = self.model(batch, torch.full((len(batch.codes),), g, device=batch.codes.device))
-            values["loss"] += float(result.losses[g]) * len(books) / sum(map(len, groups))
-            values[losses[g]] = float(result.losses[g])
-            values |= {f"accuracy_{k + 1}": float(result.codebook_accuracy[k - 1]) for k in books}
-        return values
-
-    def _group_names(self) -> list[str]:
-        """ "loss_2", "loss_3_4": codebooks counted from 1."""
-        ends = [sorted({group[0] + 1, group[-1] + 1}) for group in self.recipe.model.groups]
-        return ["_".join(["loss", *map(str, end)]) for end in ends]
+        return nar_values(self.model, batch, self.recipe.model.groups)
 
 
 def _tensors(result: ARResult) -> dict[str, Tensor]:

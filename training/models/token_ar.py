@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ...codec.checkpoint import weights_hash
+from ...codec.mel.speech_tokens import SILENCE, SpeechTokenizer, SpeechTokensConfig
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...errors import UsageError
-from ...tts.lm.speech_tokens import SILENCE, SpeechTokenizer, SpeechTokensConfig
 from ...tts.lm.token_ar import TokenAR, TokenARConfig, TokenARResult, TokenBatch
 from ..engine import distributed
 from ..engine.distributed import World

@@ -166,7 +166,8 @@ class Batches:
 
     def _draw(self, number: int, rank: int) -> list[Plans]:
         rng = np.random.default_rng([self.seed, rank, number])
-        typical = sum(self.planner.options.prompt_frames) / 2 + 220
+        options = self.planner.options
+        typical = sum(options.prompt_frames) / 2 + min(220, options.max_frames)
         plans = self.planner.draw(rng, max(1, round(self.pool * self.batch_frames / typical)))
         lengths = (plans.prompt_frames + plans.frames).numpy()
         order = np.argsort(lengths, kind="stable")

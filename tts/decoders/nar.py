@@ -11,8 +11,11 @@ Each group of codebooks is a pass: ((1,), (2,), ...) are VALL-E's seven stages, 
 passes. A chunk never sees the frames after it, so speech leaves while the AR still runs; the passes keep a cache each.
 The prompt sees only itself, so that a voice is read once, whatever it says afterwards.
 
-Shapes: B batch, P phones, K codebooks, N given ones, V codebook_size, T frames, W width, G groups of codebooks,
-C channels of the condition.
+The first codebooks may also be speech tokens (`codec.mel`): a frame of 40 ms then has a phone in each half, and the
+prompt is read as mel, too, beside its codes.
+
+Shapes: B batch, P phones, K codebooks, N given ones, V codebook_size, T frames, H places of a frame, W width, G groups
+of codebooks, C channels of the condition, F numbers of a frame of mel.
 """
 
 from __future__ import annotations
@@ -61,7 +64,9 @@ class NARConfig:
     text_depth: int = 2
     condition: int = 64  # channels by which the norms know the group and the voice
     context: int = 2048  # frames that attention reaches back, the prompt's included
-    max_age: int = 24  # frames; a phone that lasts longer counts as this old
+    places: int = 1  # of a frame, each with a phone of its own
+    max_age: int = 24  # places; a phone that lasts longer counts as this old
+    mel: int = 0  # numbers of a frame of the prompt's mel, read beside its codes; 0: not read
     extra: int = 32  # learned channels of a code beside the codec's vector
     dropout: float = 0.0
     code_noise: float = 0.0  # share of the known codes that training replaces by a neighbouring one
@@ -167,6 +172,10 @@ class NARModel(nn.Module):
         )
         self.prompt_embedding = CodeSumEmbedding(rows, width, config.extra)
         self.response_embedding = CodeSumEmbedding(rows[:n_lower], width, config.extra)
+        if config.mel:
+            self.prompt_mel = nn.Linear(config.mel, width)
+        if config.places > 1:
+            self.places = nn.Linear(config.places * width, width, bias=False)
         self.segment = nn.Embedding(2, width)  # prompt, target
         self.age = nn.Embedding(config.max_age + 1, width)
         self.no_phone = nn.Parameter(torch.randn(width) * 0.5)  # no transcript, or hidden text
@@ -213,21 +222,30 @@ class NARModel(nn.Module):
     def _inputs(self, batch: SpeechBatch, group: Tensor) -> tuple[Tensor, Tensor]:
         """What the transformer reads, (B, T, W), and what its norms adapt to, (B, C)."""
         pointer = torch.where(batch.drop_text[:, None], -1, batch.pointer)
-        frames = torch.arange(pointer.shape[1], device=pointer.device)
+        frames = torch.arange(batch.codes.shape[-1], device=pointer.device)
         in_prompt = frames < batch.n_prompt[:, None]
         # Wherever the prompt ends, phones spoken in it are its own, the rest the target's.
-        n_own = torch.where(in_prompt, pointer, -1).amax(dim=1) + 1
+        own = in_prompt.repeat_interleave(self.config.places, 1)
+        n_own = torch.where(own, pointer, -1).amax(dim=1) + 1
         encoded = self.text_encoder(batch.phones, batch.n_phones, n_own)
         spoken = phones_at(encoded, pointer, self.no_phone)
-        spoken = spoken + self.age(phone_ages(pointer).clamp(max=self.config.max_age))
+        spoken = self._of_frames(spoken + self.age(phone_ages(pointer).clamp(max=self.config.max_age)))
         lower = batch.codes[:, : len(self.response_embedding.rows)]
         known = self.response_embedding(self._noisy(lower), self.first_book[group])
         # Only the first frames can be prompts: the sum over all codebooks is the dearest of the embeddings.
         reach = int(batch.n_prompt.max())
         prompt = self.prompt_embedding(batch.codes[:, :, :reach])
+        if self.config.mel and batch.mel is not None:
+            prompt = prompt + self.prompt_mel(batch.mel[:, :reach])
         head = torch.where(in_prompt[:, :reach, None], prompt, known[:, :reach])
         x = torch.cat([head, known[:, reach:]], dim=1) + spoken + self.segment((~in_prompt).long())
         return x, self._condition(group, prompt, in_prompt[:, :reach])
+
+    def _of_frames(self, x: Tensor) -> Tensor:
+        """What is spoken in each place (B, T H, W) -> in each frame (B, T, W)."""
+        if self.config.places == 1:
+            return x
+        return self.places(x.unflatten(1, (-1, self.config.places)).flatten(2))
 
     def _nearest(self) -> Tensor:
         """The codes that noise may replace each known one by, (books, V, n)."""
@@ -254,7 +272,7 @@ class NARModel(nn.Module):
 
     def _blocks(self, batch: SpeechBatch, chunks: Sequence[int] | None) -> Tensor:
         """Which chunk each frame is in, (B, T): 0 the prompt, from 1 the target's."""
-        b, t = batch.pointer.shape
+        b, _, t = batch.codes.shape
         device = batch.pointer.device
         if chunks is None and self.training:
             lengths = _random_chunks(b, t, device)
@@ -310,9 +328,9 @@ class NARModel(nn.Module):
         return self.text_encoder(phones[None], *counts)
 
     @torch.inference_mode()
-    def init_state(self, prompt: Prompt | None = None) -> NARState:
-        """The state before the first frame, the prompt read: it serves every utterance in that voice. Raises InputError
-        for a prompt that does not fit."""
+    def init_state(self, prompt: Prompt | None = None, mel: Tensor | None = None) -> NARState:
+        """The state before the first frame, the prompt read: it serves every utterance in that voice. mel (T, F): of
+        the prompt, for a model that reads it. Raises InputError for a prompt that does not fit."""
         g = len(self.config.groups)
         device = self.no_phone.device
         groups = torch.arange(g, device=device)
@@ -324,10 +342,14 @@ class NARModel(nn.Module):
         self._check_prompt(codes)
         n = codes.shape[1]
         embedded = self.prompt_embedding.few(codes[None].to(device))
+        if self.config.mel and mel is not None:
+            embedded = embedded + self.prompt_mel(mel[None].to(device))
         everywhere = torch.ones(1, n, device=device)
         condition = self._condition(groups, embedded, everywhere)
         if prompt is not None and n:
             own, at = spoken_in(prompt)
+            if self.config.places > 1:  # no phones of such prompts are known
+                own, at = own[:, :0], torch.full((n * self.config.places,), -1)
             encoded = self._encode(own.to(device), own.shape[1])
             spoken, *_ = self._spoken(encoded, at[None].to(device), nowhere, no_age)
             x = embedded + spoken + self.segment.weight[0]
@@ -362,7 +384,7 @@ class NARModel(nn.Module):
         generator: torch.Generator | None = None,
         reaches: Sequence[int | None] = (None, None),
     ) -> tuple[Tensor, tuple[NARState, ...]]:
-        """One chunk: first codebooks (1, N, T), pointer (1, T) -> codes (1, K, T) and the next states.
+        """One chunk: first codebooks (1, N, T), pointer (1, T H) -> codes (1, K, T) and the next states.
 
         encoded, states: what `encode_phones` and `init_state` gave with the prompt, and for guidance as a second entry
         without.   reaches: of each state, the frames that it will hold after this chunk, or more; None: the context.
@@ -392,10 +414,10 @@ class NARModel(nn.Module):
     def _spoken(
         self, encoded: Tensor, pointer: Tensor, before: Tensor, age: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What is spoken in each frame, (1, T, W), and the pointer and the age of the last one."""
+        """What is spoken in each frame, (1, T, W), and the pointer (1, T H)'s last, and its age."""
         ages = phone_ages(pointer, before, age)
         said = phones_at(encoded, pointer, self.no_phone) + self.age(ages.clamp(max=self.config.max_age))
-        return said, pointer[:, -1], ages[:, -1]
+        return self._of_frames(said), pointer[:, -1], ages[:, -1]
 
     def _pass(self, x: Tensor, group: int, state: NARState, reach: int | None) -> Tensor:
         """x (1, T, W) -> (1, T, W) by the weights as `group` sees them, through the group's own cache."""

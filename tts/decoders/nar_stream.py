@@ -1,7 +1,8 @@
 """The NAR as a decoder, VALL-E as published: the AR's frames in as they come, all codebooks out whenever a chunk is
 complete, and through the codec's decoder.
 
-Shapes: P phones, K codebooks, N of them given (by the AR), T frames, S samples of a prompt, n samples of speech.
+Shapes: P phones, K codebooks, N of them given (by the AR), T frames, H places of a frame, S samples of a prompt, n
+samples of speech.
 """
 
 from __future__ import annotations
@@ -69,13 +70,15 @@ class NARStream:
 
     @torch.inference_mode()
     def push(self, first: Tensor, pointer: Tensor) -> Tensor:
-        """First codebooks (N, T) and pointer (T,), any T including 0 -> codes (K, T') of the chunks now complete."""
+        """First codebooks (N, T) and pointer (T H,), any T including 0 -> codes (K, T') of the chunks now complete."""
         if self.finished:
             raise ValueError("this stream has been flushed; open a new one")
-        if first.shape != (self.model.config.n_given, *pointer.shape) or pointer.ndim != 1:
+        given, places = self.model.config.n_given, self.model.config.places
+        if pointer.ndim != 1 or first.shape != (given, len(pointer) // places) or len(pointer) % places:
+            per = "" if places == 1 else f"{places} "
             raise ValueError(
-                f"codes ({self.model.config.n_given}, T) and pointer (T,) must be of the same length, got "
-                f"{tuple(first.shape)} and {tuple(pointer.shape)}"
+                f"codes ({given}, T) and pointer ({per}T,) must be of the same length, got {tuple(first.shape)} and "
+                f"{tuple(pointer.shape)}"
             )
         if len(pointer) and int(pointer.max()) >= self._n_phones:
             raise ValueError(f"the pointer is at phone {int(pointer.max())}, there are {self._n_phones}")
@@ -98,7 +101,8 @@ class NARStream:
 
     def _fill(self, n: int) -> Tensor:
         first, self._first = self._first[..., :n], self._first[..., n:]
-        pointer, self._pointer = self._pointer[:, :n], self._pointer[:, n:]
+        m = n * self.model.config.places
+        pointer, self._pointer = self._pointer[:, :m], self._pointer[:, m:]
         self._frames = [frames + n for frames in self._frames]
         codes, self.states = self.model.step(
             first, pointer, self._encoded, self.states, self.options, self._generator, self._frames

@@ -252,8 +252,8 @@ class Vocoder(nn.Module):
         return out[..., dropped:], state._replace(net=net, deep=deep, early=state.early - dropped)
 
     def sounding(self, sound: Sound, noise: Tensor, state: VocoderState) -> tuple[Tensor, VocoderState]:
-        """`sound` of U > 0 hops and white noise (B, U * hop) -> samples (B, n), one hop less in all. Through unvoiced sounds
-        the pitch is that of the last voiced one."""
+        """`sound` of U > 0 hops and white noise (B, U * hop) -> samples (B, n), one hop less in all. Through unvoiced
+        sounds the pitch is that of the last voiced one."""
         voiced, pitch = sound.voicing > 0, sound.pitch()
         known = voiced.clone()
         known[:, 0] |= state.pitch[:, 0] == 0  # a beginning without a voice is at the pitch it would have

@@ -1,7 +1,8 @@
 """Inputs of the speech models in training and inference: phones, codes, and the phone of each frame.
 
-Shapes: B batch, P phones, K codebooks, T frames (at the codec's frame rate). A phone is three numbers: symbol,
-stress, long (`tts.text.phones`).
+Shapes: B batch, P phones, K codebooks, T frames (at the codec's frame rate), H places of a frame that each have a
+phone (1, but for codecs of few frames), F numbers of a frame of mel. A phone is three numbers: symbol, stress, long
+(`tts.text.phones`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,16 +28,20 @@ class SpeechBatch:
     phones: Tensor  # (B, 3, P) the prompt's phones, then the target's
     n_phones: Tensor  # (B,)
     codes: Tensor  # (B, K, T) the prompt's frames, then the target's
-    pointer: Tensor  # (B, T) index of the phone spoken in each frame; -1: unknown (a prompt without text) or padding
+    # (B, T H) index of the phone spoken in each place; -1: unknown (a prompt without text) or padding
+    pointer: Tensor
     n_prompt: Tensor  # (B,) frames of the prompt, 0: none
     n_frames: Tensor  # (B,) frames in all
     drop_text: Tensor  # (B,) bool: the phones are hidden (for classifier-free guidance)
     drop_voice: Tensor  # (B,) bool: the prompt's frames are hidden
+    mel: Tensor | None = (
+        None  # (B, T', F) normalised, of at least the prompt's frames, for models that read it
+    )
 
     def to(self, device: str | torch.device) -> SpeechBatch:
-        moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=True)
-            for field in dataclasses.fields(self)
+        moved: dict[str, Any] = {
+            name: None if part is None else part.to(device, non_blocking=True)
+            for name, part in vars(self).items()
         }
         return SpeechBatch(**moved)
 
@@ -48,7 +53,9 @@ class SpeechBatch:
         inside = source < self.n_frames[:, None]
         source = source.clamp(max=self.codes.shape[-1] - 1)
         codes = self.codes.gather(2, source[:, None].expand_as(self.codes)) * inside[:, None]
-        pointer = torch.where(inside, self.pointer.gather(1, source), -1)
+        places = self.pointer.unflatten(1, (self.codes.shape[-1], -1))  # (B, T, H)
+        places = places.gather(1, source[..., None].expand_as(places))
+        pointer = torch.where(inside[..., None], places, -1).flatten(1)
         return dataclasses.replace(
             self, codes=codes, pointer=pointer, n_prompt=self.n_prompt - cut, n_frames=self.n_frames - cut
         )

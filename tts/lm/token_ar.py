@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...codec.mel.speech_tokens import FiniteScalarQuantizer
 from ...layers.streaming import State
 from ...layers.transformer import Transformer, TransformerConfig
 from ..text.phones import N_SYMBOLS
 from .ar import MAX_ADVANCE
 from .code_embedding import CodeEmbedding, CodeHead
 from .pointer import phone_ages, phones_at
-from .speech_tokens import FiniteScalarQuantizer
 from .text_encoder import TextEncoder, TextEncoderConfig
 
 

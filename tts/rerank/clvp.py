@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...codec.checkpoint import weights_hash
+from ...codec.mel.speech_tokens import STRIDE, SpeechTokenizer, SpeechTokensConfig
 from ...data.checkpoint import load_checkpoint, read_safetensors
 from ...data.resample import resample
 from ...errors import MissingModelError
 from ...layers.mel import MelFrames
 from ...layers.transformer import Transformer, TransformerConfig
-from ..lm.speech_tokens import STRIDE, SpeechTokenizer, SpeechTokensConfig
 from ..lm.text_encoder import TextEncoder, TextEncoderConfig
 from ..text.phones import N_SYMBOLS
 from .base import Attempt

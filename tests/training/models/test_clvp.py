@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from myna.codec.checkpoint import weights_hash
+from myna.codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from myna.data.checkpoint import load_checkpoint, read_safetensors, save_checkpoint
 from myna.errors import InputError, MissingModelError, MynaError, UsageError
 from myna.training.engine.distributed import World
@@ -18,7 +19,6 @@ from myna.training.models.clvp import CLVPBatch, CLVPTrainer
 from myna.training.models.clvp_recipe import CLVPRecipe
 from myna.training.sets.mel_set import MelItem, MelUtterance, mel_set_bytes
 from myna.training.train import train
-from myna.tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from myna.tts.rerank.base import Attempt
 from myna.tts.rerank.clvp import CLVP, CLVPConfig, CLVPScorer
 from myna.tts.text.phones import Phones

@@ -12,6 +12,7 @@ import torch
 from myna.asr.model.features import log_mel
 from myna.asr.model.whisper import Whisper, WhisperDims
 from myna.codec.checkpoint import weights_hash
+from myna.codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from myna.data.checkpoint import load_checkpoint, read_safetensors
 from myna.errors import InputError, MynaError, UsageError
@@ -32,7 +33,6 @@ from myna.training.sets.sounds import without_gaps
 from myna.training.sets.speech_set import Aligned, SpeechItem, aligned_set_bytes
 from myna.training.train import train
 from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
-from myna.tts.lm.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from myna.tts.lm.token_ar import TokenAR, TokenARConfig
 from myna.tts.text.phones import Phones
 

@@ -234,6 +234,8 @@ def test_rows_of_a_batch_do_not_touch_each_other(model: NARModel):
     padded: dict[str, Tensor] = {}
     for field in dataclasses.fields(SpeechBatch):
         values = [getattr(row, field.name) for row in rows]
+        if values[0] is None:  # what this NAR does not read
+            continue
         n = longest.get(field.name)
         if n is not None:
             fill = -1 if field.name == "pointer" else 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from myna.codec.mel.speech_tokens import FiniteScalarQuantizer, SpeechTokenizer, SpeechTokensConfig
 from myna.errors import InputError
 from myna.tts.lm.quantize import for_inference
 from myna.tts.lm.sampling import SamplingOptions
-from myna.tts.lm.speech_tokens import FiniteScalarQuantizer, SpeechTokenizer, SpeechTokensConfig
 from myna.tts.lm.token_ar import TokenAR, TokenARConfig, TokenBatch
 from myna.tts.lm.token_generate import TokenGenerator, TokenPrompt
 from myna.tts.text.phones import Phones

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ....codec.checkpoint import weights_hash
+from ....codec.mel.speech_tokens import STRIDE, SpeechTokenizer
 from ....codec.mel_vocoder import MelVocoder
 from ....codec.mel_vocoder_stream import MelVocoderStream
 from ....codec.precision import turn
@@ -30,7 +31,6 @@ from ...lm.adapter import adapted_model
 from ...lm.ar import ARModel
 from ...lm.batch import Prompt
 from ...lm.quantize import for_inference
-from ...lm.speech_tokens import STRIDE, SpeechTokenizer
 from ...lm.token_generate import TokenPrompt
 from ...text.phones import Phones
 from ..base import Latents, to_samples
