@@ -59,6 +59,8 @@ def tones(shared_tones):
 @pytest.fixture
 def visit(browser, url, tones) -> Iterator[Callable]:
     """A new visitor. Afterwards: no request has left the machine, and the page has complained of nothing."""
+    from playwright.sync_api import TimeoutError
+
     contexts, strangers, complaints = [], [], []
 
     def enter(width: int = 1280, height: int = 900):
@@ -76,7 +78,18 @@ def visit(browser, url, tones) -> Iterator[Callable]:
         page.on("request", requested)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(url)
-        page.wait_for_selector("#clone-say")
+        for left in (
+            2,
+            1,
+            0,
+        ):  # on an overloaded machine the first load of Gradio's hundred scripts may get stuck
+            try:
+                page.wait_for_selector("#clone-say", timeout=PATIENCE / 2)
+                break
+            except TimeoutError:
+                if not left:
+                    raise
+                page.reload()
         return page
 
     yield enter
