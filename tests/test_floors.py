@@ -38,7 +38,7 @@ BELOW = {
     "diffusion": {"layers", "kernels", "data"},
     "tts": _MODELS - {"tts"},
     "evaluation": _MODELS - {"discriminators"},
-    "training": (_MODELS - {"asr"}) | {"evaluation"},
+    "training": _MODELS | {"evaluation"},
     "preparation": (_MODELS - {"discriminators"}) | {"evaluation"},
     "weights": set(),
     "recipes": set(),

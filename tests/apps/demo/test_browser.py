@@ -213,7 +213,7 @@ def test_two_visitors_at_once_keep_their_voices_apart(visit, tones, tmp_path):
         (tmp_path / str(n)).mkdir()
         results.append(downloaded(page, "clone-result", tmp_path / str(n)))
     assert tones.most_at_once == 2
-    expected = [tones.make_voice(voice.path, "x", "", None).voice.hertz for voice in VOICES[:2]]
+    expected = [tones.make_voice(voice.path, "x", "", None).hertz for voice in VOICES[:2]]
     assert abs(expected[0] - expected[1]) > 5
     assert [pitch(path) for path in results] == pytest.approx(expected, abs=1)
 

@@ -108,7 +108,7 @@ class TestWithGradio:
 
             with gr.Blocks():
                 panel = SpeechPanel("test", tones, workspace)
-            voice = tones.make_voice(VOICES[0].path, "x", "", None).voice
+            voice = tones.make_voice(VOICES[0].path, "x", "", None)
             values = list(panel.run("d" * 83, voice, "it", "standard", 7))
             chunks = [read_wav(value[0]) for value in values if isinstance(value[0], bytes)]
             assert len(chunks) > 3
@@ -127,7 +127,7 @@ class TestWithGradio:
 
             with gr.Blocks():
                 panel = SpeechPanel("test", tones, workspace)
-            voice = tones.make_voice(VOICES[0].path, "x", "", None).voice
+            voice = tones.make_voice(VOICES[0].path, "x", "", None)
             talk = check_talk(str(VOICES[1].path))
             values = list(panel.show(lambda: tones.convert(talk, voice, 5), voice, "it", 5, "nothing"))
             whole = read_audio(values[-1][2].value["path"]).samples[0]
