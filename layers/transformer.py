@@ -230,12 +230,10 @@ class Transformer(Streamable):
         for i, block in enumerate(self._blocks):
             q, k, v = block.attention.project(block.norm1(x), turn)
             q = q.reshape(-1, heads // groups, channels)
-            parts = (part.split(rows) for part in (q, k.flatten(0, 1), v.flatten(0, 1)))
+            keys, values = k.flatten(0, 1).split(rows), v.flatten(0, 1).split(rows)
             y = [
-                block.attention.look_flat(*own, state[1][i], *place)
-                for own, state, place in zip(
-                    zip(*parts, strict=True), states, zip(index, masks, strict=True), strict=True
-                )
+                block.attention.look_flat(own, keys[j], values[j], states[j][1][i], index[j], masks[j])
+                for j, own in enumerate(q.split(rows))
             ]
             x = x + block.attention.merge(torch.cat(y).view(len(x), heads, 1, channels))
             x = x + block.feed_forward(block.norm2(x))

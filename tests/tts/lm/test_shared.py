@@ -40,8 +40,8 @@ def ar() -> ARModel:
 
 
 def prompt(seed: int) -> Prompt:
-    torch.manual_seed(seed)
-    return Prompt(torch.randint(V, (K, 8 + 3 * seed)))
+    own = torch.Generator().manual_seed(seed)  # threads make theirs at once
+    return Prompt(torch.randint(V, (K, 8 + 3 * seed), generator=own))
 
 
 def options(seed: int) -> SamplingOptions:
