@@ -3,8 +3,8 @@
     python benchmarks/watermark.py DATA... [--cuts 5000] [--marked 200] [--seconds 2] [--codec myna-24k]
 
 DATA: shards or folders with recordings of people (a mark in them counts as a false alarm). Every recording is cut into
-pieces of --seconds, of which --cuts are drawn (seed 0) and looked at as they are; --marked of them are marked and looked
-at again, and once more after a round trip through the files of the codec. An upper bound is that of 95 % (Clopper and
+pieces of --seconds, of which --cuts are drawn (seed 0) and looked at; --marked of them are marked and looked at again,
+and once more after a round trip through the files of the codec. An upper bound is that of 95 % (Clopper and
 Pearson 1934).
 """
 
