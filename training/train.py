@@ -23,6 +23,7 @@ TRAINERS = {
     "mel-codec": "mel_codec",
     "mel-nar": "mel_nar",
     "flow": "flow",
+    "tokens": "tokens",
     "token-ar": "token_ar",
     "clvp": "clvp",
 }

@@ -144,26 +144,3 @@ class TokenStream:
         quantizer = self.tokenizer.quantizer
         levels = quantizer.rounded(quantizer.bounded(z[0, :, dropped:].t()))
         return quantizer.tokens(levels)
-
-
-class TokenProbe(nn.Module):
-    """What training asks of tokens: the phone, the pitch and the loudness of both halves of each, and what a
-    recogniser's encoder makes of them, read by a small network. Not part of what ships."""
-
-    def __init__(self, dims: int, n_symbols: int, width: int = 256, content: int = 0):
-        """content: channels of the recogniser's encoder, 0 without it."""
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Conv1d(dims, width, 5, padding=2), nn.GELU(), nn.Conv1d(width, width, 3, padding=1), nn.GELU()
-        )
-        self.out = nn.Linear(width, 2 * (n_symbols + 3))
-        self.content = nn.Linear(width, 2 * content) if content else None
-        self.n_symbols = n_symbols
-
-    def forward(self, rounded: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Levels (B, S, D) -> phone logits (B, 2 S, n_symbols), (B, 2 S, 3): log-pitch, voicing logit, loudness, and
-        the encoder's states (B, 2 S, C)."""
-        x = self.net(rounded.transpose(1, 2)).transpose(1, 2)
-        out = self.out(x).unflatten(-1, (2, -1)).flatten(1, 2)
-        content = None if self.content is None else self.content(x).unflatten(-1, (2, -1)).flatten(1, 2)
-        return out[..., : self.n_symbols], out[..., self.n_symbols :], content

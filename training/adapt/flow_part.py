@@ -18,7 +18,8 @@ from ...data.files import atomic_output
 from ...errors import MissingModelError
 from ...pretrained.ge2e import load_ge2e
 from ...tts.decoders.flow.decoder import FlowDecoder
-from ..models.flow import FlowTraining, Reader, draw_noise
+from ..models.flow import FlowTraining, draw_noise
+from ..models.flow_batch import Reader
 from ..models.flow_recipe import FlowRecipe
 from ..sets import extract_mels
 from ..sets.examples import Batches, ExampleOptions, Planner

@@ -23,11 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...codec.checkpoint import weights_hash
-from ...codec.mel.speech_tokens import SILENCE, SpeechTokenizer, SpeechTokensConfig, TokenProbe
+from ...codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...errors import UsageError
 from ...layers.dit import block_mask
-from ...layers.mel import mel_centres
 from ...tts.decoders.flow.decoder import FlowConfig, FlowDecoder, FlowInputs
 from ...tts.decoders.flow.timing import timing
 from ...tts.text.phones import N_SYMBOLS
@@ -37,11 +36,9 @@ from ..engine.optimizer import make_optimizer
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.examples import Batches, ExampleOptions, Planner, Plans, select
 from ..sets.mel_set import MelSet
+from .flow_batch import FlowBatch, Reader
 from .flow_recipe import FlowHeldOut, FlowRecipe
-
-_NEVER = 1_000_000  # the block of what nobody may see
-_HIGHS = 68  # the first mel band above 7.4 kHz
-_PAD = 32  # lengths are multiples of it: fewer shapes, and fast attention
+from .token_probe import TokenProbe, spread
 
 
 def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
@@ -55,22 +52,15 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
 class FlowTraining(nn.Module):
     """What is trained: the decoder, the tokenizer, and the probe that keeps tokens telling.
 
-    content: mean and deviation (C,) of the states of a recogniser's encoder, which the tokens then learn from, too.
+    content: mean (C,) and whitening (C, N) of a recogniser's encoder, from which the tokens then learn, too.
     """
-
-    content_mean: Tensor
-    content_deviation: Tensor
 
     def __init__(
         self, decoder: FlowDecoder, tokenizer: SpeechTokenizer, content: tuple[Tensor, Tensor] | None = None
     ):
         super().__init__()
         self.decoder, self.tokenizer = decoder, tokenizer
-        channels = 0 if content is None else len(content[0])
-        self.probe = TokenProbe(len(tokenizer.config.levels), N_SYMBOLS, content=channels)
-        if content is not None:
-            self.register_buffer("content_mean", content[0])
-            self.register_buffer("content_deviation", content[1])
+        self.probe = TokenProbe(len(tokenizer.config.levels), N_SYMBOLS, content)
 
     def forward(self, batch: FlowBatch, noise: FlowNoise, with_flow: bool) -> dict[str, Tensor]:
         """The losses and how well tokens are read, scalars by name."""
@@ -81,9 +71,9 @@ class FlowTraining(nn.Module):
         read = torch.where(noise.wrong[..., None], noise.levels, read)
         clean = decoder.frames(b.mel)
         prompt = torch.where(b.prompted[..., None], clean, 0) * b.prompt_bands[:, None]
-        mean, spread = decoder.statistics(prompt, b.prompted)
+        mean, deviation = decoder.statistics(prompt, b.prompted)
         shown = b.speaker.any(1, keepdim=True)
-        condition = decoder.voice(F.normalize(b.speaker + noise.speaker * shown, dim=1), mean, spread)
+        condition = decoder.voice(F.normalize(b.speaker + noise.speaker * shown, dim=1), mean, deviation)
         inputs = FlowInputs(
             text=decoder.text_encoder(b.phones, b.n_phones),
             pointer=b.pointer,
@@ -111,68 +101,8 @@ class FlowTraining(nn.Module):
             )
             weights = (0.5 / (1 - t).clamp(min=0.1).square()).clamp(max=noise.weight_cap) * weight
             losses["flow"] = ((y.float() - clean).square() * weights).sum() / count
-        return losses | self._probed(levels, b)
-
-    def _probed(self, levels: Tensor, b: FlowBatch) -> dict[str, Tensor]:
-        """What the tokens alone tell: the phone, pitch relative to the utterance's, voicing and loudness, and what a
-        recogniser hears (mean squared error, 1 if they tell nothing)."""
-        phones, others, content = self.probe(levels)
-        others = others.float()
-        known = b.symbols >= 0
-        target = torch.where(known, b.symbols, -100)
-        nats = F.cross_entropy(phones.float().transpose(1, 2), target, ignore_index=-100, reduction="sum")
-        right = (phones.argmax(-1) == b.symbols) & known
-        inside = b.inside.float()
-        voiced = (b.pitch > 0) & b.inside
-        log = b.pitch.clamp(min=1).log2()
-        centre = (log * voiced).sum(1) / voiced.sum(1).clamp(min=1)
-        octaves = ((others[..., 0] - (log - centre[:, None])).abs() * voiced).sum() / voiced.sum().clamp(
-            min=1
-        )
-        voicing = F.binary_cross_entropy_with_logits(others[..., 1], voiced.float(), reduction="none")
-        loud = (others[..., 2] - b.loudness).abs()
-        n = known.sum().clamp(min=1)
-        losses = {}
-        if content is not None:
-            heard = (b.content.float() - self.content_mean) / self.content_deviation
-            error = (content.float() - heard).square().mean(-1)
-            losses["content"] = (error * inside).sum() / inside.sum().clamp(min=1)
-        return losses | {
-            "phone": nats / n,
-            "phone_right": right.sum() / n,
-            "pitch": octaves + ((0.3 * voicing + 0.3 * loud) * inside).sum() / inside.sum().clamp(min=1),
-        }
-
-
-@dataclass(frozen=True)
-class FlowBatch:
-    """Examples as frames, the prompt's first.
-
-    mel (B, M, 2 T).   pitch (B, T) Hz, loudness (B, T): of each frame.   phones (B, 3, P), n_phones (B,).
-    pointer, visible, blocks (B, T).   symbols (B, T): the phone's symbol, -1 unknown.   speaker (B, E).
-    prompted, target, inside (B, T) bool: frames of the prompt, the target, either.   knows_phone (B, T),
-    knows_token (B, S) bool.   bands, prompt_bands (B, F): 1 where a loss may look, and what is seen of the prompt.
-    content (B, T, C): states of a recogniser's encoder; C = 0 where the set has none.
-    """
-
-    mel: Tensor
-    pitch: Tensor
-    loudness: Tensor
-    phones: Tensor
-    n_phones: Tensor
-    pointer: Tensor
-    visible: Tensor
-    blocks: Tensor
-    symbols: Tensor
-    speaker: Tensor
-    prompted: Tensor
-    target: Tensor
-    inside: Tensor
-    knows_phone: Tensor
-    knows_token: Tensor
-    bands: Tensor
-    prompt_bands: Tensor
-    content: Tensor
+        losses["spread"] = spread(bounded, b.inside[:, ::2])
+        return losses | self.probe.losses(levels, b)
 
 
 @dataclass(frozen=True)
@@ -190,88 +120,6 @@ class FlowNoise:
     levels: Tensor
     speaker: Tensor
     weight_cap: float
-
-
-class Reader:
-    """Plans to batches, on the device of the mel set."""
-
-    def __init__(self, speech: MelSet, config: FlowConfig):
-        self.speech, self.config = speech, config
-        device = speech.mel.device
-        self.phone_starts = torch.from_numpy(speech.phone_starts).to(device)
-        self.starts = torch.from_numpy(speech.starts).to(device)
-        self.bandwidth = torch.tensor([item.bandwidth for item in speech.items], device=device)
-        self.centres = mel_centres(24_000, config.mel_bands).to(device)
-
-    def batch(self, plans: Plans, block: int, offset: int) -> FlowBatch:
-        """block: frames of a block, the first shorter by `offset`, which is even."""
-        s, device = self.speech, self.speech.mel.device
-        p = plans.to(device)
-        lengths = plans.prompt_frames + plans.frames
-        t = -(-int(lengths.max()) // _PAD) * _PAD
-        at = torch.arange(t, device=device)[None]
-        n_prompt, n = p.prompt_frames[:, None], (p.prompt_frames + p.frames)[:, None]
-        own, inside = at < n_prompt, at < n
-        frame = torch.where(own, p.prompt_start[:, None] + at, p.start[:, None] + at - n_prompt)
-        frame = torch.where(inside, frame, 0)
-        bands = s.mel.shape[1]
-        mel = s.mel.view(-1, 2 * bands)[frame].float()
-        mel = (
-            torch.where(inside[..., None], mel, SILENCE)
-            .unflatten(-1, (2, bands))
-            .flatten(1, 2)
-            .transpose(1, 2)
-        )
-        pointer = torch.where(inside & ~own, s.pointer[frame], -1)
-        phones, n_phones = self._phones(plans, p)
-        symbols = phones[:, 0].gather(1, pointer.clamp(min=0))
-        since = at - n_prompt + offset
-        blocks = torch.where(own, 0, 1 + since.clamp(min=0) // block)
-        ends = n_prompt + (since.clamp(min=0) // block + 1) * block - offset + self.config.look_ahead
-        visible = torch.where(ends >= n, _NEVER, ends)
-        hidden_prompt = own & p.hide_prompt[:, None]
-        blocks = torch.where(inside & ~hidden_prompt, blocks, _NEVER)
-        prompted = own & inside & ~p.hide_prompt[:, None]
-        loudness = mel.unflatten(2, (t, 2)).mean((1, 3)) / 2.5 + 2
-        even = inside[:, ::2]
-        shown = torch.arange(bands, device=device) < _HIGHS
-        return FlowBatch(
-            mel=mel,
-            pitch=s.pitch.view(-1, 2)[frame].float().amax(-1) * inside,
-            loudness=loudness,
-            phones=phones,
-            n_phones=n_phones,
-            pointer=pointer,
-            visible=visible,
-            blocks=blocks,
-            symbols=torch.where(pointer >= 0, symbols, -1),
-            speaker=s.speakers[p.prompt_utterance].float() * ~p.hide_speaker[:, None],
-            prompted=prompted,
-            target=inside & ~own,
-            inside=inside & ~hidden_prompt,
-            knows_phone=(pointer >= 0) & ~p.hide_phones[:, None],
-            knows_token=even & ~p.hide_tokens[:, None] & ~hidden_prompt[:, ::2],
-            bands=(self.centres <= self.bandwidth[p.utterance][:, None]).float().repeat(1, 2),
-            prompt_bands=(shown | ~p.hide_highs[:, None]).float().repeat(1, 2),
-            content=mel.new_zeros(*frame.shape, 0) if s.content is None else s.content[frame],
-        )
-
-    def _phones(self, plans: Plans, p: Plans) -> tuple[Tensor, Tensor]:
-        """The phones of the targets (B, 3, P), and how many each has (at least 1)."""
-        device, last = self.starts.device, self.speech.phones.shape[1] - 1
-        if last < 0:  # no utterance of the set has a text
-            n = len(plans.utterance)
-            return torch.zeros(n, 3, 1, dtype=torch.long, device=device), torch.ones(
-                n, dtype=torch.long, device=device
-            )
-        counts = torch.from_numpy(self.speech.n_phones)[plans.utterance]
-        longest = max(1, int(counts.max()))
-        place = torch.arange(longest, device=self.starts.device)[None]
-        counts = counts.to(self.starts.device)[:, None]
-        row = self.phone_starts[p.utterance][:, None] + torch.where(place < counts, place, 0)
-        row = row.clamp(max=last)
-        phones = self.speech.phones[:, row].transpose(0, 1) * (place < counts)[:, None]
-        return phones, counts[:, 0].clamp(min=1)
 
 
 def draw_noise(
@@ -308,7 +156,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
             Planner(self.speech, chosen, data.examples, data.sources), data.batch_frames, recipe.seed
         )
         self.reader = Reader(self.speech, recipe.model)
-        content = self.speech.content_statistics() if recipe.losses.content else None
+        content = self.speech.content_whitening() if recipe.losses.content else None
         model = FlowTraining(self._decoder(chosen), self._tokenizer(), content).to(world.device)
         self.quantizer = model.tokenizer.quantizer
         if not recipe.train_tokens:

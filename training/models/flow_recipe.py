@@ -40,6 +40,7 @@ class FlowLosses(Section):
     pitch: float = Field(default=0.2, ge=0)  # octaves, voicing and loudness, from tokens alone
     # What a recogniser hears, from tokens alone; the mel sets then need it (`extract_mels --content tiny.en`).
     content: float = Field(default=0.0, ge=0)
+    spread: float = Field(default=0.1, ge=0)  # that tokens use all of their levels
 
 
 class FlowRecipe(TrainerRecipe):

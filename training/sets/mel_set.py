@@ -111,12 +111,16 @@ class MelSet:
         mean = total[1] / total[0]
         return mean.float(), (total[2] / total[0] - mean.square()).clamp(min=1e-4).sqrt().float()
 
-    def content_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (C,) of the content, on the CPU. Raises InputError where there is none."""
+    def content_whitening(self, components: int = 64) -> tuple[Tensor, Tensor]:
+        """Mean (C,) of the content and the map (C, N) to its first principal components, each of unit variance, on the
+        CPU; N is at most C. Raises InputError where there is none."""
         if self.content is None:
             raise InputError("a mel set has no content; make it again with `extract_mels --content tiny.en`")
-        some = self.content[:: max(1, len(self.content) // 100_000)].float()
-        return some.mean(0).cpu(), some.std(0).clamp(min=1e-3).cpu()
+        some = self.content[:: max(1, len(self.content) // 100_000)].double().cpu()
+        mean = some.mean(0)
+        values, vectors = torch.linalg.eigh((some - mean).t() @ (some - mean) / len(some))
+        values, vectors = values[-components:], vectors[:, -components:]
+        return mean.float(), (vectors / values.clamp(min=1e-6).sqrt()).float()
 
 
 def mel_set_bytes(utterances: Sequence[MelUtterance]) -> bytes:

@@ -16,7 +16,8 @@ from myna.codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from myna.data.checkpoint import load_checkpoint, read_safetensors
 from myna.errors import InputError, MynaError, UsageError
-from myna.training.models.flow import FlowTrainer, Reader
+from myna.training.models.flow import FlowTrainer
+from myna.training.models.flow_batch import Reader
 from myna.training.models.flow_recipe import FlowRecipe
 from myna.training.models.mel_vocoder import MelVocoderTrainer
 from myna.training.models.mel_vocoder_recipe import MelVocoderRecipe
