@@ -49,7 +49,7 @@ def adapt(
         "--consent",
         help="A statement that the speaker agrees; kept with a new voice. Asked for otherwise.",
     ),
-    minutes: float = typer.Option(10.0, "--minutes", help="Of learning, at most."),
+    minutes: float = typer.Option(10.0, "--minutes", help="For learning, and the listening it needs."),
     decoder: str = typer.Option(
         None, "--decoder", help="Which is adapted: vocoder, or flow.  [default: that which speaks by default]"
     ),

@@ -142,7 +142,7 @@ def _run(
         w.alpha1, w.alpha2, no if alpha3 is None else alpha3, y, z, no if position is None else position, n, t,
         dilation, left, PRE=bent is None, POST=alpha3 is not None, RATE=rate, R=0 if ring is None else ring.shape[1],
         K=k, C=c, CP=cp, BM=min(cp, 64), BN=bn, BK=min(64 if half else 32, cp), STAGES=3, UP=INTERPRETED,
-        num_warps=8 if cp * bn >= 8192 else 4,
+        num_warps=8 if cp * bn >= 4096 else 4,
     )  # fmt: skip
     return y, z
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -126,8 +127,10 @@ class Adapting:
         report: Callable[[Progress], None] = lambda progress: None,
         stage: Callable[[str], None] = lambda what: None,
     ) -> Adapted:
-        """prompt: of the voice; adapters that it has already are not used.   minutes: of learning, at most.   report,
-        stage: are told how it goes. Raises what the models raise, OutputError."""
+        """prompt: of the voice; adapters that it has already are not used.   minutes: for all of it; however long the
+        listening takes, the decoder learns for a third of them.   report, stage: are told how it goes. Raises what the
+        models raise, OutputError."""
+        begun = time.monotonic()
         prompt = dataclasses.replace(prompt, adapters={})
         stage("listening to the voice as it is")
         judge = self._judge(prompt)
@@ -163,7 +166,7 @@ class Adapting:
             self.work / f"{self.decoder}.pt",
             self._identity(prompt, part, adapters),
             self.recipe.seed,
-            max(0.0, minutes - used),
+            max(minutes / 3, minutes - max(used, (time.monotonic() - begun) / 60)),
             self.recipe.patience,
             self.recipe.words_slack,
             interrupt,
