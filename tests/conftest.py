@@ -1,18 +1,33 @@
 """With `pytest -n` the workers share the processor: each gets its threads before torch counts them. Nothing
 may hang on how fast the machine is."""
 
+import gc
 import importlib.machinery
 import os
 import sys
 import types
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+# What is imported to collect the tests stays: looking for cycles in it takes seconds each time, and finds none.
+gc.disable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
 
 # No timing assertions: a machine that others keep busy is slow at drawing examples, too.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -32,6 +47,17 @@ except (ImportError, OSError, RuntimeError):
     stand_in = types.ModuleType("torchaudio")
     stand_in.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
     sys.modules["torchaudio"] = stand_in
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n` a worker takes half of the tests, and then what another has not come to: those of a file stay together,
+    so that what its fixtures make is made once. `--dist` with another value than the default `load` is left alone."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ trainers nor reports."""
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -72,9 +73,14 @@ def modules() -> Iterator[Path]:
         yield from sorted((ROOT / folder).rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
+@functools.cache
+def imported(path: Path) -> tuple[tuple[int, tuple[str, ...]], ...]:
     """Line and place in this house, as ("codec", "base", "Codec"), of every import in a module, those inside functions
     included. Absolute ones are marked as such."""
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     here = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):

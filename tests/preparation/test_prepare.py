@@ -365,7 +365,8 @@ def test_myna_train_reads_it(reference, tmp_path):
     from myna.training.train import train
 
     out, _ = reference
-    overrides = [f"data.corpus={out}", f"data.cache={tmp_path / 'cache'}", f"output={tmp_path / 'run'}"]
+    data = [f"data.corpus={out}", f"data.cache={tmp_path / 'cache'}"]
+    overrides = [*data, f"output={tmp_path / 'run'}", "save_every_steps=null"]
     summary = train("myna-24k-tiny", overrides, quiet=True)
     assert summary.steps == 8
     assert summary.output.exists()

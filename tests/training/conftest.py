@@ -67,10 +67,14 @@ def corpus(tmp_path_factory):
     return folder
 
 
+SAVED_AT_THE_END = "save_every_steps=null"  # and where it is stopped: a state takes longer than a step
+
+
 @pytest.fixture
 def tiny(corpus, tmp_path):
     """Overrides of the tiny recipe for a run of this test's own."""
-    return [f"data.corpus={corpus}", f"data.cache={corpus / 'cache'}", f"output={tmp_path / 'run'}"]
+    data = [f"data.corpus={corpus}", f"data.cache={corpus / 'cache'}"]
+    return [*data, f"output={tmp_path / 'run'}", SAVED_AT_THE_END]
 
 
 @pytest.fixture(scope="session")
@@ -147,4 +151,5 @@ def two_processes(processes):
 @pytest.fixture
 def lm_tiny(lm_codec, speech_file, tmp_path):
     """Overrides of the tiny language model recipes for a run of this test's own."""
-    return [f"data.speech_set={speech_file}", f"data.codec={lm_codec}", f"output={tmp_path / 'run'}"]
+    data = [f"data.speech_set={speech_file}", f"data.codec={lm_codec}"]
+    return [*data, f"output={tmp_path / 'run'}", SAVED_AT_THE_END]

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 PATIENCE = 300.0  # seconds
@@ -27,11 +30,40 @@ _IMPORTED = ["torch.distributed.fsdp", "myna.training.engine.trainer"] + [
 ]
 
 
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    return context
+
+
+def killed(recipe: str, overrides: list[str], metrics: Path, n_rows: int) -> None:
+    """Trains in a process of its own, and ends that by SIGKILL once `metrics` has so many rows."""
+    process = _context().Process(
+        target=_endless, args=(recipe, [*overrides, "max_steps=100000"]), daemon=True
+    )
+    process.start()
+    deadline = time.monotonic() + PATIENCE
+    while process.is_alive() and time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count("\n") >= n_rows:
+            break
+        time.sleep(0.003)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _endless(recipe: str, overrides: list[str]) -> None:
+    import torch
+    from myna.training.train import train
+
+    torch.set_num_threads(1)
+    train(recipe, overrides, quiet=True)
+
+
 def in_two_processes(function: Callable[..., Any], *arguments: Any) -> Any:
     """What `function(world, *arguments)`, of this module, returns in the first of them. Raises AssertionError with the
     traceback of the one that failed; the other is then ended."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
+    context = _context()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

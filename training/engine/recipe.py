@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from ...errors import InputError, UsageError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # safe either way; in C ten times as fast
 
 
 class Section(BaseModel):
@@ -82,7 +83,7 @@ def load_recipe(name: str | Path, schema: type[Recipe], overrides: Sequence[str]
                 f"override {override!r} is not of the form key=value, for example max_steps=1000"
             )
         try:
-            _set(values, key.split("."), yaml.safe_load(text))
+            _set(values, key.split("."), yaml.load(text, _LOADER))
         except yaml.YAMLError as error:
             raise UsageError(f"override {override!r}: {text!r} is not a YAML value") from error
     return _build(schema, values, lambda problem: UsageError(f"{path} with {' '.join(overrides)}: {problem}"))
@@ -97,7 +98,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise InputError(f"recipe {path} includes itself by way of {seen[-1]}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except OSError as error:
         raise InputError(f"cannot read recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
+import certifi
 import torch
 from fastapi import FastAPI
 from myna.apps.serve.app import build_app
@@ -96,6 +97,19 @@ def running(
     finally:
         server.should_exit = True
         thread.join(timeout=20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every client of httpx, and every call without one, reads all authorities' certificates, which takes it 40 ms; the
+    servers here have none, and one authority will do."""
+    whole = Path(certifi.where()).read_text("ascii", "ignore")
+    end = "-----END CERTIFICATE-----"
+    one = tmp_path_factory.mktemp("certificates") / "one.pem"
+    one.write_text(whole[whole.index("-----BEGIN") : whole.index(end) + len(end)] + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(one))
+        yield
 
 
 @pytest.fixture(scope="session")

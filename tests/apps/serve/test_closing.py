@@ -122,6 +122,7 @@ def test_signals_end_the_program_without_a_word(sign, tmp_path):
 
 
 def answers(port: int) -> bool:
+    time.sleep(0.1)  # while it is started
     try:
         return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
     except httpx.TransportError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -129,10 +130,16 @@ def test_texts_by_name_by_table_and_of_nobody(tmp_path):
         read_texts(tmp_path / "missing.csv", files)
 
 
-def test_a_full_disk_leaves_the_voice_as_it_was(tiny, capsys, monkeypatch):
+def test_a_full_disk_leaves_the_voice_as_it_was(tiny, minute, begun, capsys, monkeypatch):
     from myna.errors import OutputError
     from myna.training.adapt import loop
 
+    def prepared(files, texts, place, *others) -> Path:
+        """What the recordings come to, gathered already: the first test prepares them."""
+        shutil.copytree(begun, place / "learned")
+        return minute
+
+    monkeypatch.setattr(command, "prepared", prepared)
     words = ["voices", "adapt", "me", str(MINUTE), "--consent", "I am the speaker"]
     monkeypatch.setattr(command, "_models", lambda decoder: (tiny_models(), "vocoder"))
     assert run([*words, *tiny]) == 0

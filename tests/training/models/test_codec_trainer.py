@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +23,6 @@ from myna.training.train import train as train_any
 
 TINY = "myna-24k-tiny"
 CPU = torch.device("cpu")
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def trainer(overrides) -> CodecTrainer:
@@ -145,22 +140,12 @@ def test_without_a_warm_up_it_starts_as_a_transform_codec(tiny):
     assert complex_error[0] < 0.9 < complex_error[100]
 
 
-def test_killed_at_any_step_it_reaches_the_same_weights(tiny, corpus, tmp_path):
+def test_killed_at_any_step_it_reaches_the_same_weights(tiny, tmp_path, processes):
     # Killed by SIGKILL; the state is saved every second step only, so that steps are taken again.
     same = [o for o in tiny if not o.startswith("output")]
     same += ["schedule.decay=constant", "save_every_steps=2", "balancer={decay: 0.9}", "data.held_out=null"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    script = "import sys; from myna.training.models.codec_trainer import train; train(sys.argv[1], sys.argv[2:], 1)"
-    command = [sys.executable, "-c", script, TINY, *same, f"output={killed}", "max_steps=100000"]
-    process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
-    metrics, deadline = killed / "metrics.jsonl", time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_text().count("\n") >= 5:
-            break
-        time.sleep(0.003)
-    process.kill()
-    assert process.wait() == -9, process.stderr.read()
-    process.stderr.close()
+    processes.killed(TINY, [*same, f"output={killed}"], killed / "metrics.jsonl", 5)
     reached = load_state(killed / "state.pt", CPU)["step"]
     assert reached > 0
     end = [*same, f"max_steps={reached + 3}"]

@@ -2,10 +2,6 @@
 errors of one line."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +18,6 @@ from myna.tts.registry import load_ar, load_nar
 
 KINDS = ("ar", "nar")
 CPU = torch.device("cpu")
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def trainer(kind, overrides):
@@ -84,23 +79,13 @@ def test_held_out_loss_falls_and_the_best_is_kept(kind, lm_tiny, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_any_step_it_reaches_the_same_weights(kind, lm_tiny, tmp_path):
+def test_killed_at_any_step_it_reaches_the_same_weights(kind, lm_tiny, tmp_path, processes):
     # The state is saved every second step only, so that steps are taken again.
     recipe = f"myna-{kind}-tiny"
     same = [o for o in lm_tiny if not o.startswith("output")]
     same += ["schedule.decay=constant", "save_every_steps=2", "data.held_out=null", "data.examples.join=0.3"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    script = "import sys; from myna.training.train import train; train(sys.argv[1], sys.argv[2:], True)"
-    command = [sys.executable, "-c", script, recipe, *same, f"output={killed}", "max_steps=100000"]
-    process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
-    metrics, deadline = killed / "metrics.jsonl", time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_text().count("\n") >= 5:
-            break
-        time.sleep(0.003)
-    process.kill()
-    assert process.wait() == -9, process.stderr.read()
-    process.stderr.close()
+    processes.killed(recipe, [*same, f"output={killed}"], killed / "metrics.jsonl", 5)
     reached = load_state(killed / "state.pt", CPU)["step"]
     assert reached >= 4
     end = [*same, f"max_steps={reached + 3}"]
