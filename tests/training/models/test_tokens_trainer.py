@@ -11,6 +11,8 @@ from myna.codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from myna.data.checkpoint import load_checkpoint
 from myna.errors import InputError, MynaError
 from myna.training.models.token_probe import spread
+from myna.training.models.tokens import TokensTrainer
+from myna.training.models.tokens_recipe import TokensRecipe
 from myna.training.sets.mel_set import MelSet, mel_set_bytes
 from myna.training.train import train
 
@@ -112,3 +114,11 @@ def test_content_is_whitened(mels):
     components = (speech.content.float() - mean) @ whitening
     covariance = components.t() @ components / len(components)
     torch.testing.assert_close(covariance, torch.eye(4), atol=0.01, rtol=0)
+
+
+def test_two_processes_share_their_gradients(mels, tmp_path, two_processes):
+    own = run(mels, tmp_path / "run", 2)
+    assert two_processes(TokensTrainer, TokensRecipe, "myna-tokens-cpu", [*own, "data.held_out=null"]) == [
+        "batches differ 2",
+        "myna-tokens same 2",
+    ]
