@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from itertools import islice
+from typing import cast
 
 import pytest
 import torch
@@ -122,8 +123,8 @@ def test_voices_with_adapters_of_their_own_share_every_step(ar):
 
 
 def test_alone_it_is_the_loop_of_one(ar):
-    exact = row_exact(ar)
-    one = list(ARGenerator(exact, Phones.from_ipa(TEXTS[0]), prompt(0), options(0)))  # pyright: ignore
+    exact = cast(ARModel, row_exact(ar))
+    one = list(ARGenerator(ar, Phones.from_ipa(TEXTS[0]), prompt(0), options(0)).on(exact))
     shared = SharedAR(ar)
     made = say(shared, 0)
     assert [f.codes.tolist() for f in made] == [f.codes.tolist() for f in one]
