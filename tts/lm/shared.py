@@ -178,6 +178,8 @@ class SharedAR:
         for utterance in chosen:
             utterance.place = 0
             utterance.resume(None)
+        if len(chosen) == 1:
+            self._answer_alone(chosen[0])
         while asking := [utterance for utterance in chosen if utterance.asked is not None]:
             # What the furthest behind asks for, so that all come to the next thing together.
             part = cast(Ask, min(asking, key=lambda one: one.place).asked).part
@@ -193,6 +195,18 @@ class SharedAR:
             for utterance, answer in zip(members, answered, strict=True):
                 utterance.place += 1
                 utterance.resume(answer)
+        self._finish(chosen)
+
+    def _answer_alone(self, utterance: _Utterance) -> None:
+        """All that one utterance asks for in this frame, by the operations that it would share."""
+        try:
+            with self._rows(utterance.slot):
+                while (asked := utterance.asked) is not None:
+                    utterance.resume(answers(self.ar, asked.part, [asked])[0])
+        except Exception as error:
+            utterance.fail(error)
+
+    def _finish(self, chosen: list[_Utterance]) -> None:
         with self._lock:
             self.steps += 1
             for utterance in chosen:
