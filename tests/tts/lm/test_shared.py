@@ -32,7 +32,7 @@ def ar() -> ARModel:
     torch.manual_seed(0)
     small = {"n_codebooks": K, "n_coarse": 2, "codebook_size": V, "codebook_dim": D, "width": 128, "depth": 2}
     small |= {"n_heads": 2, "n_kv_heads": 1, "hidden": 128, "text_depth": 1, "context": 512, "extra": 16}
-    net = ARModel(ARConfig(**small), torch.randn(K, V, D)).eval()
+    net = ARModel(ARConfig(**small), torch.randn(K, V, D)).eval()  # pyright: ignore[reportArgumentType]
     with torch.no_grad():
         for block in net.transformer.blocks:
             block.attention.out.weight.normal_(0, 0.1)  # pyright: ignore
