@@ -8,6 +8,8 @@ Measured on a core of an EPYC with AVX-512, four products of width 320: float32 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,15 @@ def int8_engine() -> str | None:
     """The library for products in 8 bits on this machine's CPU, None where there is none."""
     supported = torch.backends.quantized.supported_engines
     return next((engine for engine in _ENGINES if engine in supported), None)
+
+
+def without_checks(op: Any) -> Callable[..., Tensor]:
+    """An operation of `torch.ops` whose weights are an object: torch looks at every argument of every call, in Python,
+    for what only a compiler would hand over, which takes as long as a small product."""
+    return getattr(op, "_op", op)
+
+
+_linear_dynamic = without_checks(torch.ops.quantized.linear_dynamic)
 
 
 class Int8Linear(nn.Module):
@@ -52,10 +63,10 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features), float32, on the CPU -> (..., out_features)."""
         if not self._by_row or x.numel() == self.in_features:
-            y = torch.ops.quantized.linear_dynamic(x, self._packed, self._reduce_range)
+            y = _linear_dynamic(x, self._packed, self._reduce_range)
             return y if self._bias is None else y.add_(self._bias)
         size = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12)
-        y = torch.ops.quantized.linear_dynamic(x / size, self._packed, self._reduce_range)
+        y = _linear_dynamic(x / size, self._packed, self._reduce_range)
         return y.mul_(size) if self._bias is None else torch.addcmul(self._bias, y, size)
 
 

@@ -218,24 +218,25 @@ class Transformer(Streamable):
         turn = self.rotary(at, x.dtype)
         first = self._blocks[0].attention
         heads, groups, channels = first.n_heads, first.n_kv_heads, first.head_dim
-        slots = (at % self.config.context).split(counts)
+        slots = _parts(at % self.config.context, counts)
         # A key head a row: those of a stream are one batch of products.
         index = [own[:, None, :, None].expand(-1, groups, -1, channels).flatten(0, 1) for own in slots]
         masks = [
             self._seen(own, min(reach, self.config.context), x.dtype).expand(-1, groups, -1, -1).flatten(0, 1)
-            for own, reach in zip(at.split(counts), reaches, strict=True)
+            for own, reach in zip(_parts(at, counts), reaches, strict=True)
         ]
         rows = [groups * count for count in counts]
         x = x[:, None]
         for i, block in enumerate(self._blocks):
             q, k, v = block.attention.project(block.norm1(x), turn)
             q = q.reshape(-1, heads // groups, channels)
-            keys, values = k.flatten(0, 1).split(rows), v.flatten(0, 1).split(rows)
+            keys, values = _parts(k.flatten(0, 1), rows), _parts(v.flatten(0, 1), rows)
             y = [
                 block.attention.look_flat(own, keys[j], values[j], states[j][1][i], index[j], masks[j])
-                for j, own in enumerate(q.split(rows))
+                for j, own in enumerate(_parts(q, rows))
             ]
-            x = x + block.attention.merge(torch.cat(y).view(len(x), heads, 1, channels))
+            found = y[0] if len(y) == 1 else torch.cat(y)
+            x = x + block.attention.merge(found.view(len(x), heads, 1, channels))
             x = x + block.feed_forward(block.norm2(x))
         return self.norm(x)[:, 0], [(position + 1, caches) for position, caches in states]
 
@@ -247,6 +248,11 @@ class Transformer(Streamable):
     @property
     def _blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))
+
+
+def _parts(x: Tensor, counts: list[int]) -> Sequence[Tensor]:
+    """`x.split(counts)`, which is written in Python."""
+    return (x,) if len(counts) == 1 else x.split_with_sizes(counts)
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:

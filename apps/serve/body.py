@@ -96,13 +96,18 @@ async def read_upload(form: FormData, name: str, limits: Limits) -> bytes:
 
 
 def fields_of(form: FormData) -> dict[str, Any]:
-    """The fields that are no files; those that end in [] as lists."""
+    """The fields that are no files; those that end in [] as lists, `name[part]` as a dict of parts."""
     fields: dict[str, Any] = {}
     for key, value in form.multi_items():
         if isinstance(value, UploadFile):
             continue
-        if key.endswith("[]"):
-            fields.setdefault(key[:-2], []).append(value)
+        name, bracket, part = key.removesuffix("]").partition("[")
+        if key.endswith("]") and bracket:
+            known = fields.setdefault(name, {} if part else [])
+            if part and isinstance(known, dict):
+                known[part] = value
+            elif not part and isinstance(known, list):
+                known.append(value)
         else:
             fields[key] = value
     return fields

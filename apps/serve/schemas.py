@@ -3,9 +3,10 @@ since clients send what one server or another understands."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from ...tts.presets import SpeechOptions
 
@@ -51,6 +52,20 @@ class SpeechRequest(BaseModel):
         )
 
 
+class ServerVad(BaseModel):
+    """Where a recording is cut: between stretches of speech."""
+
+    type: Literal["server_vad"]
+    threshold: float = Field(0.5, gt=0, lt=1)
+    prefix_padding_ms: int = Field(300, ge=0, le=10_000)
+    silence_duration_ms: int = Field(200, ge=0, le=60_000)
+
+
+def _strategy(given: Any) -> Any:
+    """Clients send it as "auto", as JSON, or field by field."""
+    return json.loads(given) if isinstance(given, str) and given.startswith("{") else given
+
+
 class TranscriptionRequest(BaseModel):
     """`POST /v1/audio/transcriptions` and `/translations`, without the file."""
 
@@ -63,7 +78,15 @@ class TranscriptionRequest(BaseModel):
     temperature: float = Field(0.0, ge=0, le=1)
     timestamp_granularities: list[Literal["word", "segment"]] = ["segment"]
     stream: bool = False
-    include: list[str] = []
+    include: list[str] = Field([], description="Taken and not followed.")
+    chunking_strategy: Annotated[
+        Literal["auto"] | ServerVad | None,
+        BeforeValidator(_strategy),
+        WithJsonSchema({"anyOf": [{"const": "auto"}, ServerVad.model_json_schema()]}),
+    ] = Field(None, description="Leave silence out first: auto, or by which silences.")
+    keywords: list[Annotated[str, Field(max_length=200)]] = Field(
+        [], max_length=100, description="As hotwords, one by one."
+    )
 
     beam_size: int | None = Field(5, ge=1, le=16, description="Beams at temperature 0.")
     hotwords: str | None = Field(None, max_length=4096, description="Words to expect.")

@@ -80,6 +80,11 @@ class ARGenerator:
         other.state = self.state._replace(cache=tree_map(lambda t: t.clone(), self.state.cache))
         return other
 
+    def on(self, model: ARModel) -> ARGenerator:
+        """The same, going on with another view of the same weights (`row_exact`, say); before the first frame."""
+        self.model = self.step.model = model
+        return self
+
     # ---- before the first frame
 
     def _check(self, phones: Phones, prompt: Prompt | None) -> None:
@@ -134,30 +139,29 @@ class ARGenerator:
             before = self._read_prompt(prompt.codes.to(device), own_pointer.to(device), encoding)
         return encoding, before
 
-    def _hides_voice(self, row: int) -> bool:
-        return self._guides_voice and row == 1 + self._guides_text
-
     def _read_prompt(self, codes: Tensor, pointer: Tensor, encoding: Tensor) -> Tensor:
         """Take the prompt's frames in; returns what its last frame was, (R, W)."""
         model, rows, n = self.model, encoding.shape[0], self._n_prompt
-        counts = torch.full((rows,), n, device=codes.device)
+        reading = rows - self._guides_voice  # the last row does not get to hear the prompt
+        counts = torch.full((reading,), n, device=codes.device)
         batch = SpeechBatch(
-            phones=torch.zeros(rows, 3, 0, dtype=torch.long, device=codes.device),  # encoded already
+            phones=torch.zeros(reading, 3, 0, dtype=torch.long, device=codes.device),  # encoded already
             n_phones=counts,
-            codes=codes.expand(rows, -1, -1),
-            pointer=pointer.expand(rows, -1),
+            codes=codes.expand(reading, -1, -1),
+            pointer=pointer.expand(reading, -1),
             n_prompt=counts,
             n_frames=counts,
             drop_text=counts < 0,
             drop_voice=counts < 0,
         )
-        hidden = torch.tensor([self._hides_voice(row) for row in range(rows)], device=codes.device)
         self._reach = n
-        x = model.frame_inputs(batch, encoding).masked_fill(hidden[:, None, None], 0).transpose(1, 2)
-        lengths = torch.where(hidden, 0, n)
-        _, self._cache = model.transformer.step(x, self._cache, lengths=lengths, reach=n)
-        last = model.prompt_embedding(codes[None, :, -1:])[0, 0]
-        return torch.where(hidden[:, None], model.begin, last)
+        x = model.frame_inputs(batch, encoding[:reading]).transpose(1, 2)
+        position, caches = self._cache
+        own = position[:reading], tree_map(lambda cache: cache[:reading], caches)  # written in place
+        _, (read, _) = model.transformer.step(x, own, reach=n)
+        self._cache = torch.cat([read, position[reading:]]), caches
+        last = model.prompt_embedding(codes[None, :, -1:])[0]
+        return torch.cat([last.expand(reading, -1), model.begin.detach().expand(rows - reading, -1)])
 
     # ---- frame by frame
 

@@ -10,13 +10,15 @@ Shapes: B rows, I channels in, O channels out.
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ...kernels.bf16 import Bf16Linear
-from ...kernels.int8 import Int8Linear
+from ...kernels.int8 import Int8Linear, without_checks
 
+_product = without_checks(torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32)
 _SMALL = 4096  # weights of a float product that is summed row by row
 
 
@@ -42,18 +44,18 @@ class RowExactInt8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) -> (..., O)."""
-        size = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_(min=1e-12)
-        y = self._product(x / size)
-        return y.mul_(size) if self._bias is None else torch.addcmul(self._bias, y, size)
-
-    def _product(self, x: Tensor) -> Tensor:
-        """Of rows that lie between -1 and 1."""
-        ops = torch.ops.quantized
+        size = torch.linalg.vector_norm(x, torch.inf, -1, True).clamp_(min=1e-12)
         if self._limits is None:
-            product = ops.linear_with_input_q_dq_qweight_dq_output_fp32
-            return product(x, self._scale, self._zero, self._packed)
-        rows = torch.cat([x.reshape(-1, self.in_features), self._limits])
-        y = ops.linear_dynamic(rows, self._packed, self._reduce_range)[:-1]
+            y = _product(x / size, self._scale, self._zero, self._packed)
+        else:
+            y = self._between_limits(x / size)
+        y.mul_(size)  # one after the other: `addcmul` of these shapes takes twice as long
+        return y if self._bias is None else y.add_(self._bias)
+
+    def _between_limits(self, x: Tensor) -> Tensor:
+        """The product of rows that lie between -1 and 1."""
+        rows = torch.cat([x.reshape(-1, self.in_features), cast(Tensor, self._limits)])
+        y = torch.ops.quantized.linear_dynamic(rows, self._packed, self._reduce_range)[:-1]
         return y.reshape(*x.shape[:-1], self.out_features)
 
 

@@ -48,6 +48,7 @@ class SharedAR:
     """
 
     def __init__(self, ar: ARModel, exact: bool = True, opening: int = 24):
+        self._alone = ar  # phones and prompts are read by one utterance at a time
         self.ar = cast(ARModel, row_exact(ar)) if exact else ar
         self._bank: Bank | None = None  # once a voice has an adapter
         self.opening = opening
@@ -76,7 +77,8 @@ class SharedAR:
         slot = 0 if adapter is None else self._adapters().join(adapter)
         try:
             with torch.inference_mode(), self._rows(slot):
-                generator = ARGenerator(self.ar, phones, prompt, options)
+                ar = self.ar
+                generator = ARGenerator(ar if slot else self._alone, phones, prompt, options).on(ar)
         except BaseException:
             self._give_back(slot)
             raise
@@ -91,6 +93,12 @@ class SharedAR:
 
     def _rows(self, slots: Tensor | int) -> AbstractContextManager[None]:
         return nullcontext() if self._bank is None else self._bank.rows(slots)
+
+    def _slots(self, asking: Sequence[_Utterance]) -> Tensor | int:
+        """Of every row that is asked for."""
+        if all(one.slot == 0 for one in asking):
+            return 0
+        return torch.tensor([one.slot for one in asking for _ in range(len(cast(Ask, one.asked).inputs[0]))])
 
     def _give_back(self, slot: int) -> None:
         if self._bank is not None:
@@ -170,14 +178,15 @@ class SharedAR:
         for utterance in chosen:
             utterance.place = 0
             utterance.resume(None)
+        if len(chosen) == 1:
+            self._answer_alone(chosen[0])
         while asking := [utterance for utterance in chosen if utterance.asked is not None]:
             # What the furthest behind asks for, so that all come to the next thing together.
             part = cast(Ask, min(asking, key=lambda one: one.place).asked).part
             members = [one for one in asking if cast(Ask, one.asked).part == part]
             try:
                 asked = [cast(Ask, one.asked) for one in members]
-                slots = [one.slot for one in members for _ in range(len(cast(Ask, one.asked).inputs[0]))]
-                with self._rows(torch.tensor(slots)):
+                with self._rows(self._slots(members)):
                     answered = answers(self.ar, part, asked)
             except Exception as error:
                 for utterance in members:
@@ -186,6 +195,18 @@ class SharedAR:
             for utterance, answer in zip(members, answered, strict=True):
                 utterance.place += 1
                 utterance.resume(answer)
+        self._finish(chosen)
+
+    def _answer_alone(self, utterance: _Utterance) -> None:
+        """All that one utterance asks for in this frame, by the operations that it would share."""
+        try:
+            with self._rows(utterance.slot):
+                while (asked := utterance.asked) is not None:
+                    utterance.resume(answers(self.ar, asked.part, [asked])[0])
+        except Exception as error:
+            utterance.fail(error)
+
+    def _finish(self, chosen: list[_Utterance]) -> None:
         with self._lock:
             self.steps += 1
             for utterance in chosen:
@@ -261,6 +282,8 @@ def _chosen(running: list[_Utterance]) -> list[_Utterance]:
 
 def answers(model: ARModel, part: Any, asked: Sequence[Ask]) -> list[Any]:
     """To what several ask of the same part of the model, together."""
+    if part is not None and len(asked) == 1:
+        return [part(*asked[0].inputs)]
     counts = [len(one.inputs[0]) for one in asked]
     together = [torch.cat(column) for column in zip(*(one.inputs for one in asked), strict=True)]
     if part is not None:

@@ -23,7 +23,7 @@ from ..engines.recognition import SharedWhisper
 from ..house import House
 from ..live import STREAM_HEADERS, Answer, Head, Live
 from ..problems import InvalidError, envelope, problem_of
-from ..schemas import TRANSCRIPTION_FORM, TranscriptionRequest
+from ..schemas import TRANSCRIPTION_FORM, ServerVad, TranscriptionRequest
 from .speech import event
 
 router = APIRouter()
@@ -66,7 +66,8 @@ async def _answer(
         del data
         samples = audio.samples[0]
         house.metrics.transcribed.inc(len(samples) / SAMPLE_RATE)
-        options = await speech_only(samples, options) if body.vad_filter else options
+        if (vad := _vad(body)) is not None:
+            options = await speech_only(samples, options, vad)
         if body.stream:
             async for part in _events(recogniser, samples, options):
                 yield part
@@ -85,16 +86,28 @@ def _options(recogniser: SharedWhisper, body: TranscriptionRequest, task: str) -
         task=task,
         language=body.language or None,
         initial_prompt=body.prompt or None,
-        hotwords=body.hotwords or None,
+        hotwords=", ".join([body.hotwords or "", *body.keywords]).strip(", ") or None,
         beam_size=body.beam_size if body.temperature == 0 else 5,
         word_timestamps="word" in body.timestamp_granularities and body.response_format == "verbose_json",
         **given,
     )
 
 
-async def speech_only(samples: np.ndarray, options: TranscribeOptions) -> TranscribeOptions:
+def _vad(body: TranscriptionRequest) -> VadOptions | None:
+    """Which silences are left out; None for none."""
+    strategy = body.chunking_strategy
+    if isinstance(strategy, ServerVad):
+        return VadOptions(
+            threshold=strategy.threshold,
+            min_silence=strategy.silence_duration_ms / 1000,
+            pad=strategy.prefix_padding_ms / 1000,
+        )
+    return VadOptions(min_silence=2.0) if body.vad_filter or strategy else None
+
+
+async def speech_only(samples: np.ndarray, options: TranscribeOptions, vad: VadOptions) -> TranscribeOptions:
     """The options with the stretches in which somebody speaks."""
-    spans = await asyncio.to_thread(speech_spans, samples, VadOptions(min_silence=2.0))
+    spans = await asyncio.to_thread(speech_spans, samples, vad)
     times = [time for span in spans for time in (span.start, span.end)]
     return replace(options, clip_timestamps=tuple(times) or (0.0, 0.0))
 

@@ -10,6 +10,8 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from myna.apps.serve.routes import transcriptions
+from myna.asr.vad import VadOptions, speech_spans
 from myna.data.resample import resample
 
 from .conftest import SPEECH
@@ -89,6 +91,34 @@ def test_silence_is_no_text_and_no_error(server):
     assert answer.json()["text"] == ""
 
 
+def test_silences_are_left_out_as_they_are_asked_for_and_keywords_are_hotwords(client, monkeypatch):
+    asked: list[VadOptions] = []
+    known: list[str | None] = []
+    options = transcriptions._options
+
+    def spans(samples, vad):
+        asked.append(vad)
+        return speech_spans(samples, vad)
+
+    def noted(*args):
+        made = options(*args)
+        known.append(made.hotwords)
+        return made
+
+    monkeypatch.setattr(transcriptions, "speech_spans", spans)
+    monkeypatch.setattr(transcriptions, "_options", noted)
+    strategy = {"type": "server_vad", "silence_duration_ms": 700, "prefix_padding_ms": 250, "threshold": 0.4}
+    heard = client.audio.transcriptions.create(
+        model="whisper-1",
+        file=SPEECH,
+        chunking_strategy=strategy,
+        extra_body={"beam_size": 1, "keywords": ["prison", "rations"]},
+    )
+    assert "prison rations" in heard.text  # hotwords change a word elsewhere
+    assert asked == [VadOptions(threshold=0.4, min_silence=0.7, pad=0.25)]
+    assert known == ["prison, rations"]
+
+
 def test_requests_side_by_side_share_the_model_and_keep_their_texts(client, server):
     (recogniser,) = [entry.loading.result() for entry in server.house.recognition.pool._entries.values()]
     before = recogniser.shared.rounds, recogniser.shared.windows
@@ -115,6 +145,10 @@ def test_requests_side_by_side_share_the_model_and_keep_their_texts(client, serv
         ({"file": SPEECH.read_bytes()}, {"language": "klingon"}, 400, "klingon"),
         ({"file": SPEECH.read_bytes()}, {"response_format": "docx"}, 400, "response_format"),
         ({"file": SPEECH.read_bytes()}, {"temperature": "7"}, 400, "temperature"),
+        ({"file": SPEECH.read_bytes()}, {"chunking_strategy": "never"}, 400, "chunking_strategy"),
+        ({"file": SPEECH.read_bytes()}, {"chunking_strategy": "{}"}, 400, "chunking_strategy"),
+        ({"file": SPEECH.read_bytes()}, {"chunking_strategy": "{"}, 400, "chunking_strategy"),
+        ({"file": SPEECH.read_bytes()}, {"keywords[]": "x" * 300}, 400, "keywords"),
         (
             {"file": SPEECH.read_bytes()},
             {"timestamp_granularities[]": "letter"},
