@@ -3,10 +3,11 @@
 #
 #   gpu-voices.sh add NAME          $WORK/corpus/NAME holds shards, aligned.safetensors and pitch.safetensors: extract its mels
 #   gpu-voices.sh smoke             a few steps of every trainer on what is there: does it run here?
-#   gpu-voices.sh train F1 F2 AR V  minutes: flow and tokens, flow alone, the AR beside it, the vocoder beside all
+#   gpu-voices.sh train T F AR V    minutes: the tokens, the flow decoder and the AR over them, the vocoder beside all
 #   gpu-voices.sh collect OUT       weights and logs, in files of at most 15 MB
 #
-# WORK (default /tmp/voices) holds everything; run from the root of the repository.
+# WORK (default /tmp/voices) holds everything; run from the root of the repository. CONTENT=tiny.en before all of it lets the
+# tokens learn from that Whisper, too, where it is installed.
 set -euo pipefail
 WORK=${WORK:-/tmp/voices}
 PYTHON=${PYTHON:-python3}
@@ -25,6 +26,11 @@ fit() { # recipe, then overrides
   "$PYTHON" -c 'import sys; from myna.training.train import train; train(sys.argv[1], sys.argv[2:], quiet=False)' "$@" "device=$DEVICE"
 }
 
+CONTENT=${CONTENT:-}
+listened=(); [ -z "$CONTENT" ] || listened=(--content "$CONTENT")
+unheard=(losses.content=0); [ -z "$CONTENT" ] || unheard=()
+
+tokens() { fit "$here/recipes/myna-tokens.yaml" "data.mel_sets=$(list "$WORK/mels-*.safetensors")" "${unheard[@]}" "$@"; }
 flow() { fit "$here/recipes/myna-flow.yaml" "data.mel_sets=$(list "$WORK/mels-*.safetensors")" "$@"; }
 vocoder() {
   fit "$here/recipes/myna-mel-vocoder.yaml" "data.corpora=$(list "$WORK/corpus/*")" "data.pitches=$(list "$WORK/corpus/*/pitch.safetensors")" "$@"
@@ -36,33 +42,33 @@ add)
   scales=(); for pair in $SCALES; do scales+=(--scale "$pair"); done
   "$PYTHON" -m myna.training.sets.extract_mels "$WORK/corpus/$2" "$WORK/part-$2.safetensors" --force --device "$DEVICE" \
     --aligned "$WORK/corpus/$2/aligned.safetensors" --pitch "$WORK/corpus/$2/pitch.safetensors" \
-    --leave-out lj --leave-out asterisk/ast_en "${scales[@]}"
+    --leave-out lj --leave-out asterisk/ast_en "${scales[@]}" "${listened[@]}"
   mv "$WORK/part-$2.safetensors" "$WORK/mels-$2.safetensors" # whole, or not there
   ;;
 smoke)
   few=(max_minutes=null schedule.over=steps save_every_minutes=null log_every=5)
-  flow "output=$WORK/runs/smoke-flow" "${few[@]}" max_steps=12 data.sources=null data.held_out.examples=16 "${@:2}"
+  tokens "output=$WORK/runs/smoke-tokens" "${few[@]}" max_steps=12 data.sources=null data.held_out.examples=16 "${@:2}"
+  flow "output=$WORK/runs/smoke-flow" "${few[@]}" max_steps=12 data.sources=null data.held_out.examples=16 \
+    "init_tokens=$WORK/runs/smoke-tokens/best.safetensors" train_tokens=false "${@:2}"
   ar "output=$WORK/runs/smoke-ar" "${few[@]}" max_steps=12 data.sources=null data.held_out.examples=16 \
-    "data.tokens=$WORK/runs/smoke-flow/best.tokens.safetensors" "${@:2}"
+    "data.tokens=$WORK/runs/smoke-tokens/best.safetensors" "${@:2}"
   vocoder "output=$WORK/runs/smoke-vocoder" "${few[@]}" max_steps=12 data.sources=null data.held_out.crops=8 \
     adversary.from_step=2 adversary.heard_from=4 ${VOCODER_EXTRA:-}
   ;;
 train)
-  first="$WORK/runs/flow-1" second="$WORK/runs/flow-2"
+  said="$WORK/runs/tokens/best.safetensors"
   vocoder "output=$WORK/runs/vocoder" "max_minutes=$5" >"$WORK/logs/vocoder" 2>&1 &
-  # The rate stays up: the second part brings it down.
-  flow "output=$first" "max_minutes=$2" schedule.final=0.4 >"$WORK/logs/flow-1" 2>&1
-  ar "output=$WORK/runs/ar" "max_minutes=$4" "data.tokens=$first/best.tokens.safetensors" >"$WORK/logs/ar" 2>&1 &
-  flow "output=$second" "max_minutes=$3" "init_from=$first/best.safetensors" optimizer.lr=0.0006 schedule.warmup_steps=30 \
-    "init_tokens=$first/best.tokens.safetensors" train_tokens=false unrounded_until=0 >"$WORK/logs/flow-2" 2>&1 || true
+  tokens "output=$WORK/runs/tokens" "max_minutes=$2" >"$WORK/logs/tokens" 2>&1
+  ar "output=$WORK/runs/ar" "max_minutes=$4" "data.tokens=$said" >"$WORK/logs/ar" 2>&1 &
+  flow "output=$WORK/runs/flow" "max_minutes=$3" "init_tokens=$said" train_tokens=false unrounded_until=0 \
+    >"$WORK/logs/flow" 2>&1 || true
   wait
   ;;
 collect)
   out=$2; mkdir -p "$out"
   runs=$WORK/runs
-  chosen=$runs/flow-2/best.safetensors; [ -s "$chosen" ] || chosen=$runs/flow-1/best.safetensors
-  [ ! -s "$chosen" ] || split -b 15M "$chosen" "$out/myna-flow.safetensors.part-"
-  [ ! -s "$runs/flow-1/best.tokens.safetensors" ] || cp "$runs/flow-1/best.tokens.safetensors" "$out/myna-tokens.safetensors"
+  [ ! -s "$runs/flow/best.safetensors" ] || split -b 15M "$runs/flow/best.safetensors" "$out/myna-flow.safetensors.part-"
+  [ ! -s "$runs/tokens/best.safetensors" ] || cp "$runs/tokens/best.safetensors" "$out/myna-tokens.safetensors"
   [ ! -s "$runs/ar/best.safetensors" ] || cp "$runs/ar/best.safetensors" "$out/myna-token-ar.safetensors"
   [ ! -s "$runs/vocoder/best.safetensors" ] || cp "$runs/vocoder/best.safetensors" "$out/myna-mel-vocoder.safetensors"
   tar czf "$out/logs.tar.gz" -C "$WORK" logs $(cd "$WORK" && ls runs/*/metrics.jsonl)
