@@ -68,18 +68,18 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def memory(pid: int) -> float:
-    """MB resident of a process and its children."""
+    """MB of memory that a process and its children hold, what they share counted once: a decoder that has just been
+    forked has all of the server's, until it runs a program of its own."""
     pids = [pid]
     for child in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):  # a thread that has ended meanwhile
             pids += [int(number) for number in child.read_text().split()]
-    pages = 0
+    held = 0
     for one in pids:
-        try:
-            pages += int(Path(f"/proc/{one}/statm").read_text().split()[1])
-        except OSError:
-            continue
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+            held += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return held * 1024 / 1e6
 
 
 def processor(pid: int) -> float:
