@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...codec.checkpoint import weights_hash
-from ...codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
+from ...codec.mel.speech_tokens import SpeechTokenizer
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...errors import UsageError
 from ...layers.dit import block_mask
@@ -39,6 +39,7 @@ from ..sets.mel_set import MelSet
 from .flow_batch import FlowBatch, Reader
 from .flow_recipe import FlowHeldOut, FlowRecipe
 from .token_probe import TokenProbe, spread
+from .tokens import start_tokenizer
 
 
 def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
@@ -191,16 +192,9 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
 
     def _tokenizer(self) -> SpeechTokenizer:
         recipe = self.recipe
-        if recipe.init_tokens is None:
-            if not recipe.train_tokens:
-                raise UsageError("train_tokens is false, so init_tokens must name a tokenizer")
-            return SpeechTokenizer(recipe.tokens)
-        tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, recipe.init_tokens, "tokens")
-        if tokenizer.config != recipe.tokens:
-            raise UsageError(
-                f"init_tokens {recipe.init_tokens} has other dimensions than tokens; make them equal"
-            )
-        return tokenizer
+        if recipe.init_tokens is None and not recipe.train_tokens:
+            raise UsageError("train_tokens is false, so init_tokens must name a tokenizer")
+        return start_tokenizer(recipe.init_tokens, recipe.tokens, "init_tokens", "tokens")
 
     def _held_out(self, section: FlowHeldOut | None) -> list[Plans]:
         """Fixed examples of dev, a few a batch: with phones and tokens, then with phones alone."""

@@ -41,6 +41,17 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
     return run_recipe(TokensTrainer, TokensRecipe, recipe, overrides, quiet)
 
 
+def start_tokenizer(path: str | None, config: SpeechTokensConfig, key: str, section: str) -> SpeechTokenizer:
+    """A new tokenizer, or that of the file which a recipe names by `key`; its dimensions have to be those of the
+    recipe's `section`. Raises UsageError otherwise, and what `load_checkpoint` raises."""
+    if path is None:
+        return SpeechTokenizer(config)
+    given = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, path, "tokens")
+    if given.config != config:
+        raise UsageError(f"{key} {path} has other dimensions than the recipe's {section}; make them equal")
+    return given
+
+
 class TokensTraining(nn.Module):
     """The tokenizer, and the probe that it learns from."""
 
@@ -79,7 +90,9 @@ class TokensTrainer(Trainer[TokensRecipe, Plans]):
         self.batches = Batches(planner, data.batch_frames, recipe.seed)
         self.reader = Reader(self.speech, FlowConfig(mel_bands=recipe.model.mel_bands))
         content = self.speech.content_whitening() if recipe.losses.content else None
-        model = TokensTraining(self._tokenizer(), content).to(world.device)
+        model = TokensTraining(
+            start_tokenizer(recipe.init_from, recipe.model, "init_from", "model"), content
+        ).to(world.device)
         self.training = model
         groups = decayed_groups(model, recipe.optimizer.weight_decay)
         self._own(model, make_optimizer(groups, recipe.optimizer))
@@ -88,17 +101,6 @@ class TokensTrainer(Trainer[TokensRecipe, Plans]):
         self.held_out = self._held_out(data.held_out)
         voices = len({(i.source, i.speaker) for i in self.speech.items})
         self._begin(f"{self.speech.hours:.2f} h of {len(chosen)} utterances of {voices} speakers")
-
-    def _tokenizer(self) -> SpeechTokenizer:
-        recipe = self.recipe
-        if recipe.init_from is None:
-            return SpeechTokenizer(recipe.model)
-        given = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, recipe.init_from, "tokens")
-        if given.config != recipe.model:
-            raise UsageError(
-                f"init_from {recipe.init_from} has other dimensions than the recipe's model; make them equal"
-            )
-        return given
 
     def _held_out(self, section: TokensHeldOut | None) -> list[Plans]:
         """Fixed utterances of dev, a few a batch."""
