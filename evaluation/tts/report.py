@@ -26,7 +26,7 @@ from ...errors import InputError, MissingModelError, UsageError
 from ...marks.tags import synthetic_tags
 from ...tts import speaker as tts
 from ...tts.presets import SpeechOptions
-from ...tts.registry import DECODERS, SHIPPED_AR
+from ...tts.registry import DECODERS, FLOW_FILES, SHIPPED_AR
 from ...tts.voices.library import find_voice
 from ...tts.voices.voice import Voice, make_voice
 from ..clips import Clip, load_clips
@@ -467,6 +467,7 @@ def _models(options: SpeechEvaluation, speaker: tts.Speaker | None) -> dict[str,
     if speaker is not None:
         name = speaker.models.decoder(options.speech.decoder).name
         shipped = DECODERS[name].weights
-        parts["ar"] = options.ar or SHIPPED_AR.stem
+        token_ar = Path(FLOW_FILES["ar"]).stem
+        parts["ar"] = options.ar or (token_ar if speaker.models.ar_part == "token-ar" else SHIPPED_AR.stem)
         parts[name] = options.decoder_weights or (name if shipped is None else shipped.stem)
     return {part: str(value) for part, value in parts.items()}

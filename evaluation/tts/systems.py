@@ -13,11 +13,12 @@ from ...codec import Codec
 from ...codec.checkpoint import weights_hash
 from ...tts.aligner import SHIPPED as SHIPPED_ALIGNER
 from ...tts.aligner import load_aligner
+from ...tts.flow_speech import load_flow_speech
 from ...tts.lm.batch import Prompt
 from ...tts.lm.sampling import SamplingOptions
 from ...tts.lm.step import Frame
 from ...tts.presets import SpeechOptions
-from ...tts.registry import DECODERS, SHIPPED_AR, load_ar, load_decoders
+from ...tts.registry import DECODERS, SHIPPED_AR, after_tokens, load_ar, load_decoders
 from ...tts.scorers import shipped_scorers
 from ...tts.speaker import Speaker
 from ...tts.text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
@@ -84,8 +85,11 @@ def load_speaker(
     device: str = "cpu",
 ) -> Speaker:
     """The models that ship, or checkpoints in the place of the AR and of a decoder (None: the preferred). To another AR
-    belong only the decoders that do not read its hidden states. Raises MissingModelError, InputError, one line each."""
+    belong only the decoders that do not read its hidden states. A decoder given by its weights follows the AR over the
+    codec's codes. Raises MissingModelError, InputError, one line each."""
     aligner = load_aligner(device=device) if SHIPPED_ALIGNER.is_file() else None
+    if ar is None and weights is None and after_tokens(decoder):
+        return Speaker(load_flow_speech(codec, aligner, device, scorers=shipped_scorers()))
     says = load_ar(ar or SHIPPED_AR, device, weights_hash(codec))
     given = {decoder or next(iter(DECODERS)): None if weights is None else Path(weights)}
     decoders = load_decoders(codec, says, device, given, ships=ar is None)
