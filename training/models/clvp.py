@@ -20,6 +20,7 @@ from ...errors import UsageError
 from ...tts.rerank.clvp import CLVP, CLVPConfig, CLVPResult
 from ..engine import distributed
 from ..engine.distributed import World
+from ..engine.start import check_dimensions
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.examples import select
 from ..sets.mel_set import MelSet
@@ -86,10 +87,7 @@ class CLVPTrainer(Trainer[CLVPRecipe, CLVPBatch]):
         model = CLVP(recipe.model)
         if recipe.init_from is not None:
             given = load_checkpoint(CLVP, CLVPConfig, recipe.init_from, "clvp")
-            if given.config != recipe.model:
-                raise UsageError(
-                    f"init_from {recipe.init_from} has other dimensions than the recipe's model; make them equal"
-                )
+            check_dimensions(given.config, recipe.model, recipe.init_from)
             model.load_state_dict(given.state_dict())
         return model
 

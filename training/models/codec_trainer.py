@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
 from ..engine.recipe import read_key
 from ..engine.schedule import set_rate
+from ..engine.start import check_dimensions
 from ..engine.trainer import (
     SHIPPED_WEIGHTS,
     Trainer,
@@ -344,12 +345,7 @@ def _start(recipe: CodecRecipe) -> TrainableCodec:
     given = load_checkpoint(path)
     if not isinstance(given, type(codec)):
         raise UsageError(f"init_from {path} is not a model of this kind; give one that `myna train` wrote")
-    for field in fields(recipe.model):
-        mine, theirs = getattr(recipe.model, field.name), getattr(given.config, field.name)
-        if mine != theirs and field.name not in _OF_NO_WEIGHT:
-            raise UsageError(
-                f"init_from {path} has {field.name} {theirs}, the recipe's model {mine}; make them equal"
-            )
+    check_dimensions(given.config, recipe.model, path, free=_OF_NO_WEIGHT)
     own = module_state(codec)
     with torch.no_grad():
         for name, tensor in module_state(given).items():

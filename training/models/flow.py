@@ -33,8 +33,9 @@ from ...tts.text.phones import N_SYMBOLS
 from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
+from ..engine.start import check_dimensions
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
-from ..sets.examples import Batches, ExampleOptions, Planner, Plans, select
+from ..sets.examples import Batches, Planner, Plans, held_out, select
 from ..sets.mel_set import MelSet
 from .flow_batch import FlowBatch, Reader
 from .flow_recipe import FlowHeldOut, FlowRecipe
@@ -176,10 +177,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         decoder = FlowDecoder(recipe.model)
         if recipe.init_from is not None:
             given = load_checkpoint(FlowDecoder, FlowConfig, recipe.init_from, "flow")
-            if given.config != recipe.model:
-                raise UsageError(
-                    f"init_from {recipe.init_from} has other dimensions than the recipe's model; make them equal"
-                )
+            check_dimensions(given.config, recipe.model, recipe.init_from)
             decoder.load_state_dict(given.state_dict())
             return decoder
         wide = np.array([i for i in chosen if self.speech.items[i].bandwidth >= 11_000] or chosen)
@@ -200,18 +198,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         """Fixed examples of dev, a few a batch: with phones and tokens, then with phones alone."""
         if section is None:
             return []
-        options = ExampleOptions(
-            own_prompt=0,
-            hide_voice=0,
-            hide_prompt=0,
-            hide_speaker=0,
-            hide_phones=0,
-            hide_tokens=0,
-            hide_highs=0,
-        )
-        plain = [i for i in select(self.speech, "dev", 0.0) if self.speech.items[i].scale == 1]
-        plans = Planner(self.speech, plain, options).draw(np.random.default_rng(0), section.examples)
-        return [plans.rows(range(i, min(i + 16, section.examples))) for i in range(0, section.examples, 16)]
+        return held_out(self.speech, section.examples)
 
     @property
     def validation(self) -> FlowHeldOut | None:

@@ -31,6 +31,7 @@ from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
 from ..engine.recipe import read_key
+from ..engine.start import check_dimensions
 from ..engine.trainer import SHIPPED_WEIGHTS, Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.lm_data import Batches, Planner, collate, select
 from ..sets.speech_set import SpeechSet
@@ -177,12 +178,7 @@ class LMTrainer(Trainer[R, SpeechBatch], Generic[R]):
             return model
         path = SHIPPED_WEIGHTS / f"{self.name}.safetensors" if given == "shipped" else Path(given)
         weights = self.load(path)
-        for field in dataclasses.fields(config):
-            mine, theirs = getattr(config, field.name), getattr(weights.config, field.name)
-            if mine != theirs and field.name not in _FREE:
-                raise UsageError(
-                    f"init_from {path} has {field.name} {theirs}, the recipe's model {mine}; make them equal"
-                )
+        check_dimensions(weights.config, config, path, free=_FREE)
         model.load_state_dict(weights.state_dict())
         return model
 

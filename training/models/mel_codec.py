@@ -33,8 +33,9 @@ from ..engine import distributed
 from ..engine.checkpoint import module_state
 from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
+from ..engine.start import check_dimensions
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
-from ..sets.examples import Batches, ExampleOptions, Planner, Plans, select
+from ..sets.examples import Batches, ExampleOptions, Planner, Plans, held_out, select
 from ..sets.mel_set import MelSet
 from .mel_codec_recipe import MelCodecHeldOut, MelCodecRecipe
 from .token_ar import tokens_of
@@ -110,13 +111,7 @@ class MelCodecTrainer(Trainer[MelCodecRecipe, Plans]):
                 raise UsageError(
                     f"init_from {recipe.init_from} is no codec of mel spectrograms; give another file"
                 )
-            for field in dataclasses.fields(config):
-                mine, theirs = getattr(config, field.name), getattr(given.config, field.name)
-                if mine != theirs and field.name not in _OF_NO_WEIGHT:
-                    raise UsageError(
-                        f"init_from {recipe.init_from} has {field.name} {theirs}, the recipe's model {mine}; make them "
-                        "equal"
-                    )
+            check_dimensions(given.config, config, recipe.init_from, free=_OF_NO_WEIGHT)
             model.load_state_dict(given.state_dict(), strict=False)
         if recipe.init_from is None or not recipe.train_tokens:
             model.tokenizer.load_state_dict(tokenizer.state_dict())
@@ -127,10 +122,7 @@ class MelCodecTrainer(Trainer[MelCodecRecipe, Plans]):
         """Fixed stretches of dev, a few a batch."""
         if section is None:
             return []
-        plain = [i for i in select(self.speech, "dev", 0.0) if self.speech.items[i].scale == 1]
-        planner = Planner(self.speech, plain, _crops_of(section.frames))
-        plans = planner.draw(np.random.default_rng(0), section.examples)
-        return [plans.rows(range(i, min(i + 16, section.examples))) for i in range(0, section.examples, 16)]
+        return held_out(self.speech, section.examples, _crops_of(section.frames))
 
     @property
     def validation(self) -> MelCodecHeldOut | None:

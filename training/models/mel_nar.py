@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...codec.checkpoint import weights_hash
 from ...codec.mel.codec import MelCodec
-from ...codec.mel.speech_tokens import SILENCE, STRIDE
+from ...codec.mel.speech_tokens import STRIDE
 from ...codec.registry import load_codec
 from ...errors import UsageError
 from ...tts.decoders.mel_nar import check_fits, frames_of
@@ -25,13 +25,14 @@ from ...tts.registry import load_nar, save_model
 from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
+from ..engine.start import check_dimensions
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
-from ..sets.examples import Batches, ExampleOptions, Planner, Plans, select
+from ..sets.examples import Batches, Planner, Plans, held_out, select
 from ..sets.mel_set import MelSet
+from ..sets.token_places import read_tokens, whole_mels
 from .mel_nar_recipe import MelNARHeldOut, MelNARRecipe
 from .nar_losses import nar_losses, nar_values
 
-_PAD = 16  # lengths are multiples of it
 _NOT_DECAYED = ("symbol", "stress", "long", "age", "segment", "extra")
 
 
@@ -46,18 +47,11 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
 @torch.no_grad()
 def codes_of(speech: MelSet, codec: MelCodec, batch: int = 64) -> Tensor:
     """The codes of every utterance of a set, one after the other, (K, S) on the set's device."""
-    device = speech.mel.device
-    codes = torch.zeros(codec.n_codebooks, int(speech.starts[-1]) // 2, dtype=torch.long, device=device)
-    order = np.argsort(speech.n_frames, kind="stable")
-    for first in range(0, len(order), batch):
-        rows = order[first : first + batch]
-        starts, n = speech.starts[rows], speech.n_frames[rows]
-        at = torch.arange(2 * int(n.max()), device=device)
-        inside = at < 2 * torch.from_numpy(n).to(device)[:, None]
-        frame = torch.where(inside, 2 * torch.from_numpy(starts).to(device)[:, None] + at, 0)
-        mel = torch.where(inside[..., None], speech.mel[frame].float(), SILENCE).transpose(1, 2)
-        for start, found, count in zip(starts.tolist(), codec.encode_mel(mel), n.tolist(), strict=True):
-            codes[:, start // 2 : (start + count) // 2] = found[:, : count // 2]
+    n_tokens, device = int(speech.starts[-1]) // 2, speech.mel.device
+    codes = torch.zeros(codec.n_codebooks, n_tokens, dtype=torch.long, device=device)
+    for mel, places in whole_mels(speech, batch):
+        for found, (place, count) in zip(codec.encode_mel(mel), places, strict=True):
+            codes[:, place] = found[:, :count]
     return codes
 
 
@@ -94,23 +88,14 @@ class MelNARTrainer(Trainer[MelNARRecipe, Plans]):
         model = NARModel(recipe.model, self.mel_codec.rows().cpu())
         if recipe.init_from is not None:
             given = load_nar(recipe.init_from, codec_hash=self.codec_hash)
-            if given.config != recipe.model:
-                raise UsageError(
-                    f"init_from {recipe.init_from} has other dimensions than the recipe's model; make them equal"
-                )
+            check_dimensions(given.config, recipe.model, recipe.init_from)
             model.load_state_dict(given.state_dict())
         return model
 
     def _held_out(self, section: MelNARHeldOut | None) -> list[Plans]:
         if section is None:
             return []
-        options = ExampleOptions(
-            own_prompt=0, hide_voice=0, hide_prompt=0, hide_speaker=0, hide_phones=0, hide_tokens=0
-        )
-        speech = self.speech
-        plain = [i for i in select(speech, "dev", 0.0) if speech.items[i].scale == 1 and speech.n_phones[i]]
-        plans = Planner(speech, plain, options).draw(np.random.default_rng(0), section.examples)
-        return [plans.rows(range(i, min(i + 16, section.examples))) for i in range(0, section.examples, 16)]
+        return held_out(self.speech, section.examples, with_text=True)
 
     @property
     def validation(self) -> MelNARHeldOut | None:
@@ -134,35 +119,19 @@ class MelNARTrainer(Trainer[MelNARRecipe, Plans]):
 
     def read(self, plans: Plans) -> SpeechBatch:
         """Plans to a batch; hidden prompts are left out, and phones are the targets' alone."""
-        s, device = self.speech, self.speech.mel.device
-        n_prompt = torch.where(plans.hide_prompt, 0, plans.prompt_frames) // 2
-        n_frames = n_prompt + plans.frames // 2
-        p = plans.to(device)
-        longest = -(-int(n_frames.max()) // _PAD) * _PAD
-        prompt, n = n_prompt.to(device)[:, None], n_frames.to(device)[:, None]
-        at = torch.arange(longest, device=device)
-        own, inside = at < prompt, at < n
-        place = torch.where(own, p.prompt_start[:, None] // 2 + at, p.start[:, None] // 2 + at - prompt)
-        place = torch.where(inside, place, 0)
-        halves = (2 * place[..., None] + torch.arange(2, device=device)).flatten(1)
-        spoken = (inside & ~own).repeat_interleave(2, 1)
-        counts = torch.from_numpy(s.n_phones)[plans.utterance]
-        phones_at = torch.arange(int(counts.max()), device=device)
-        counts = counts.to(device)
-        row = torch.from_numpy(s.phone_starts).to(device)[p.utterance][:, None]
-        row = row + torch.where(phones_at < counts[:, None], phones_at, 0)
-        reach = int(n_prompt.max())
-        bands = s.mel.shape[1]
-        mel = s.mel.view(-1, STRIDE, bands)[place[:, :reach]].float().flatten(1, 2).transpose(1, 2)
+        s, t = self.speech, read_tokens(plans, self.speech)
+        hide_phones = plans.hide_phones.to(s.mel.device)
+        reach, bands = int(t.n_prompt.max()), s.mel.shape[1]
+        mel = s.mel.view(-1, STRIDE, bands)[t.place[:, :reach]].float().flatten(1, 2).transpose(1, 2)
         return SpeechBatch(
-            phones=s.phones[:, row].transpose(0, 1) * (phones_at < counts[:, None])[:, None],
-            n_phones=counts,
-            codes=self.codes[:, place].transpose(0, 1) * inside[:, None],
-            pointer=torch.where(spoken, s.pointer[halves], -1),
-            n_prompt=prompt[:, 0],
-            n_frames=n[:, 0],
-            drop_text=p.hide_phones,
-            drop_voice=torch.zeros_like(p.hide_phones),
+            phones=t.phones,
+            n_phones=t.n_phones,
+            codes=self.codes[:, t.place].transpose(0, 1) * t.inside[:, None],
+            pointer=t.pointer,
+            n_prompt=t.n_prompt,
+            n_frames=t.n_tokens,
+            drop_text=hide_phones,
+            drop_voice=torch.zeros_like(hide_phones),
             mel=frames_of(self.mel_codec, mel),
         )
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from ...codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...discriminators import MultiResolutionDiscriminator
-from ...errors import UsageError
 from ...evaluation.measures.spectral import SpectralLoss
 from ...layers.harmonic import HIGHEST, LOWEST, PITCHES, Sound, pitch_place
 from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
 from ..engine.schedule import set_rate
+from ..engine.start import check_dimensions
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.sounds import SoundBatch, Sounds
 from .adversarial import discriminator_loss, feature_matching_loss, generator_loss
@@ -82,10 +82,7 @@ class MelVocoderTrainer(Trainer[MelVocoderRecipe, SoundBatch]):
         if recipe.init_from is None:
             return MelVocoder(recipe.model)
         given = load_checkpoint(MelVocoder, MelVocoderConfig, recipe.init_from, "mel-vocoder")
-        if given.config != recipe.model:
-            raise UsageError(
-                f"init_from {recipe.init_from} has other dimensions than the recipe's model; make them equal"
-            )
+        check_dimensions(given.config, recipe.model, recipe.init_from)
         return given.train()
 
     def _own_critic(self, section: MelVocoderAdversary) -> None:

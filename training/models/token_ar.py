@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from ...codec.checkpoint import weights_hash
-from ...codec.mel.speech_tokens import SILENCE, SpeechTokenizer, SpeechTokensConfig
+from ...codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ...data.checkpoint import load_checkpoint, save_checkpoint
 from ...errors import UsageError
 from ...tts.lm.token_ar import TokenAR, TokenARConfig, TokenARResult, TokenBatch
 from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
+from ..engine.start import check_dimensions
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
-from ..sets.examples import Batches, ExampleOptions, Planner, Plans, select
+from ..sets.examples import Batches, Planner, Plans, held_out, select
 from ..sets.mel_set import MelSet
+from ..sets.token_places import read_tokens, whole_mels
 from .token_ar_recipe import TokenARHeldOut, TokenARRecipe
-
-_PAD = 16  # lengths are multiples of it
 
 
 def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
@@ -39,18 +39,10 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
 @torch.inference_mode()
 def tokens_of(speech: MelSet, tokenizer: SpeechTokenizer, batch: int = 128) -> Tensor:
     """The tokens of every utterance of a set, one after the other, (T / 2,) on the set's device."""
-    device = speech.mel.device
-    tokens = torch.zeros(int(speech.starts[-1]) // 2, dtype=torch.long, device=device)
-    order = np.argsort(speech.n_frames, kind="stable")
-    for first in range(0, len(order), batch):
-        rows = order[first : first + batch]
-        starts, n = torch.from_numpy(speech.starts[rows]).to(device), torch.from_numpy(speech.n_frames[rows])
-        at = torch.arange(int(n.max()) * 2, device=device)
-        inside = at < 2 * n.to(device)[:, None]
-        frame = torch.where(inside, 2 * starts[:, None] + at, 0)
-        mel = torch.where(inside[..., None], speech.mel[frame].float(), SILENCE).transpose(1, 2)
-        for row, found, count in zip(starts.tolist(), tokenizer.tokens(mel), n.tolist(), strict=True):
-            tokens[row // 2 : (row + count) // 2] = found[: count // 2]
+    tokens = torch.zeros(int(speech.starts[-1]) // 2, dtype=torch.long, device=speech.mel.device)
+    for mel, places in whole_mels(speech, batch):
+        for found, (place, count) in zip(tokenizer.tokens(mel), places, strict=True):
+            tokens[place] = found[:count]
     return tokens
 
 
@@ -91,26 +83,14 @@ class TokenARTrainer(Trainer[TokenARRecipe, Plans]):
         model = TokenAR(recipe.model)
         if recipe.init_from is not None:
             given = load_checkpoint(TokenAR, TokenARConfig, recipe.init_from, "token-ar")
-            if given.config != recipe.model:
-                raise UsageError(
-                    f"init_from {recipe.init_from} has other dimensions than the recipe's model; make them equal"
-                )
+            check_dimensions(given.config, recipe.model, recipe.init_from)
             model.load_state_dict(given.state_dict())
         return model
 
     def _held_out(self, section: TokenARHeldOut | None) -> list[Plans]:
         if section is None:
             return []
-        options = ExampleOptions(
-            own_prompt=0, hide_voice=0, hide_prompt=0, hide_speaker=0, hide_phones=0, hide_tokens=0
-        )
-        plain = [
-            i
-            for i in select(self.speech, "dev", 0.0)
-            if self.speech.items[i].scale == 1 and self.speech.n_phones[i]
-        ]
-        plans = Planner(self.speech, plain, options).draw(np.random.default_rng(0), section.examples)
-        return [plans.rows(range(i, min(i + 16, section.examples))) for i in range(0, section.examples, 16)]
+        return held_out(self.speech, section.examples, with_text=True)
 
     @property
     def validation(self) -> TokenARHeldOut | None:
@@ -140,32 +120,14 @@ class TokenARTrainer(Trainer[TokenARRecipe, Plans]):
     def read(self, plans: Plans) -> TokenBatch:
         """Plans to a batch; hidden prompts are left out."""
         s, device = self.speech, self.speech.mel.device
-        n_prompt = torch.where(plans.hide_prompt, 0, plans.prompt_frames) // 2
-        n_tokens = n_prompt + plans.frames // 2
-        p = plans.to(device)
-        longest = -(-int(n_tokens.max()) // _PAD) * _PAD
-        prompt, n = n_prompt.to(device)[:, None], n_tokens.to(device)[:, None]
-        at = torch.arange(longest, device=device)
-        own, inside = at < prompt, at < n
-        place = torch.where(own, p.prompt_start[:, None] // 2 + at, p.start[:, None] // 2 + at - prompt)
-        place = torch.where(inside, place, 0)
-        halves = (2 * place[..., None] + torch.arange(2, device=device)).flatten(1)
-        spoken = (inside & ~own).repeat_interleave(2, 1)
-        counts = torch.from_numpy(s.n_phones)[plans.utterance]
-        phones_at = torch.arange(int(counts.max()), device=device)
-        counts = counts.to(device)
-        first = torch.from_numpy(s.phone_starts).to(device)[p.utterance]
-        row = first[:, None] + torch.where(phones_at < counts[:, None], phones_at, 0)
-        phones = s.phones[:, row].transpose(0, 1) * (phones_at < counts[:, None])[:, None]
-        # Targets that were cut begin and end within their text.
-        pointer = torch.where(spoken, s.pointer[halves], -1)
+        p, t = plans.to(device), read_tokens(plans, self.speech)
         return TokenBatch(
-            phones=phones,
-            n_phones=counts,
-            tokens=self.tokens[place] * inside,
-            pointer=pointer,
-            n_prompt=prompt[:, 0],
-            n_tokens=n[:, 0],
+            phones=t.phones,
+            n_phones=t.n_phones,
+            tokens=self.tokens[t.place] * t.inside,
+            pointer=t.pointer,
+            n_prompt=t.n_prompt,
+            n_tokens=t.n_tokens,
             speaker=s.speakers[p.prompt_utterance].float() * ~p.hide_speaker[:, None],
             hide_text=p.hide_phones,
         )

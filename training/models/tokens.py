@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from ...codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ...data.checkpoint import load_checkpoint, save_checkpoint
-from ...errors import UsageError
 from ...tts.decoders.flow.decoder import FlowConfig
 from ...tts.text.phones import N_SYMBOLS
 from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
+from ..engine.start import check_dimensions
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
-from ..sets.examples import Batches, ExampleOptions, Planner, Plans, select
+from ..sets.examples import Batches, ExampleOptions, Planner, Plans, held_out, select
 from ..sets.mel_set import MelSet
 from .flow_batch import FlowBatch, Reader
 from .token_probe import TokenProbe, spread
@@ -47,8 +47,7 @@ def start_tokenizer(path: str | None, config: SpeechTokensConfig, key: str, sect
     if path is None:
         return SpeechTokenizer(config)
     given = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, path, "tokens")
-    if given.config != config:
-        raise UsageError(f"{key} {path} has other dimensions than the recipe's {section}; make them equal")
+    check_dimensions(given.config, config, path, key, section)
     return given
 
 
@@ -106,12 +105,7 @@ class TokensTrainer(Trainer[TokensRecipe, Plans]):
         """Fixed utterances of dev, a few a batch."""
         if section is None:
             return []
-        plain = [i for i in select(self.speech, "dev", 0.0) if self.speech.items[i].scale == 1]
-        plans = Planner(self.speech, plain, _whole(600)).draw(np.random.default_rng(0), section.examples)
-        return [
-            _targets(plans.rows(range(i, min(i + 16, section.examples))))
-            for i in range(0, section.examples, 16)
-        ]
+        return [_targets(plans) for plans in held_out(self.speech, section.examples, _whole(600))]
 
     @property
     def validation(self) -> TokensHeldOut | None:

@@ -31,6 +31,7 @@ from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
 from ..engine.schedule import set_rate
+from ..engine.start import check_dimensions
 from ..engine.trainer import (
     SHIPPED_WEIGHTS,
     Trainer,
@@ -387,9 +388,6 @@ def _start(recipe: VocoderRecipe, rows: Tensor, codec_hash: str) -> Vocoder:
     given = load_vocoder(
         shipped if recipe.init_from == "shipped" else recipe.init_from, codec_hash=codec_hash
     )
-    if given.config != recipe.model:
-        raise UsageError(
-            f"init_from {recipe.init_from} has other dimensions than the recipe's model; make them equal"
-        )
+    check_dimensions(given.config, recipe.model, recipe.init_from)
     vocoder.load_state_dict(given.state_dict())
     return vocoder

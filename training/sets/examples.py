@@ -45,6 +45,11 @@ class ExampleOptions:
                 raise ValueError(f"{field.name} is a share, 0 to 1, got {value}")
 
 
+ALL_SHOWN = ExampleOptions(
+    own_prompt=0, hide_voice=0, hide_prompt=0, hide_speaker=0, hide_phones=0, hide_tokens=0, hide_highs=0
+)
+
+
 @dataclass(frozen=True)
 class Plans:
     """Examples before they are read. All (B,): where the prompt and the target begin in the set, and how many frames
@@ -190,6 +195,22 @@ def select(speech: MelSet, split: str, leave_out_worst: float) -> list[int]:
     if not chosen:
         raise UsageError(f"the mel sets have no utterance of the split {split}")
     return chosen
+
+
+def held_out(
+    speech: MelSet, n: int, options: ExampleOptions | None = None, with_text: bool = False, batch: int = 16
+) -> list[Plans]:
+    """n examples of the split dev at the recorded pitch, the same at every call, `batch` of them at a time.
+
+    options: None hides nothing.   with_text: only utterances that have one. Raises UsageError without any.
+    """
+    plain = [
+        i
+        for i in select(speech, "dev", 0.0)
+        if speech.items[i].scale == 1 and (speech.n_phones[i] or not with_text)
+    ]
+    plans = Planner(speech, plain, options or ALL_SHOWN).draw(np.random.default_rng(0), n)
+    return [plans.rows(range(i, min(i + batch, n))) for i in range(0, n, batch)]
 
 
 def _stacked(rows: list[list[int | bool]]) -> Plans:

@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_refused(mels, trained, tmp_path):
     with pytest.raises(MynaError, match="rounded must rise"):
         train("myna-tokens-cpu", run(mels, tmp_path / "a", 1, "rounded=[5, 2]"), quiet=True)
     other = ["model.width=24", f"init_from={trained / 'best.safetensors'}"]
-    with pytest.raises(MynaError, match="other dimensions"):
+    with pytest.raises(MynaError, match="make them equal"):
         train("myna-tokens-cpu", run(mels, tmp_path / "b", 1, *other), quiet=True)
     rng = np.random.default_rng(0)
     plain = tmp_path / "plain.safetensors"
