@@ -33,8 +33,10 @@ from myna.evaluation.tts.systems import WatchedValle
 from myna.evaluation.tts.tables import GROUND_TRUTH, SpokenClip, row_of
 from myna.marks.tags import is_synthetic
 from myna.marks.watermark import detect_watermark
+from myna.tts import registry as tts_registry
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
+from myna.tts.flow_speech import FlowSpeech
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.presets import SpeechOptions
@@ -400,6 +402,22 @@ def test_a_checkpoint_that_is_not_there_is_an_error(voices, shipped, monkeypatch
     monkeypatch.setattr(tts_report, "load_speaker", load_speaker)
     with pytest.raises(MissingModelError, match=r"none\.safetensors"):
         evaluate_tts([voices], SpeechEvaluation(ar=tmp_path / "none.safetensors"))
+
+
+def test_the_flow_decoder_speaks_after_the_token_ar_where_there_is_one(
+    voices, shipped, speaker, sketches, save_tiny_flow, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(tts_report, "load_speaker", tts_systems.load_speaker)
+    save_tiny_flow(tmp_path)
+    monkeypatch.setattr(tts_registry, "NEXT", tmp_path)
+    loaded = tts_systems.load_speaker(speaker.models.codec, decoder="flow")
+    assert isinstance(loaded.models, FlowSpeech)
+    options = SpeechEvaluation(
+        limit=1, max_speakers=1, hard=False, measures=("similarity",), speech=SpeechOptions(decoder="flow")
+    )
+    found = evaluate_tts([voices], options)
+    assert found.models == {"codec": "myna-24k", "ar": "myna-token-ar", "flow": "myna-flow"}
+    assert next(row for row in found.rows if row.system == MYNA).n_clips == 1
 
 
 def test_recordings_that_cannot_be_voices_are_named(voices, speaker, tmp_path):
