@@ -29,7 +29,7 @@ from torch import Tensor
 from ..errors import UsageError
 from .decoding.decode import DecodingResult
 from .decoding.fallback import decode_with_fallback
-from .decoding.language_id import detect_language
+from .decoding.language_id import detect_language, likeliest
 from .decoding.options import DecodingOptions
 from .decoding.prompts import Context, tokenizer_of
 from .hallucination import skip_silence
@@ -163,7 +163,8 @@ class _Recording:
             return tokenizer_of(self.model)
         if self.language is None:
             found = [probabilities for _, probabilities in detect_language(self.model, features)]
-            self.language = max(found[0], key=lambda code: sum(p[code] for p in found))
+            together = {code: sum(p[code] for p in found) for code in found[0]}
+            self.language = likeliest(together, self.options.languages)
         return tokenizer_of(self.model, self.language, self.options.task)
 
     def _decoding(self, part: _Part, tokenizer: Tokenizer) -> DecodingOptions:

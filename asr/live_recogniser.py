@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .decoding.fallback import decode_with_fallback
-from .decoding.language_id import detect_language
+from .decoding.language_id import detect_language, likeliest
 from .decoding.prompts import Context, text_tokens, tokenizer_of
 from .model.features import FRAMES_PER_SECOND, log_mel, pad_or_trim
 from .model.languages import find_language
@@ -69,7 +69,8 @@ class WhisperRecogniser:
             return tokenizer_of(self.model)
         if not self._told:
             if self.language is None or not settled:
-                self.language = detect_language(self.model, features)[0][0]
+                found = detect_language(self.model, features)[0][1]
+                self.language = likeliest(found, self.options.languages)
             else:
                 self._told = True
         return tokenizer_of(self.model, self.language, self.options.task)

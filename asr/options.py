@@ -55,6 +55,13 @@ def token_ids(name: str, text: str) -> tuple[int, ...]:
         raise UsageError(f"--{name} {text}: expected token ids and commas, such as -1,50256") from None
 
 
+def language_names(name: str, text: str) -> tuple[str, ...]:
+    """ "de, French" to codes; "" to none. Raises UsageError."""
+    from .model.languages import find_language
+
+    return tuple(find_language(part.strip()) for part in text.split(",") if part.strip())
+
+
 def threshold(default: float, help: str) -> Any:
     """A number that can be switched off."""
     return option(
@@ -74,6 +81,10 @@ class TranscribeOptions:
 
     # "de" or "German"; None: told from the first 30 s
     language: str | None = option(None, "de, German, ...  [default: it is heard]", names=("--language", "-l"))
+    # where it is told: among these; none: among all
+    languages: tuple[str, ...] = option(
+        (), "Hear one of these: de,fr,...", type=str, cli_default=None, parse=language_names
+    )
     task: str = option("transcribe", "transcribe, or translate: into English.")
     word_timestamps: bool = option(False, "When each word is said.", WORDS, names=("--word-timestamps", "-w"))
     prepend_punctuations: str = option(

@@ -18,7 +18,7 @@ from .model.features import FRAMES_PER_SECOND
 from .model.tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
 from .model.whisper import Whisper
 from .options import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
-from .transcript import Segment, Word
+from .transcript import Segment, Token, Word
 
 SENTENCE_ENDS = ".。!！?？"
 
@@ -31,10 +31,12 @@ _TOLERANCE = 0.5  # seconds that a segment's and its words' times may differ
 
 @dataclass(frozen=True)
 class WordTiming:
-    """A word of a window: its tokens, start and end in seconds of the window, mean probability of its tokens."""
+    """A word of a window: its tokens and their log-probabilities, start and end in seconds of the window, mean
+    probability of its tokens."""
 
     word: str
     tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
     start: float
     end: float
     probability: float
@@ -166,8 +168,16 @@ def _words(
     begins = np.cumsum([0, *(len(tokens) for tokens in word_tokens[:-1])])
     first_frame = at_frame[np.diff(at_token, prepend=-1) > 0]
     times = first_frame[begins] / _TOKENS_PER_SECOND
+    logprobs = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))  # JSON has no infinity
     return [
-        WordTiming(word, tuple(tokens), float(start), float(end), float(probabilities[a:b].mean()))
+        WordTiming(
+            word,
+            tuple(tokens),
+            tuple(logprobs[a:b].tolist()),
+            float(start),
+            float(end),
+            float(probabilities[a:b].mean()),
+        )
         for word, tokens, start, end, a, b in zip(
             words, word_tokens, times, times[1:], begins, begins[1:], strict=False
         )
@@ -179,22 +189,25 @@ def merge_punctuations(words: Sequence[WordTiming], prepended: str, appended: st
     joined ones are empty."""
     merged = list(words)
 
-    def join(gone: int, into: int, word: str, tokens: tuple[int, ...]) -> None:
-        merged[into] = replace(merged[into], word=word, tokens=tokens)
-        merged[gone] = replace(merged[gone], word="", tokens=())
+    def join(gone: int, into: int) -> None:
+        a, b = merged[min(gone, into)], merged[max(gone, into)]
+        merged[into] = replace(
+            merged[into], word=a.word + b.word, tokens=a.tokens + b.tokens, logprobs=a.logprobs + b.logprobs
+        )
+        merged[gone] = replace(merged[gone], word="", tokens=(), logprobs=())
 
     following = len(merged) - 1
     for i in range(len(merged) - 2, -1, -1):
         mark, word = merged[i], merged[following]
         if mark.word.startswith(" ") and mark.word.strip() in prepended:
-            join(i, following, mark.word + word.word, mark.tokens + word.tokens)
+            join(i, following)
         else:
             following = i
     previous = 0
     for i in range(1, len(merged)):
         word, mark = merged[previous], merged[i]
         if not word.word.endswith(" ") and mark.word in appended:
-            join(i, previous, word.word + mark.word, word.tokens + mark.tokens)
+            join(i, previous)
         else:
             previous = i
     return merged
@@ -231,7 +244,11 @@ def add_word_timestamps(
             timing = timings[at]
             if timing.word:
                 start, end = (round(offset + time, 2) for time in (timing.start, timing.end))
-                words.append(Word(timing.word, start, end, timing.probability))
+                tokens = tuple(
+                    Token(token, tokenizer.bytes_of(token), logprob)
+                    for token, logprob in zip(timing.tokens, timing.logprobs, strict=True)
+                )
+                words.append(Word(timing.word, start, end, timing.probability, tokens))
             n_tokens -= len(timing.tokens)
             at += 1
         if words:

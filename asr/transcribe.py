@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import InputError, UsageError
 from .decoding.fallback import FallbackOptions, decode_with_fallback
-from .decoding.language_id import detect_language
+from .decoding.language_id import detect_language, likeliest
 from .decoding.options import DecodingOptions
 from .decoding.prompts import Context, tokenizer_of
 from .hallucination import skip_silence
@@ -91,9 +91,10 @@ def clips_of(timestamps: str | Sequence[float], content_frames: int) -> list[tup
 
 @dataclass(frozen=True)
 class _Detect:
-    """The language spoken in mel (M, 3000): its code and the features."""
+    """The language spoken in mel (M, 3000), one of `among` (none: any): its code and the features."""
 
     mel: Tensor
+    among: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def sequential(
     language = "en" if options.language is None else find_language(options.language)
     first_features = None
     if options.language is None and model.dims.is_multilingual:
-        language, first_features = yield _Detect(mel[:, :N_FRAMES])
+        language, first_features = yield _Detect(mel[:, :N_FRAMES], options.languages)
     tokenizer = (
         tokenizer_of(model, language, options.task) if model.dims.is_multilingual else tokenizer_of(model)
     )
@@ -285,8 +286,8 @@ def answered(model: Whisper, requests: list[_Request], fallback: FallbackOptions
     detect = {i: request for i, request in enumerate(requests) if isinstance(request, _Detect)}
     if detect:
         features = model.encode(torch.stack([request.mel for request in detect.values()]))
-        for at, (i, (language, _)) in enumerate(zip(detect, detect_language(model, features), strict=True)):
-            answers[i] = (language, features[at : at + 1])
+        for at, (i, (_, found)) in enumerate(zip(detect, detect_language(model, features), strict=True)):
+            answers[i] = (likeliest(found, detect[i].among), features[at : at + 1])
     decode = {i: request for i, request in enumerate(requests) if isinstance(request, _Decode)}
     if decode:
         features = _encode(model, list(decode.values()))

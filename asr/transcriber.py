@@ -83,6 +83,8 @@ class Transcriber:
         options.check()
         if options.language is not None:
             options = replace(options, language=find_language(options.language))
+        if options.languages:
+            options = replace(options, languages=tuple(map(find_language, options.languages)))
         check_english_only(self.name, self.model.dims.is_multilingual, options)
         return options
 

@@ -8,13 +8,33 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Token:
+    """A text token: its id, its bytes, and the natural logarithm of its probability among all text tokens."""
+
+    id: int
+    text: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
 class Word:
-    """A word with the space or punctuation that belongs to it. start, end: seconds; probability: 0 to 1."""
+    """A word with the space or punctuation that belongs to it. start, end: seconds; probability: 0 to 1.   tokens: it
+    was written with; none where a recording is followed while it lasts."""
 
     word: str
     start: float
     end: float
     probability: float
+    tokens: tuple[Token, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """openai-whisper's fields."""
+        return {
+            "word": self.word,
+            "start": self.start,
+            "end": self.end,
+            "probability": self.probability,
+        }
 
 
 @dataclass(frozen=True)
@@ -43,7 +63,7 @@ class Segment:
         fields = {name: getattr(self, name) for name in _FIELDS}
         fields["tokens"] = list(self.tokens)
         if self.words is not None:
-            fields["words"] = [vars(word).copy() for word in self.words]
+            fields["words"] = [word.to_dict() for word in self.words]
         return fields
 
 

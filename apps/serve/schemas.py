@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from ...tts.presets import SpeechOptions
 
@@ -78,7 +78,10 @@ class TranscriptionRequest(BaseModel):
     temperature: float = Field(0.0, ge=0, le=1)
     timestamp_granularities: list[Literal["word", "segment"]] = ["segment"]
     stream: bool = False
-    include: list[str] = Field([], description="Taken and not followed.")
+    languages: list[str] = Field(
+        [], max_length=100, description="Where no language is given: it is one of these."
+    )
+    include: list[Literal["logprobs"]] = Field([], description="Of every token, in the format json.")
     chunking_strategy: Annotated[
         Literal["auto"] | ServerVad | None,
         BeforeValidator(_strategy),
@@ -91,6 +94,14 @@ class TranscriptionRequest(BaseModel):
     beam_size: int | None = Field(5, ge=1, le=16, description="Beams at temperature 0.")
     hotwords: str | None = Field(None, max_length=4096, description="Words to expect.")
     vad_filter: bool = Field(False, description="Leave silence out first.")
+
+    @model_validator(mode="after")
+    def _only_json_has_logprobs(self) -> TranscriptionRequest:
+        if self.include and self.response_format != "json":
+            raise ValueError(
+                f"include asks for logprobs, which {self.response_format} has no place for; use response_format json"
+            )
+        return self
 
 
 # For the description of the interface: FastAPI does not see a form that is read by hand.

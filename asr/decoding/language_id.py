@@ -3,12 +3,22 @@ section 2.3)."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ..model.languages import find_language
 from ..model.whisper import Whisper
 from .prompts import tokenizer_of
+
+
+def likeliest(probabilities: Mapping[str, float], among: Collection[str] = ()) -> str:
+    """The code of the likeliest language, among some by code or name; none: all. Raises UsageError for one that Whisper
+    does not know."""
+    codes = list(map(find_language, among)) or probabilities
+    return max(codes, key=lambda code: probabilities.get(code, 0.0))
 
 
 @torch.inference_mode()
@@ -30,5 +40,5 @@ def detect_language(model: Whisper, features: Tensor) -> list[tuple[str, dict[st
     found = []
     for row in probabilities:
         by_code = dict(zip(codes, row, strict=True))
-        found.append((max(codes, key=by_code.__getitem__), by_code))
+        found.append((likeliest(by_code), by_code))
     return found

@@ -188,9 +188,10 @@ class Tokenizer:
 
     def decode_with_timestamps(self, tokens: Sequence[int]) -> str:
         """As `decode`, timestamps written as <|1.08|>."""
-        return b"".join(map(self._bytes_of, tokens)).decode("utf-8", "replace")
+        return b"".join(map(self.bytes_of, tokens)).decode("utf-8", "replace")
 
-    def _bytes_of(self, token: int) -> bytes:
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes that an id stands for, which may be a part of a character. Raises ValueError for an id that is none."""
         if 0 <= token < self.eot:
             return self._bpe.vocabulary[token]
         if not self.eot <= token < self.n_vocab:

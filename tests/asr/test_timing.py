@@ -115,7 +115,8 @@ def test_alignments_together_and_alone(tokenizer):
 
 
 def timing(word: str, start: float, end: float, *tokens: int) -> WordTiming:
-    return WordTiming(word, tokens or (400,), start, end, 0.9)
+    ids = tokens or (400,)
+    return WordTiming(word, ids, tuple(-0.1 * token for token in ids), start, end, 0.9)
 
 
 def words(*entries: str) -> list[WordTiming]:
@@ -128,6 +129,9 @@ def test_punctuation_goes_to_its_word():
     )
     assert [m.word for m in merged] == ["", ' "Hello,"', "", "", "", " (yes).", "", ""]
     assert merged[1].tokens == (0, 1, 2, 3)
+    assert [merged[1].logprobs, merged[5].logprobs] == [
+        tuple(-0.1 * token for token in merged[i].tokens) for i in (1, 5)
+    ]
     assert (merged[1].start, merged[1].end) == (1, 2)
     assert [len(m.tokens) for m in merged] == [0, 4, 0, 0, 0, 4, 0, 0]
 
@@ -204,11 +208,11 @@ def test_corrections_are_those_of_the_original(tokenizer, monkeypatch, last_spee
         )
         ours = add_word_timestamps(
             [Segment(0, 1000, a, b, "", (400,) * n, 0.0, 0.0, 1.0, 0.0) for a, b, n in bounds],
-            [WordTiming(w, (400,) * n, a, b, 0.5) for w, n, a, b in entries],
+            [WordTiming(w, (400,) * n, (-0.7,) * n, a, b, 0.5) for w, n, a, b in entries],
             tokenizer,
             last_speech=last_speech,
         )
         for one, other in zip(ours, theirs, strict=True):
             assert math.isclose(one.start, other["start"])
             assert math.isclose(one.end, other["end"])
-            assert [vars(word) for word in one.words or ()] == other["words"]
+            assert [word.to_dict() for word in one.words or ()] == other["words"]

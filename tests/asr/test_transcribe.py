@@ -285,7 +285,7 @@ def test_the_rest_of_a_window_is_left_out_unless_it_is_long():
 
 
 def times(*spans: tuple[float, float], probability: float = 0.9) -> list[list[WordTiming]]:
-    return [[WordTiming(" So", (SO,), start, end, probability) for start, end in spans]]
+    return [[WordTiming(" So", (SO,), (-1.0,), start, end, probability) for start, end in spans]]
 
 
 @pytest.fixture
@@ -334,6 +334,13 @@ def test_language_is_told_once(scripted, answer):
         (50361, 50364, SO, 50400, 50258, 50261, 50359),
     ]
     assert len(model.windows) == 2  # the first window's features told the language
+
+
+def test_language_is_one_of_those_given(scripted, answer):
+    model = scripted([answer([50261]), answer([50364, SO, 50400])], n_vocab=MULTI)
+    assert spoken(model, 5, languages=("fr", "German")).language == "de"
+    model = scripted([answer([50261]), answer([50364, SO, 50400])], n_vocab=MULTI)
+    assert spoken(model, 5, languages=("fr",)).language == "fr"
 
 
 def test_translation(scripted, answer):

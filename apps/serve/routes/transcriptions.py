@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -69,7 +70,7 @@ async def _answer(
         if (vad := _vad(body)) is not None:
             options = await speech_only(samples, options, vad)
         if body.stream:
-            async for part in _events(recogniser, samples, options):
+            async for part in _events(recogniser, samples, options, bool(body.include)):
                 yield part
             return
         transcript = await recogniser.transcribe(samples, options)
@@ -85,10 +86,13 @@ def _options(recogniser: SharedWhisper, body: TranscriptionRequest, task: str) -
     return recogniser.transcriber.options(
         task=task,
         language=body.language or None,
+        languages=tuple(body.languages),
         initial_prompt=body.prompt or None,
         hotwords=", ".join([body.hotwords or "", *body.keywords]).strip(", ") or None,
         beam_size=body.beam_size if body.temperature == 0 else 5,
-        word_timestamps="word" in body.timestamp_granularities and body.response_format == "verbose_json",
+        # Probabilities of tokens come with the times of words.
+        word_timestamps=bool(body.include)
+        or ("word" in body.timestamp_granularities and body.response_format == "verbose_json"),
         **given,
     )
 
@@ -112,7 +116,12 @@ async def speech_only(samples: np.ndarray, options: TranscribeOptions, vad: VadO
     return replace(options, clip_timestamps=tuple(times) or (0.0, 0.0))
 
 
-async def _events(recogniser: SharedWhisper, samples: np.ndarray, options: TranscribeOptions) -> Answer:
+async def _events(
+    recogniser: SharedWhisper, samples: np.ndarray, options: TranscribeOptions, with_logprobs: bool
+) -> Answer:
+    def also(segments: Sequence[Segment]) -> dict[str, Any]:
+        return {"logprobs": _logprobs(segments)} if with_logprobs else {}
+
     yield Head("text/event-stream", STREAM_HEADERS)
     try:
         said = ""
@@ -121,9 +130,10 @@ async def _events(recogniser: SharedWhisper, samples: np.ndarray, options: Trans
                 # All deltas together are the text that the last event has.
                 delta = item.text if said else item.text.lstrip()
                 said += delta
-                yield event({"type": "transcript.text.delta", "delta": delta})
+                yield event({"type": "transcript.text.delta", "delta": delta, **also([item])})
             else:
-                yield event({"type": "transcript.text.done", "text": said, "usage": _usage(item)})
+                done = {"type": "transcript.text.done", "text": said, "usage": _usage(item)}
+                yield event({**done, **also(item.segments)})
     except Exception as error:
         yield event(envelope(problem_of(error)))
 
@@ -147,6 +157,8 @@ def rendered(transcript: Transcript, body: TranscriptionRequest, task: str) -> t
         media_type = "text/vtt" if kind == "vtt" else "application/x-subrip"
         return f"{media_type}; charset=utf-8", render(shown, kind)
     answer: dict[str, Any] = {"text": text, "usage": _usage(transcript)}
+    if body.include:
+        answer["logprobs"] = _logprobs(transcript.segments)
     if kind == "verbose_json":
         answer = {**_verbose(transcript, body, task), **answer}
     return "application/json", json.dumps(answer, ensure_ascii=False, allow_nan=False)
@@ -164,6 +176,19 @@ def _verbose(transcript: Transcript, body: TranscriptionRequest, task: str) -> d
             for word in segment.words or ()
         ]
     return answer
+
+
+def _logprobs(segments: Sequence[Segment]) -> list[dict[str, Any]]:
+    return [
+        {
+            "token": token.text.decode("utf-8", "replace"),
+            "bytes": list(token.text),
+            "logprob": token.logprob,
+        }
+        for segment in segments
+        for word in segment.words or ()
+        for token in word.tokens
+    ]
 
 
 def _segment(segment: Segment) -> dict[str, Any]:

@@ -48,6 +48,26 @@ def test_subtitles(client):
     assert all(float(time[-6:].replace(",", ".")) < 7.1 for time in re.findall(r"--> ([\d:,.]+)", srt))
 
 
+def test_log_probabilities_of_tokens(client):
+    heard = hear(client, include=["logprobs"])
+    assert b"".join(bytes(map(int, token.bytes)) for token in heard.logprobs).decode().strip() == heard.text
+    assert "".join(token.token for token in heard.logprobs).strip() == heard.text
+    assert all(-20 < token.logprob <= 0 for token in heard.logprobs)
+    assert np.mean([token.logprob for token in heard.logprobs]) > -1  # clear speech
+    assert hear(client).logprobs is None
+    *deltas, done = hear(client, include=["logprobs"], stream=True)
+    streamed = [token.model_dump() for delta in deltas for token in delta.logprobs]
+    assert streamed == [token.model_dump() for token in done.logprobs]
+    with pytest.raises(openai.BadRequestError, match="use response_format json"):
+        hear(client, "text", include=["logprobs"])
+
+
+def test_languages_to_choose_from(client):
+    assert hear(client, languages=["en", "de"]).text == hear(client).text
+    with pytest.raises(openai.BadRequestError, match="no language 'xx'"):
+        hear(client, languages=["en", "xx"])
+
+
 def test_words_and_segments_with_their_times(client):
     heard = hear(client, "verbose_json", timestamp_granularities=["word", "segment"])
     assert (heard.task, heard.language, round(heard.duration, 2)) == ("transcribe", "english", 7.05)
