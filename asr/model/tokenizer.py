@@ -191,7 +191,7 @@ class Tokenizer:
         return b"".join(map(self.bytes_of, tokens)).decode("utf-8", "replace")
 
     def bytes_of(self, token: int) -> bytes:
-        """The bytes that an id stands for, which may be a part of a character. Raises ValueError for an id that is none."""
+        """The bytes that an id stands for, perhaps a part of a character. Raises ValueError for an id that is none."""
         if 0 <= token < self.eot:
             return self._bpe.vocabulary[token]
         if not self.eot <= token < self.n_vocab:
