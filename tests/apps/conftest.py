@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,3 +91,16 @@ def chromium() -> str:
         if path:
             return path
     pytest.skip("no Chromium on this machine: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder of small networks of TorToise with random weights, in the published layout."""
+    path = Path(__file__).parents[1] / "tts" / "tortoise" / "published.py"
+    spec = importlib.util.spec_from_file_location("published", path)
+    assert spec is not None
+    assert spec.loader is not None
+    helper = importlib.util.module_from_spec(spec)
+    sys.modules["published"] = helper
+    spec.loader.exec_module(helper)
+    return helper.write(tmp_path_factory.mktemp("published"))

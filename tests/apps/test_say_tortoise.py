@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +15,9 @@ from myna.marks.tags import is_synthetic
 from myna.tts.tortoise import speaker as engine
 from myna.tts.tortoise.presets import SAMPLERS
 
-_HELPER = Path(__file__).parents[1] / "tts" / "tortoise" / "published.py"
 SPEECH = Path(__file__).parents[1] / "assets" / "speech.wav"
 AGREED = "the speaker agreed on 3 May"
 SHORT = ("--candidates", 2, "--steps", 3)
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("published", _HELPER)
-    assert spec is not None
-    assert spec.loader is not None
-    helper = importlib.util.module_from_spec(spec)
-    sys.modules["published"] = helper
-    spec.loader.exec_module(helper)
-    return helper.write(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from myna.asr.model.tokenizer import Tokenizer
 from myna.asr.model.whisper import WhisperDims
 from myna.asr.vocabularies import vocabulary_for
 from torch import Tensor
@@ -107,3 +108,9 @@ def scripted():
 @pytest.fixture
 def answer():
     return Answer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """Of the models of English alone."""
+    return Tokenizer(vocabulary_for(ENGLISH) or (), ENGLISH)

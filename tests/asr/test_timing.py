@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from myna.asr.model.tokenizer import Tokenizer
 from myna.asr.model.whisper import Whisper, WhisperDims
 from myna.asr.timing import (
     WordTiming,
@@ -23,11 +22,6 @@ from myna.asr.transcript import Segment, last_word_end
 from myna.asr.vocabularies import vocabulary_for
 
 V = 51864
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer(vocabulary_for(V) or (), V)
 
 
 # The path.

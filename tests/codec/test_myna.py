@@ -7,6 +7,8 @@ from myna.codec.base import Codes
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import InputError, UsageError
 
+from .streams import assert_streams_like_offline
+
 TINY = MynaConfig(
     hop=24, width=32, latent_width=24, encoder_depth=(1, 1), decoder_depth=(1, 1), expansion=2,
     latent_dim=8, codebook_size=16, codebook_dim=4, n_codebooks=3, rate_weight=0.0,
@@ -36,23 +38,7 @@ def test_contract(codec):
 
 
 def test_streaming_equals_offline_for_any_chunks(codec):
-    wav = torch.randn(2, 1, 1003)
-    whole = codec.encode(wav)
-    audio = codec.decode(whole)
-    for seed in range(3):
-        draw = torch.Generator().manual_seed(seed)
-        encoder, decoder = codec.encoder_stream(2), codec.decoder_stream(2)
-        codes, out, i = [], [], 0
-        while i < wav.shape[-1]:
-            n = int(torch.randint(0, 200, (), generator=draw))
-            codes.append(encoder.push(wav[..., i : i + n]))
-            out.append(decoder.push(codes[-1]))
-            i += n
-        codes.append(encoder.flush())
-        out += [decoder.push(codes[-1]), decoder.flush()]
-        assert torch.equal(torch.cat(codes, -1), whole.codes)
-        streamed = torch.cat(out, -1)[..., : wav.shape[-1]]
-        torch.testing.assert_close(streamed, audio, atol=1e-6, rtol=0)
+    assert_streams_like_offline(codec, torch.randn(2, 1, 1003), 200, 3, 1e-6)
 
 
 def test_long_inputs_are_coded_in_blocks_of_bounded_size_without_a_seam(codec, monkeypatch):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from pathlib import Path
 
@@ -17,18 +15,6 @@ from myna.tts.tortoise.presets import TortoiseOptions
 from myna.tts.tortoise.speaker import TortoiseSpeaker
 
 SPEECH = Path(__file__).parents[2] / "assets" / "speech.wav"
-_HELPER = Path(__file__).parents[2] / "tts" / "tortoise" / "published.py"
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("published", _HELPER)
-    assert spec is not None
-    assert spec.loader is not None
-    helper = importlib.util.module_from_spec(spec)
-    sys.modules["published"] = helper
-    spec.loader.exec_module(helper)
-    return helper.write(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,9 @@ from myna.asr.decoding.logit_filters import (
     suppressed,
 )
 from myna.asr.decoding.options import DecodingOptions
-from myna.asr.model.tokenizer import Tokenizer
-from myna.asr.vocabularies import vocabulary_for
 from myna.errors import UsageError
 
 V = 51864
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer(vocabulary_for(V) or (), V)
 
 
 @pytest.fixture

@@ -21,31 +21,13 @@ from myna.training.models.codec_recipe import CodecRecipe
 from myna.training.models.codec_trainer import CodecTrainer, train
 from myna.training.train import train as train_any
 
+from ..states import CPU, assert_same_state
+
 TINY = "myna-24k-tiny"
-CPU = torch.device("cpu")
 
 
 def trainer(overrides) -> CodecTrainer:
     return CodecTrainer(load_recipe(TINY, CodecRecipe, overrides), distributed.setup("cpu"), quiet=True)
-
-
-def flat(tree, prefix=""):
-    """Every leaf of a state by its path."""
-    if isinstance(tree, dict):
-        return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}/{key}").items()}
-    if isinstance(tree, (list, tuple)):
-        return flat(dict(enumerate(tree)), prefix)
-    return {prefix: tree}
-
-
-def assert_same_state(a: Path, b: Path) -> None:
-    one, two = flat(load_state(a, CPU)), flat(load_state(b, CPU))
-    assert one.keys() == two.keys()
-    for key, value in one.items():
-        if key == "/minutes":
-            continue
-        same = torch.equal(value, two[key]) if isinstance(value, torch.Tensor) else value == two[key]
-        assert same, f"{key} differs"
 
 
 def rows(folder: Path, kind: str) -> list[dict]:

@@ -16,8 +16,9 @@ from myna.training.sets.speech_set import SpeechSet
 from myna.training.train import train
 from myna.tts.registry import load_ar, load_nar
 
+from ..states import CPU, assert_same_state, flat
+
 KINDS = ("ar", "nar")
-CPU = torch.device("cpu")
 
 
 def trainer(kind, overrides):
@@ -34,24 +35,6 @@ def load(kind, path, **options):
 def rows(folder: Path, kind: str) -> list[dict]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if row["kind"] == kind]
-
-
-def flat(tree, prefix=""):
-    """Every leaf of a state by its path."""
-    if isinstance(tree, dict):
-        return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}/{key}").items()}
-    if isinstance(tree, (list, tuple)):
-        return flat(dict(enumerate(tree)), prefix)
-    return {prefix: tree}
-
-
-def assert_same_state(a: Path, b: Path) -> None:
-    one, two = flat(load_state(a, CPU)), flat(load_state(b, CPU))
-    assert one.keys() == two.keys()
-    for key, value in one.items():
-        if key != "/minutes":
-            same = torch.equal(value, two[key]) if isinstance(value, torch.Tensor) else value == two[key]
-            assert same, f"{key} differs"
 
 
 @pytest.mark.parametrize("kind", KINDS)
