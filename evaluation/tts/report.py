@@ -179,7 +179,7 @@ class _Cast:
 
     def references(self, said: Clip | None = None) -> list[Clip]:
         """Recordings to compare with: neither in the prompt nor of the text, while there are such."""
-        rest = apart(self.person.recordings, self.prompt)
+        rest = self.person.beside(self.prompt)
         return (apart(rest, [said]) or rest or list(self.prompt))[:MOST_REFERENCES]
 
 
@@ -320,7 +320,7 @@ class _Run:
         """The recordings of the texts that are said; without such, some of the speakers'."""
         wanted = [line.recording for cast in self.casts for line in cast.lines if line.recording is not None]
         if not wanted:
-            others = (apart(cast.person.recordings, cast.prompt)[: self.options.limit] for cast in self.casts)
+            others = (cast.person.beside(cast.prompt)[: self.options.limit] for cast in self.casts)
             wanted = [clip for clips in others for clip in clips if clip.text]
         owners = {id(clip): person for person in self.everybody for clip in person.recordings}
         return [(owners[id(clip)], clip) for clip in {id(clip): clip for clip in wanted}.values()]
@@ -332,15 +332,17 @@ class _Run:
 
     def _truth(self, person: Person, clip: Clip) -> SpokenClip:
         """A recording as it is."""
-        same = apart(person.recordings, [clip])[:MOST_REFERENCES]
-        likeness = self.judge.likeness_of(clip, same, self._others(person))
+        judged = clip if person.parts is None else person.parts[0]
+        same = person.beside([judged])[:MOST_REFERENCES]
+        likeness = self.judge.likeness_of(judged, same, self._others(person))
         return self._recorded(person, clip, GROUND_TRUTH, clip.wav, likeness)
 
     def _through_codec(self, person: Person, clip: Clip) -> SpokenClip:
         """A recording through the codec, with all of its codebooks."""
         wav = reconstruct(self.codec, clip.wav, clip.sample_rate)
-        same = apart(person.recordings, [clip])[:MOST_REFERENCES]
-        likeness = self.judge.likeness(wav, clip.sample_rate, same, self._others(person))
+        judged = clip if person.parts is None else person.parts[0]
+        same, part = person.beside([judged])[:MOST_REFERENCES], wav[: len(judged.wav)]
+        likeness = self.judge.likeness(part, clip.sample_rate, same, self._others(person))
         return self._recorded(person, clip, f"codec, {self.codec.bitrates[-1] / 1000:g} kbps", wav, likeness)
 
     def _recorded(

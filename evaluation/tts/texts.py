@@ -11,7 +11,8 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ from ..clips import Clip
 from ..measures.intelligibility import words
 
 PROMPT_SECONDS = 3.0  # of a recording, from which it is a prompt of its own
+_TWO_PARTS = (
+    2 * PROMPT_SECONDS
+)  # of an only recording, from which its rest is what its beginning is compared with
 LONGEST_PROMPT = 30.0
 _GAP = 0.2  # seconds of silence between recordings that are joined
 _TRIES = 6  # prompts that a speaker offers
@@ -35,8 +39,28 @@ class Person:
     source: str
     recordings: tuple[Clip, ...]
 
+    @cached_property
+    def parts(self) -> tuple[Clip, Clip] | None:
+        """The first three seconds of an only recording, and its rest, if that is as long; what is said in either is not
+        known."""
+        if len(self.recordings) != 1 or self.recordings[0].duration < _TWO_PARTS:
+            return None
+        (clip,) = self.recordings
+        n = round(PROMPT_SECONDS * clip.sample_rate)
+        return replace(clip, wav=clip.wav[:n], text=None), replace(clip, wav=clip.wav[n:], text=None)
+
+    def beside(self, used: Sequence[Clip | None]) -> list[Clip]:
+        """The recordings that are none of these: where the beginning of an only one is, its rest."""
+        if self.parts is not None and any(clip is self.parts[0] for clip in used):
+            return [self.parts[1]]
+        return apart(self.recordings, used)
+
     def prompts(self, seed: int) -> Iterator[tuple[Clip, ...]]:
-        """Recordings to make a voice from, the best choice first: one that is long enough, or several, joined."""
+        """Recordings to make a voice from, the best choice first: one that is long enough, or several, joined; of an
+        only recording its beginning."""
+        if self.parts is not None:
+            yield self.parts[:1]
+            return
         shuffled = _shuffled(self.recordings, f"{seed} prompt {self.name}")
         usable = [clip for clip in shuffled if clip.duration <= LONGEST_PROMPT]
         long = [(clip,) for clip in usable if clip.duration >= PROMPT_SECONDS]
@@ -86,7 +110,7 @@ def lines_for(
 ) -> list[Line]:
     """At most n lines: what the speaker said besides the prompt (`used`), then what others of the source did."""
     taken = {_plain(clip.text) for clip in used if clip.text}
-    own = apart(person.recordings, used)
+    own = person.beside(used)
     others = [
         clip for s in everybody if s.source == person.source and s is not person for clip in s.recordings
     ]

@@ -118,7 +118,7 @@ def test_prompts_are_long_enough_or_joined_of_short_ones():
     assert [len(prompt) for prompt in short.prompts(0)] == [3]  # the fourth is left to be said
     little = Person("cy", "read", (clip("a", 1.0), clip("b", 0.9)))
     assert [len(prompt) for prompt in little.prompts(0)] == [2]  # all there is
-    assert list(Person("di", "read", (clip("long", 40),)).prompts(0)) == []
+    assert list(Person("di", "read", (clip("long", 40), clip("as long", 40))).prompts(0)) == []
 
 
 def test_joined_recordings_have_a_pause_between_them():
@@ -172,3 +172,17 @@ def test_files_without_texts_are_one_line(tmp_path, content, words):
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="folder"):
         read_lines(tmp_path)
+
+
+def test_of_an_only_recording_the_beginning_is_the_prompt_and_the_rest_is_compared():
+    long = people_of([clip("one", 10.0, "ada"), clip("two", 10.0, "bo")])[0]
+    (prompt,) = long.prompts(0)
+    assert [part.duration for part in prompt] == [PROMPT_SECONDS]
+    (rest,) = long.beside(prompt)
+    assert rest.duration == 10.0 - PROMPT_SECONDS
+    assert [line.text for line in lines_for(long, people_of([clip("two", 10.0, "bo")]), prompt, 3, 0)] == [
+        "Text of two."
+    ]
+    short = people_of([clip("one", 5.0, "ada")])[0]
+    assert [[part.duration for part in prompt] for prompt in short.prompts(0)] == [[5.0]]
+    assert short.beside(short.recordings) == []
