@@ -108,7 +108,9 @@ def _measured(codec: Codec, parts: dict[str, Conv1d | ConvNeXtBlock]) -> list[st
     """Those with most products for their error first, as many as fit; errors on a few frames of random codes."""
     generator = torch.Generator().manual_seed(0)
     shape = 1, codec.n_codebooks, _FRAMES
-    codes = Codes(torch.randint(codec.codebook_size, shape, generator=generator), _FRAMES * codec.frame_size)
+    drawn = torch.randint(codec.codebook_size, shape, generator=generator)
+    # One segment of loudness 1, where a codec stores that (EnCodec 48 kHz).
+    codes = Codes(drawn, _FRAMES * codec.frame_size, torch.ones(1, 1))
     before: dict[str, Precision] = {name: part.products for name, part in parts.items()}
     for part in parts.values():
         part.products = "float32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from myna.codec import precision
 from myna.codec.base import Codes
 from myna.codec.dac import DAC, DACConfig
-from myna.codec.encodec import Encodec
+from myna.codec.encodec import ENCODEC_48K, Encodec, EncodecConfig, build_encodec
 from myna.codec.precision import CodecPrecision, candidates, set_precision
 from myna.codec.registry import load_codec
 from myna.data.audio import read_audio
@@ -61,6 +62,13 @@ def test_bf16_stays_within_50_decibels_and_float32_as_it_was(name):
     assert decibels(whole, exact[..., : whole.shape[-1]]) < -50
     assert set_precision(codec, "float32") == CodecPrecision("float32", "float32")
     assert torch.equal(codec.decode(codes), exact)
+
+
+def test_a_codec_that_stores_loudness_is_measured_too():
+    torch.manual_seed(0)
+    seanet = replace(ENCODEC_48K.seanet, n_filters=8, dimension=16)
+    codec = build_encodec(EncodecConfig(seanet=seanet, segment=48_000, normalize=True)).eval()
+    assert set_precision(codec, "bf16").decoder == "bf16"
 
 
 def test_codes_are_those_of_float32_unless_asked_otherwise():
