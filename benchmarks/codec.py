@@ -1,7 +1,7 @@
 """Our EnCodec and DAC beside the implementations that published them: the same random weights, the same
 audio, in one run, taking turns.
 
-    python benchmarks/codec.py [--seconds 10] [--threads 1 2] [--repeats 5] [--models encodec dac]
+    python benchmarks/codec.py [--seconds 10] [--threads 1 2] [--repeats 5] [--models encodec dac] [--precision float32]
 
 Whole file: encode and decode in one call. Streaming: 20 ms chunks; the published code has no streaming, so
 what it would take is one call a chunk, which is what is timed there (without the context that its output
@@ -19,9 +19,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import references  # noqa: F401  (before encodec)
 import torch
 from encodec import EncodecModel
-from myna.codec import Codec
+from myna.codec import Codec, Codes
+from myna.codec.precision import set_precision
 from myna.codec.registry import load_codec
 
 
@@ -43,6 +45,17 @@ def report(name: str, threads: int, seconds: float, times: tuple[float, float]) 
         f"{name:34} {threads} threads  reference {reference:8.1f} ms/s ({1000 / reference:5.1f}x real time)  "
         f"ours {ours:8.1f} ms/s ({1000 / ours:5.1f}x)   ratio {reference / ours:5.2f}",
         flush=True,
+    )
+
+
+def turned(codec: Codec, precision: str, codes: Codes) -> None:
+    """Change the precision of our products, and say what it costs."""
+    exact = codec.decode(codes).double()
+    chosen = set_precision(codec, precision)
+    error = (codec.decode(codes) - exact).square().sum() / exact.square().sum()
+    print(
+        f"{codec.name}: encoder {chosen.encoder}, decoder {chosen.decoder}, "
+        f"{10 * float(torch.log10(error.clamp(min=1e-20))):.0f} dB from float32"
     )
 
 
@@ -75,6 +88,7 @@ def encodec(args: argparse.Namespace, folder: Path) -> None:
     assert torch.equal(frames[0][0], codes.codes)
     theirs = reference.decode(frames)[..., : wav.shape[-1]]
     print(f"encodec-24k: codes identical, audio within {(theirs - codec.decode(codes)).abs().max():.1e}")
+    turned(codec, args.precision, codes)
     for threads in args.threads:
         torch.set_num_threads(threads)
         whole = [
@@ -115,6 +129,7 @@ def dac(args: argparse.Namespace, folder: Path) -> None:
         n = int(seconds * rate) // codec.frame_size * codec.frame_size
         wav = 0.1 * torch.randn(1, 1, n)
         codes = codec.encode(wav, 8)
+        turned(codec, args.precision, codes)
         for threads in args.threads:
             torch.set_num_threads(threads)
             repeats = min(args.repeats, 3)
@@ -136,6 +151,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the audio")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", default="float32", help="of ours: auto, float32 or bf16")
     parser.add_argument("--models", nargs="+", choices=["encodec", "dac"], default=["encodec", "dac"])
     args = parser.parse_args()
     torch.manual_seed(0)
