@@ -228,7 +228,7 @@ def _load(
     if threads is not None:
         torch.set_num_threads(threads)
     if model is None:
-        model = default_model(options.language, options.task)
+        model = default_model(options.language, options.task, options.languages)
         if not console.quiet:
             console.note(f"transcribing with {model}; --model chooses another")
     transcriber = Transcriber(model, device, precision)

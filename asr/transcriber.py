@@ -5,7 +5,7 @@ Shapes: C channels, N samples at 16 kHz.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -180,16 +180,22 @@ def load_samples(source: Source) -> np.ndarray:
     return samples
 
 
-def default_model(language: str | None = None, task: str = "transcribe") -> str:
+def default_model(
+    language: str | None = None, task: str = "transcribe", languages: Sequence[str] = ()
+) -> str:
     """The name of the best Whisper that is on this machine and knows the language and the task.
 
-    Raises MissingModelError if there is none.
+    languages: one of which it is, where `language` is None; one that knows English alone is taken for English and
+    others where there is no better. Raises MissingModelError if there is none, UsageError for an unknown language.
     """
+    wanted = set(map(find_language, languages if language is None else (language,)))
     for name in _BEST_FIRST:
-        english = name.endswith(".en") and (language not in (None, "en") or task != "transcribe")
+        english = name.endswith(".en") and (wanted - {"en"} or task != "transcribe")
         untrained = name == "turbo" and task == "translate"
         if not english and not untrained and find_weights(name) is not None:
             return name
+    if "en" in wanted and len(wanted) > 1:
+        return default_model("en", task)
     raise MissingModelError(
         "no Whisper that can do this is on this machine; get one with `myna models download small` (or tiny, base, "
         "medium, turbo), or give its file or folder"
@@ -206,6 +212,8 @@ def check_english_only(name: str, multilingual: bool, options: TranscribeOptions
         raise UsageError(
             f"{name} knows English only; {_remedy(name)}, or leave the language {options.language} out"
         )
+    if options.language is None and options.languages and "en" not in options.languages:
+        raise UsageError(f"{name} knows English only; {_remedy(name)}, or leave the languages out")
 
 
 def _remedy(name: str) -> str:

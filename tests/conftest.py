@@ -2,10 +2,8 @@
 may hang on how fast the machine is."""
 
 import gc
-import importlib.machinery
 import os
-import sys
-import types
+import runpy
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -37,16 +35,8 @@ settings.load_profile("patient")
 # TRITON_INTERPRET=0 runs them on a GPU instead.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Packages that are references here (encodec, tortoise-tts, transformers) import torchaudio, and what is compared does
-# not need it. The package index's wheel does not load beside a CPU-only torch: then an empty module stands for it.
-try:
-    import torchaudio  # noqa: F401
-except (ImportError, OSError, RuntimeError):
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
-        del sys.modules[name]
-    stand_in = types.ModuleType("torchaudio")
-    stand_in.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
-    sys.modules["torchaudio"] = stand_in
+# Before encodec, tortoise-tts and transformers, which are references here, import torchaudio.
+runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "references.py"))
 
 
 @pytest.hookimpl(optionalhook=True)

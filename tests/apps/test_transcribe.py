@@ -642,6 +642,9 @@ def test_models_that_cannot_be_used(weights, myna, tmp_path, monkeypatch):
     )
     myna("transcribe", SPEECH, "-o", "out", "-m", SPEECH).failed_with(3, "speech.wav")
     myna("transcribe", SPEECH, "-m", WHISPER, "--device", "gpu").failed_with(2, "gpu", "cuda")
+    myna("transcribe", SPEECH, "-m", WHISPER, "--languages", "de,French").failed_with(
+        2, "knows English only", "leave the languages out"
+    )
     myna("transcribe", SPEECH, "-m", WHISPER, "--precision", "int4").failed_with(
         2, "int4", "auto, float32, bf16, int8"
     )
@@ -656,9 +659,14 @@ def test_without_a_model_the_best_one_here(monkeypatch, tmp_path):
     here.remove("turbo")
     assert transcriber.default_model() == "small.en"
     assert transcriber.default_model("de") == "base"
+    assert transcriber.default_model(languages=("English", "de")) == "base"
+    assert transcriber.default_model("en", languages=("de",)) == "small.en"
     here -= {"tiny", "base"}
+    assert transcriber.default_model(languages=("en", "de")) == "small.en"
     with pytest.raises(MissingModelError, match="myna models download small"):
         transcriber.default_model("de")
+    with pytest.raises(MissingModelError, match="myna models download small"):
+        transcriber.default_model(languages=("de", "fr"))
 
 
 def test_precision(tiny_en):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,12 +68,18 @@ class Recognition:
         self.default = default
         self.pool: Pool[SharedWhisper] = Pool(lambda name: SharedWhisper(Transcriber(name, device)), size)
 
-    def resolve(self, name: str, task: str = "transcribe", language: str | None = None) -> str:
+    def resolve(
+        self,
+        name: str,
+        task: str = "transcribe",
+        language: str | None = None,
+        languages: Sequence[str] = (),
+    ) -> str:
         """The name of a model on this machine. Never a path: a request has no say over which files are opened.
         Raises NotFoundError."""
         if name in OPENAI or not name:
             try:
-                return self.default or default_model(language, task)
+                return self.default or default_model(language or None, task, languages)
             except MissingModelError as error:
                 raise NotFoundError(str(error), param="model", code="model_not_found") from None
         if name == self.default:

@@ -60,7 +60,7 @@ async def _live(request: Request, task: str) -> Live:
 async def _answer(
     house: House, body: TranscriptionRequest, task: str, data: bytes, raw: bool, client: str
 ) -> Answer:
-    name = house.recognition.resolve(body.model, task, body.language)
+    name = house.recognition.resolve(body.model, task, body.language, body.languages)
     async with house.admitted("transcription", client), house.recognition.pool.use(name) as recogniser:
         options = _options(recogniser, body, task)
         audio = await house.decoders.decode(data, SAMPLE_RATE, raw=_RAW_RATE if raw else None)
