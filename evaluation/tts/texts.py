@@ -23,9 +23,7 @@ from ..clips import Clip
 from ..measures.intelligibility import words
 
 PROMPT_SECONDS = 3.0  # of a recording, from which it is a prompt of its own
-_TWO_PARTS = (
-    2 * PROMPT_SECONDS
-)  # of an only recording, from which its rest is what its beginning is compared with
+_TWO_PARTS = 2 * PROMPT_SECONDS  # of an only recording, from which it is prompt and reference in two parts
 LONGEST_PROMPT = 30.0
 _GAP = 0.2  # seconds of silence between recordings that are joined
 _TRIES = 6  # prompts that a speaker offers
