@@ -1,25 +1,20 @@
-"""A discriminator for vocoders that are given a voice: over a log-mel spectrogram, is it speech, and is it this voice?
+"""The discriminator of mel spectrograms and voices over waveforms: it makes their log-mel first.
 
-    wav -> log-mel (B, 1, M, T) -> 2-d convolutions, of stride 2 in both -> logits of every place
-                                                    \\-> all bands of a time -> mean over time . voice -> one logit
+Phases do not matter to it; on a CPU it is many times cheaper than one over waveforms.
 
-The second judgement is a projection discriminator's (Miyato and Koyama 2018, equation 3): what was heard, times what
-was asked for. It also learns from recordings of other voices than the one that it is told (as Reed et al. 2016,
-section 4.3, with texts). Phases do not matter to it; on a CPU it is many times cheaper than one over waveforms.
-
-Shapes: B batch, N samples, V channels of a voice, M bands, T frames.
+Shapes: B batch, N samples, V channels of a voice.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..layers.mel import LogMel
-from .base import Judgement, norm_conv2d
+from .base import Judgement
+from .mel_voice import MelVoiceDiscriminator
 
 
-class VoiceMelDiscriminator(nn.Module):
+class VoiceMelDiscriminator(MelVoiceDiscriminator):
     """Waveforms and voices to judgements. voice: channels of what voices are given as."""
 
     def __init__(
@@ -32,40 +27,9 @@ class VoiceMelDiscriminator(nn.Module):
         width: int = 24,
         compared: int = 128,
     ):
-        super().__init__()
+        super().__init__(1, voice, bands, width, compared)
         self.mel = LogMel(sample_rate, n_fft, hop, bands)
-        self.layers = nn.ModuleList(
-            [
-                norm_conv2d(1, width, (3, 7)),
-                norm_conv2d(width, 2 * width, (3, 5), stride=(2, 2)),
-                norm_conv2d(2 * width, 4 * width, (3, 5), stride=(2, 2)),
-                norm_conv2d(4 * width, 4 * width, (3, 3), stride=(2, 1)),
-            ]
-        )
-        self.to_logits = norm_conv2d(4 * width, 1, (3, 3))
-        heights = bands
-        for _ in range(3):
-            heights = (heights + 1) // 2
-        self.heard = nn.Linear(4 * width * heights, compared)
-        self.heard_logit = nn.Linear(compared, 1)
-        self.asked = nn.Sequential(nn.LayerNorm(voice), nn.Linear(voice, compared))
 
-    def read(self, wav: Tensor) -> tuple[Judgement, Tensor]:
+    def read(self, mel: Tensor) -> tuple[Judgement, Tensor]:
         """wav (B, 1, N) -> whether it is speech, place by place, and what was heard of the voice (B, compared)."""
-        x, features = self.mel(wav[:, 0])[:, None], []  # (B, 1, M, T)
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.2)
-            features.append(x)
-        at_times = F.leaky_relu(self.heard(x.flatten(1, 2).transpose(1, 2)), 0.2)
-        return Judgement(self.to_logits(x), tuple(features)), at_times.mean(1)
-
-    def compare(self, heard: Tensor, voice: Tensor) -> Judgement:
-        """What was heard, and the voice (B, V) that was asked for -> whether it is that voice, logits (B, 1)."""
-        asked = self.asked(voice)
-        product = (heard * asked).sum(1, keepdim=True) / asked.shape[1] ** 0.5
-        return Judgement(product + self.heard_logit(heard), ())
-
-    def forward(self, wav: Tensor, voice: Tensor) -> list[Judgement]:
-        """wav (B, 1, N), voice (B, V) -> both judgements."""
-        speech, heard = self.read(wav)
-        return [speech, self.compare(heard, voice)]
+        return super().read(self.mel(mel[:, 0])[:, None])

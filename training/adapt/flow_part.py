@@ -143,6 +143,6 @@ class FlowPart:
         batch = reader.batch(batches.batch(step), block, offset)
         with torch.no_grad():
             rows = self._net.tokenizer.quantizer.rows
-        losses = self._net(batch, draw_noise(self._learns, rows, batch), True)
+        losses, _ = self._net(batch, draw_noise(self._learns, rows, batch), True)
         weights = self._learns.losses
         return weights.mean * losses["mean"] + weights.flow * losses["flow"]

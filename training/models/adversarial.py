@@ -5,13 +5,15 @@ All are means over the sub-discriminators, so that adding one does not change th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...discriminators import Judgement
+from ..engine.schedule import set_rate
 
 GANLoss = Literal["hinge", "least_squares"]
 
@@ -45,3 +47,21 @@ def feature_matching_loss(real: list[Judgement], fake: list[Judgement], relative
             distance = F.l1_loss(guess.float(), truth)
             parts.append(distance / truth.abs().mean().clamp(min=1e-6) if relative else distance)
     return torch.stack(parts).mean()
+
+
+@dataclass(frozen=True)
+class CriticStep:
+    """A step of a discriminator's optimizer at a rate. A gradient that is not finite changes nothing."""
+
+    critic: nn.Module
+    optimizer: torch.optim.Optimizer
+    rate: float
+    clip: float
+
+    def __call__(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.critic.parameters(), self.clip)
+        if bool(torch.isfinite(norm)):
+            set_rate(self.optimizer, self.rate)
+            self.optimizer.step()

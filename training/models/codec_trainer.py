@@ -54,7 +54,7 @@ from ..engine.trainer import (
     run_recipe,
     seed_torch,
 )
-from .adversarial import discriminator_loss, feature_matching_loss, generator_loss
+from .adversarial import CriticStep, discriminator_loss, feature_matching_loss, generator_loss
 from .balancer import Balancer
 from .codec_recipe import (
     ON_THE_CODES,
@@ -179,12 +179,7 @@ class CodecTrainer(Trainer[CodecRecipe, Batch]):
         with self.autocast():
             pairs = [judgement.split(len(real)) for judgement in self.critic_trained(torch.cat([real, fake]))]
         loss = discriminator_loss([r for r, _ in pairs], [f for _, f in pairs], section.loss)
-        self.critic_optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.critic.parameters(), section.clip)
-        if bool(torch.isfinite(norm)):
-            set_rate(self.critic_optimizer, section.lr * rate)
-            self.critic_optimizer.step()
+        CriticStep(self.critic, self.critic_optimizer, section.lr * rate, section.clip)(loss)
         return loss.detach()
 
     def _adversarial_losses(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
     mel of prompt and target -> tokens --------------------------.
     phones at the pointer, prompt, speaker vector (each hidden in a share of the examples)
-        -> trunk -> mel: L1 + L2 -> head: noisy mel -> clean mel: weighted L2 (flow matching with the data as target)
+        -> trunk -> mel: L1 + L2 -> head: noisy mel -> clean mel: weighted L2 (flow matching with the data as target),
+                                                                  and a discriminator, if the recipe has one
 
 The loss of flow matching on the velocity is |x1 - y|^2 / (1 - t)^2, which weighs times near 1 a hundred times as
 much as those where words are decided; the weight is capped. Losses leave out the bands above a recording's own.
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from ...codec.checkpoint import weights_hash
 from ...codec.mel.speech_tokens import SpeechTokenizer
 from ...data.checkpoint import load_checkpoint, save_checkpoint
+from ...discriminators import MelVoiceDiscriminator
 from ...errors import UsageError
 from ...layers.dit import block_mask
 from ...tts.decoders.flow.decoder import FlowConfig, FlowDecoder, FlowInputs
@@ -37,8 +39,10 @@ from ..engine.start import check_dimensions
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.examples import Batches, Planner, Plans, held_out, select
 from ..sets.mel_set import MelSet
+from .adversarial import CriticStep
+from .flow_adversary import Drawn, Judging, Stretch, at_the_start, heard_by, learn_to_tell, stretch
 from .flow_batch import FlowBatch, Reader
-from .flow_recipe import FlowHeldOut, FlowRecipe
+from .flow_recipe import FlowAdversary, FlowHeldOut, FlowRecipe
 from .token_probe import TokenProbe, spread
 from .tokens import start_tokenizer
 
@@ -64,8 +68,10 @@ class FlowTraining(nn.Module):
         self.decoder, self.tokenizer = decoder, tokenizer
         self.probe = TokenProbe(len(tokenizer.config.levels), N_SYMBOLS, content)
 
-    def forward(self, batch: FlowBatch, noise: FlowNoise, with_flow: bool) -> dict[str, Tensor]:
-        """The losses and how well tokens are read, scalars by name."""
+    def forward(
+        self, batch: FlowBatch, noise: FlowNoise, with_flow: bool
+    ) -> tuple[dict[str, Tensor], Drawn | None]:
+        """The losses and how well tokens are read, scalars by name; what was drawn, None without flow."""
         decoder, b = self.decoder, batch
         bounded = self.tokenizer(b.mel)
         levels = self.tokenizer.quantizer.rounded(bounded)
@@ -94,6 +100,7 @@ class FlowTraining(nn.Module):
         count = weight.sum().clamp(min=1)
         error = regressed.float() - clean
         losses = {"mean": ((error.abs() + 0.5 * error.square()) * weight).sum() / count}
+        drawn = None
         losses["mean_l2"] = (error.detach().square() * weight).sum() / count
         if with_flow:
             t = noise.time[:, None, None]
@@ -102,9 +109,10 @@ class FlowTraining(nn.Module):
                 noisy, noise.time, (regressed, hidden, prompt.to(hidden.dtype)), condition, mask
             )
             weights = (0.5 / (1 - t).clamp(min=0.1).square()).clamp(max=noise.weight_cap) * weight
+            drawn = Drawn(clean, regressed, y)
             losses["flow"] = ((y.float() - clean).square() * weights).sum() / count
         losses["spread"] = spread(bounded, b.inside[:, ::2])
-        return losses | self.probe.losses(levels, b)
+        return losses | self.probe.losses(levels, b), drawn
 
 
 @dataclass(frozen=True)
@@ -132,9 +140,13 @@ def draw_noise(
     b, t = batch.pointer.shape
     device = batch.mel.device
     token = torch.randint(len(rows), (b, t // 2), device=device)
+    time = torch.sigmoid(torch.randn(b, device=device) - 0.2)
+    sample = torch.randn(b, t, recipe.model.frame, device=device)
+    if recipe.adversary is not None and training:
+        time, sample = at_the_start(time, sample, recipe.adversary)
     return FlowNoise(
-        time=torch.sigmoid(torch.randn(b, device=device) - 0.2),
-        sample=torch.randn(b, t, recipe.model.frame, device=device),
+        time=time,
+        sample=sample,
         unrounded=(torch.rand(b, device=device) < 0.5) & unrounded,
         wrong=torch.rand(b, t // 2, device=device) < recipe.token_noise * training,
         levels=rows[token],
@@ -166,11 +178,23 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         trained = decayed_groups(model, recipe.optimizer.weight_decay, never=("embedding", "table"))
         optimizer = make_optimizer(trained, recipe.optimizer)
         self._own(model, optimizer)
+        if recipe.adversary is not None:
+            self._own_critic(recipe.adversary)
         self._resume()
         self.wrapped = distributed.wrap(model, world, partly_used=True)
         self.held_out = self._held_out(data.held_out)
         voices = len({(i.source, i.speaker) for i in self.speech.items})
         self._begin(f"{self.speech.hours:.2f} h of {len(chosen)} utterances of {voices} speakers")
+
+    def _own_critic(self, section: FlowAdversary) -> None:
+        model = self.recipe.model
+        self.critic = MelVoiceDiscriminator(2, model.speaker, model.mel_bands, section.width)
+        self.critic.to(self.world.device)
+        self.judging = distributed.wrap(Judging(self.critic), self.world)
+        self.critic_optimizer = torch.optim.AdamW(
+            self.critic.parameters(), lr=section.lr, betas=section.betas, fused=True
+        )
+        self.modules["discriminator"], self.optimizers["discriminator"] = self.critic, self.critic_optimizer
 
     def _decoder(self, chosen: Sequence[int]) -> FlowDecoder:
         recipe = self.recipe
@@ -220,10 +244,22 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         read = self.reader.batch(batch, block, offset)
         noise = self.noise(read, self.step < recipe.unrounded_until)
         with self.autocast():
-            losses = self.wrapped(read, noise, self.step >= recipe.flow_from)
+            losses, drawn = self.wrapped(read, noise, self.step >= recipe.flow_from)
         losses["loss"] = self._total(losses)
+        section = recipe.adversary
+        if section is not None and drawn is not None and self.step >= section.from_step:
+            losses |= self._adversarial(section, stretch(drawn, read, section.frames, generator))
+            if self.step >= section.heard_from:
+                for name in ("generator", "voice", "features"):
+                    losses["loss"] = losses["loss"] + getattr(section, name) * losses[name]
         norm = self.descend(losses["loss"])
         return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm}
+
+    def _adversarial(self, section: FlowAdversary, part: Stretch) -> dict[str, Tensor]:
+        """A step of the discriminator, and what it says."""
+        step = CriticStep(self.critic, self.critic_optimizer, section.lr * self.rate_factor(), section.clip)
+        learned = learn_to_tell(self.judging, part, step, self.autocast())
+        return learned | heard_by(self.critic, part, self.autocast())
 
     def noise(self, batch: FlowBatch, unrounded: bool, training: bool = True) -> FlowNoise:
         return draw_noise(self.recipe, self.quantizer.rows, batch, unrounded, training)
@@ -244,7 +280,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
                 batch = self.reader.batch(plans, 24, 0)
                 noise = self.noise(batch, unrounded=False, training=False)
                 with self.autocast():
-                    losses = model(batch, noise, self.step >= self.recipe.flow_from)
+                    losses, _ = model(batch, noise, self.step >= self.recipe.flow_from)
                 for key in (
                     "mean_l2",
                     "flow",

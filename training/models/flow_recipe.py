@@ -43,12 +43,29 @@ class FlowLosses(Section):
     spread: float = Field(default=0.1, ge=0)  # that tokens use all of their levels
 
 
+class FlowAdversary(Section):
+    """A discriminator over the head's mels, told the trunk's mean and the voice."""
+
+    from_step: int = Field(default=0, ge=0)  # it learns from this step on,
+    heard_from: int = Field(default=300, ge=0)  # and from this one the decoder learns from it
+    width: int = Field(default=24, ge=1)
+    frames: int = Field(default=128, ge=16)  # mel frames of each target that it sees, at random
+    from_noise: float = Field(default=0.5, ge=0, le=1)  # share of the examples that are drawn from noise alone,
+    temperature: float = Field(default=0.4, ge=0)  # of this deviation, as in speaking
+    generator: float = Field(default=0.02, ge=0)  # weight of being taken for real
+    voice: float = Field(default=0.02, ge=0)  # of being taken for the voice
+    features: float = Field(default=0.05, ge=0)  # of its layers' likeness
+    lr: float = Field(default=3e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.9)
+    clip: float = Field(default=10.0, gt=0)
+
+
 class FlowRecipe(TrainerRecipe):
     """A recipe of `myna train` for the flow decoder and its speech tokens."""
 
     may_change: ClassVar[tuple[str, ...]] = (
         *TrainerRecipe.may_change,
-        *("data.mel_sets", "data.sources", "data.batch_frames", "losses", "optimizer.lr", "train_tokens"),
+        *("data.mel_sets", "data.sources", "data.batch_frames", "losses", "optimizer.lr", "train_tokens", "adversary"),
     )
 
     kind: Literal["flow"] = "flow"
@@ -56,6 +73,7 @@ class FlowRecipe(TrainerRecipe):
     tokens: strict(SpeechTokensConfig) = SpeechTokensConfig()  # pyright: ignore[reportInvalidTypeForm]
     data: FlowData
     losses: FlowLosses = FlowLosses()
+    adversary: FlowAdversary | None = None
     # None: new ones; a path: to start from, or to keep as they are where train_tokens is false.
     init_tokens: str | None = None
     train_tokens: bool = True

@@ -24,11 +24,10 @@ from ...layers.harmonic import HIGHEST, LOWEST, PITCHES, Sound, pitch_place
 from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
-from ..engine.schedule import set_rate
 from ..engine.start import check_dimensions
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.sounds import SoundBatch, Sounds
-from .adversarial import discriminator_loss, feature_matching_loss, generator_loss
+from .adversarial import CriticStep, discriminator_loss, feature_matching_loss, generator_loss
 from .mel_vocoder_recipe import MelVocoderAdversary, MelVocoderHeldOut, MelVocoderRecipe
 
 _RIGHT = 0.03  # a pitch that is nearer than this, relatively, counts as right
@@ -152,12 +151,7 @@ class MelVocoderTrainer(Trainer[MelVocoderRecipe, SoundBatch]):
         with self.autocast():
             judged = [j.split(len(real)) for j in self.wrapped_critic(torch.cat([real, fake.detach()]))]
         learned = discriminator_loss([r for r, _ in judged], [f for _, f in judged], "least_squares")
-        self.critic_optimizer.zero_grad()
-        learned.backward()
-        norm = nn.utils.clip_grad_norm_(self.critic.parameters(), section.clip)
-        if bool(torch.isfinite(norm)):
-            set_rate(self.critic_optimizer, section.lr * self.rate_factor())
-            self.critic_optimizer.step()
+        CriticStep(self.critic, self.critic_optimizer, section.lr * self.rate_factor(), section.clip)(learned)
         self.critic.requires_grad_(False)
         with self.autocast():
             with torch.no_grad():

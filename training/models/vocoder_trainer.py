@@ -30,7 +30,6 @@ from ...tts.registry import load_vocoder, save_model
 from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
-from ..engine.schedule import set_rate
 from ..engine.start import check_dimensions
 from ..engine.trainer import (
     SHIPPED_WEIGHTS,
@@ -43,7 +42,7 @@ from ..engine.trainer import (
 )
 from ..sets.extract_speech import Extractor
 from ..sets.hidden_set import HiddenItem, HiddenSet
-from .adversarial import discriminator_loss, feature_matching_loss, generator_loss
+from .adversarial import CriticStep, discriminator_loss, feature_matching_loss, generator_loss
 from .vocoder_recipe import VocoderAdversary, VocoderHeldOut, VocoderRecipe
 
 _RIGHT = 0.03  # a pitch that is nearer than this, relatively, counts as right
@@ -270,12 +269,7 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
             pairs.append((on_real, other))
         told_apart = (on_real.logits > other.logits).float().mean()
         learned = discriminator_loss([r for r, _ in pairs], [f for _, f in pairs], "least_squares")
-        self.critic_optimizer.zero_grad()
-        learned.backward()
-        norm = nn.utils.clip_grad_norm_(critic.parameters(), section.clip)
-        if bool(torch.isfinite(norm)):
-            set_rate(self.critic_optimizer, section.lr * self.rate_factor())
-            self.critic_optimizer.step()
+        CriticStep(critic, self.critic_optimizer, section.lr * self.rate_factor(), section.clip)(learned)
         critic.requires_grad_(False)
         with self.autocast():
             with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from myna.data.checkpoint import load_checkpoint, read_safetensors
 from myna.errors import InputError, MynaError, UsageError
 from myna.training.models.flow import FlowTrainer
+from myna.training.models.flow_adversary import Drawn, at_the_start, stretch
 from myna.training.models.flow_batch import Reader
-from myna.training.models.flow_recipe import FlowRecipe
+from myna.training.models.flow_recipe import FlowAdversary, FlowRecipe
 from myna.training.models.mel_vocoder import MelVocoderTrainer
 from myna.training.models.mel_vocoder_recipe import MelVocoderRecipe
 from myna.training.models.token_ar import TokenARTrainer, tokens_of
@@ -36,6 +38,8 @@ from myna.training.train import train
 from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
 from myna.tts.lm.token_ar import TokenAR, TokenARConfig
 from myna.tts.text.phones import Phones
+
+from ..states import assert_same_state
 
 TINY_DIT = "{width: 32, depth: 1, n_heads: 2, hidden: 24, kernel: 3, context: 400}"
 FLOW = [
@@ -311,6 +315,58 @@ def test_tokens_learn_what_a_recogniser_hears(mels, tmp_path):
     assert scalars(out, "held-out", "content")
     with pytest.raises(InputError, match="--content"):
         train("myna-flow-cpu", flow_run(mels, tmp_path / "no", "max_steps=1", "losses.content=1"), quiet=True)
+
+
+ADVERSARY = "adversary={width: 4, frames: 24, from_step: 1, heard_from: 2, generator: 0.1, features: 0.1}"
+
+
+def test_a_discriminator_sees_a_stretch_of_the_target_and_nothing_else():
+    b, t, bands = 3, 20, 80
+    generator = torch.Generator().manual_seed(0)
+    x, y, z = (torch.randn(b, t, 2 * bands, generator=generator) for _ in range(3))
+    target = torch.zeros(b, t, dtype=torch.bool)
+    target[0, 4:], target[1, 10:18], target[2, 14:17] = True, True, True  # the last is shorter than the stretch
+    known = torch.ones(b, 2 * bands)
+    known[1].view(2, bands)[:, 70:] = 0
+    batch = SimpleNamespace(target=target, bands=known, speaker=torch.eye(b))
+    seen = stretch(Drawn(x, y, z), batch, 16, generator)  # pyright: ignore[reportArgumentType]
+    assert seen.real.shape == seen.fake.shape == (b, 2, bands, 16)
+    assert torch.equal(seen.real[:, 1], seen.fake[:, 1])
+    frames = lambda part: part.T.reshape(-1, 2 * bands)  # noqa: E731
+    for row, (real, fake, beside) in enumerate(zip(seen.real[:, 0], seen.fake[:, 0], seen.real[:, 1], strict=True)):
+        (at,) = [i for i in range(t) if torch.equal(frames(real)[0], x[row, i] * known[row])]
+        n = min(8, int(target[row].sum()))
+        assert target[row, at : at + n].all()
+        for part, source in ((real, x), (fake, z), (beside, y)):
+            assert torch.equal(frames(part)[:n], source[row, at : at + n] * known[row])
+            assert not frames(part)[n:].any()
+
+
+def test_the_head_learns_from_a_discriminator(mels, tmp_path):
+    """The decoder follows it from its step on, and a run with one goes on exactly."""
+    whole, parts, alone = (tmp_path / name for name in ("whole", "parts", "alone"))
+    constant = "schedule.decay=constant"
+    train("myna-flow-cpu", flow_run(mels, whole, "max_steps=6", constant, ADVERSARY), quiet=True)
+    for steps in (3, 6):
+        train("myna-flow-cpu", flow_run(mels, parts, f"max_steps={steps}", constant, ADVERSARY), quiet=True)
+    assert_same_state(whole / "state.pt", parts / "state.pt")
+    for name in ("discriminator", "generator", "voice", "features", "told_apart"):
+        assert len(scalars(whole, "train", name)) == 5
+    unheard = ADVERSARY.replace("heard_from: 2", "heard_from: 100")
+    train("myna-flow-cpu", flow_run(mels, alone, "max_steps=6", constant, unheard), quiet=True)
+    mine, other = scalars(whole, "train", "flow"), scalars(alone, "train", "flow")
+    assert mine[:3] == other[:3]
+    assert mine[3:] != other[3:]
+
+
+def test_a_share_of_the_examples_begins_with_noise_alone():
+    torch.manual_seed(0)
+    time, sample = torch.full((400,), 0.7), torch.ones(400, 2, 3)
+    moved, noise = at_the_start(time, sample, FlowAdversary(from_noise=0.25, temperature=0.4))
+    begins = moved == 0
+    assert 70 < int(begins.sum()) < 130
+    assert (moved[~begins] == 0.7).all() and (noise[~begins] == 1).all()
+    assert (noise[begins] == 0.4).all()
 
 
 def test_a_stopped_run_goes_on_exactly(mels, tmp_path):
