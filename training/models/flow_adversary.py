@@ -79,7 +79,9 @@ class Judging(nn.Module):
         return [speech, *asked, self.critic.compare(of_real, voice.roll(1, 0))]
 
 
-def learn_to_tell(judging: nn.Module, part: Stretch, step: CriticStep, autocast: torch.autocast) -> dict[str, Tensor]:
+def learn_to_tell(
+    judging: nn.Module, part: Stretch, step: CriticStep, autocast: torch.autocast
+) -> dict[str, Tensor]:
     """A step of the discriminator, least squares (Mao et al. 2017)."""
     real, fake, voice = part.real, part.fake.detach(), part.voice
     with autocast:

@@ -50,7 +50,9 @@ class FlowAdversary(Section):
     heard_from: int = Field(default=300, ge=0)  # and from this one the decoder learns from it
     width: int = Field(default=24, ge=1)
     frames: int = Field(default=128, ge=16)  # mel frames of each target that it sees, at random
-    from_noise: float = Field(default=0.5, ge=0, le=1)  # share of the examples that are drawn from noise alone,
+    from_noise: float = Field(
+        default=0.5, ge=0, le=1
+    )  # share of the examples that are drawn from noise alone,
     temperature: float = Field(default=0.4, ge=0)  # of this deviation, as in speaking
     generator: float = Field(default=0.02, ge=0)  # weight of being taken for real
     voice: float = Field(default=0.02, ge=0)  # of being taken for the voice
@@ -65,7 +67,15 @@ class FlowRecipe(TrainerRecipe):
 
     may_change: ClassVar[tuple[str, ...]] = (
         *TrainerRecipe.may_change,
-        *("data.mel_sets", "data.sources", "data.batch_frames", "losses", "optimizer.lr", "train_tokens", "adversary"),
+        *(
+            "data.mel_sets",
+            "data.sources",
+            "data.batch_frames",
+            "losses",
+            "optimizer.lr",
+            "train_tokens",
+            "adversary",
+        ),
     )
 
     kind: Literal["flow"] = "flow"

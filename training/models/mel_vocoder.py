@@ -73,7 +73,14 @@ class MelVocoderTrainer(Trainer[MelVocoderRecipe, SoundBatch]):
     def _sounds(self, split: str, weights: dict[str, float] | None) -> Sounds:
         data = self.recipe.data
         return Sounds(
-            data.corpora, data.pitches, split, data.cache, weights, self.world.device, data.shortest
+            data.corpora,
+            data.pitches,
+            split,
+            data.cache,
+            weights,
+            self.world.device,
+            data.shortest,
+            data.drawn,
         )
 
     def _start(self) -> MelVocoder:
@@ -104,7 +111,8 @@ class MelVocoderTrainer(Trainer[MelVocoderRecipe, SoundBatch]):
         recipe, data = self.recipe, self.recipe.data
         rng = np.random.default_rng([recipe.seed, step, self.world.rank])
         scale = round(float(rng.uniform(*data.scale)), 2) if rng.random() < data.scaled else 1.0
-        return self.sounds.crops(rng, data.batch_size, data.frames, scale, data.gain_db)
+        share = data.drawn_share if data.drawn else 0.0
+        return self.sounds.crops(rng, data.batch_size, data.frames, scale, data.gain_db, share)
 
     def train_step(self, batch: SoundBatch) -> dict[str, Tensor]:
         recipe = self.recipe
@@ -125,8 +133,11 @@ class MelVocoderTrainer(Trainer[MelVocoderRecipe, SoundBatch]):
         """What a step learns from, "loss" being minimised; what should be heard and what is, (B, 1, N)."""
         recipe, model = self.recipe, self.model
         assert isinstance(model, MelVocoder)
+        mel = model.mel(crops.wav)
+        if crops.mel is not None and crops.drawn is not None:
+            mel = torch.where(crops.drawn[:, None], crops.mel, mel)
         with self.autocast():
-            sound = self.wrapped(model.mel(crops.wav))
+            sound = self.wrapped(mel)
         wav = model.render(sound, crops.pitch, crops.voiced, torch.randn_like(crops.wav))
         first, hop = recipe.data.skipped, recipe.model.hop
         # The last frames lack what follows them, and the last hop is only in part.
@@ -134,7 +145,7 @@ class MelVocoderTrainer(Trainer[MelVocoderRecipe, SoundBatch]):
         cut = slice(first * hop, last * hop)
         real, fake = crops.wav[:, None, cut], wav[:, None, cut]
         losses = self.spectral(fake, real, generator)
-        losses |= pitch_losses(sound, crops.pitch, crops.voiced, slice(first, last))
+        losses |= pitch_losses(sound, crops.pitch, crops.voiced, slice(first, last), crops.drawn)
         weights = recipe.losses
         losses["loss"] = torch.stack(
             [getattr(weights, name) * value for name, value in losses.items() if hasattr(weights, name)]
@@ -177,19 +188,25 @@ class MelVocoderTrainer(Trainer[MelVocoderRecipe, SoundBatch]):
         save_checkpoint(model, model.config, path, "mel-vocoder", notes)
 
 
-def pitch_losses(sound: Sound, pitch: Tensor, voiced: Tensor, part: slice) -> dict[str, Tensor]:
-    """Over a part of the hops: "pitch" and "voicing" in nats, and how often both are right."""
+def pitch_losses(
+    sound: Sound, pitch: Tensor, voiced: Tensor, part: slice, drawn: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Over a part of the hops: "pitch" and "voicing" in nats, and how often both are right.
+
+    drawn (B, T) bool: where the mel is a decoder's, whose pitch is its own, so that the recording's says nothing.
+    """
     truth, on = pitch[:, part].clamp(LOWEST, HIGHEST), voiced[:, part].float()
+    told = torch.ones_like(on) if drawn is None else (~drawn[:, part]).float()
     places = torch.arange(PITCHES, device=pitch.device)[:, None]
     bump = torch.softmax(-0.5 * ((places - pitch_place(truth)[:, None]) / _WIDTH).square(), dim=1)
     nats = -(bump * torch.log_softmax(sound.pitch_logits[..., part], dim=1)).sum(1)
-    n = on.sum().clamp(min=1)
+    n, n_told = (on * told).sum().clamp(min=1), told.sum().clamp(min=1)
     guess = sound.voicing[:, part]
     with torch.no_grad():
         near = ((sound.pitch()[:, part] / truth).log().abs() < _RIGHT).float()
     return {
-        "pitch": (nats * on).sum() / n,
-        "voicing": F.binary_cross_entropy_with_logits(guess, on),
-        "pitch_right": (near * on).sum() / n,
-        "voicing_right": ((guess > 0) == (on > 0)).float().mean(),
+        "pitch": (nats * on * told).sum() / n,
+        "voicing": F.binary_cross_entropy_with_logits(guess, on, told, reduction="sum") / n_told,
+        "pitch_right": (near * on * told).sum() / n,
+        "voicing_right": (((guess > 0) == (on > 0)) * told).sum() / n_told,
     }

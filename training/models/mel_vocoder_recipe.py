@@ -23,6 +23,9 @@ class MelVocoderHeldOut(ValidationSection):
 class MelVocoderData(Section):
     corpora: tuple[Path, ...]  # folders of WebDataset shards
     pitches: tuple[Path, ...]  # files of `python -m myna.training.sets.extract_pitch`
+    # Files of `python -m myna.training.models.draw_mels`: mels that a decoder drew, which stand for the recordings' own
+    drawn: tuple[Path, ...] = ()
+    drawn_share: float = Field(default=0.6, ge=0, le=1)  # in this share of the crops that are not moved
     cache: Path | None = None  # of the decoded corpora; None: ~/.cache/myna/corpus
     sources: dict[str, float] | None = None  # share of the crops; None: by seconds
     batch_size: int = Field(default=8, ge=1)  # crops a step, on each process
@@ -70,6 +73,9 @@ class MelVocoderRecipe(TrainerRecipe):
             "data.corpora",
             "data.pitches",
             "data.sources",
+            "data.drawn",
+            "data.drawn_share",
+            "data.scaled",
             "data.batch_size",
             "adversary",
             "losses",

@@ -115,10 +115,18 @@ class Planner:
         sources = rng.choice(len(self._sources), size=n, p=self._odds)
         return _stacked([self._one(self._voices[self._sources[s]], rng) for s in sources])
 
+    def each(self, targets: Sequence[int], rng: np.random.Generator) -> Plans:
+        """One example of each of the utterances `targets`, which are among the chosen ones."""
+        mates = {i: us for voices in self._voices.values() for us in voices for i in us}
+        return _stacked([self._example(i, mates[i], rng) for i in targets])
+
     def _one(self, voices: list[list[int]], rng: np.random.Generator) -> list[int | bool]:
-        o = self.options
         utterances = voices[int(rng.integers(len(voices)))]
-        target = utterances[int(rng.integers(len(utterances)))]
+        return self._example(utterances[int(rng.integers(len(utterances)))], utterances, rng)
+
+    def _example(self, target: int, utterances: list[int], rng: np.random.Generator) -> list[int | bool]:
+        """An example of an utterance; those of its voice are what the prompt is cut from."""
+        o = self.options
         prompt = target
         if len(utterances) > 1 and rng.random() >= o.own_prompt:
             while prompt == target:

@@ -5,8 +5,9 @@ Shapes: B batch, N samples, T hops of 10 ms.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +18,34 @@ from torch import Tensor
 from ...data.corpus import Item, open_corpus
 from ...errors import UsageError
 from ...layers.harmonic import HIGHEST, LOWEST
+from .drawn_set import DrawnSet
 from .extract_mels import resample
 from .extract_pitch import PitchSet
 
-SAMPLE_RATE, HOP = 24_000, 240
+SAMPLE_RATE, HOP, BANDS = 24_000, 240, 80
+_QUIETEST = math.log(1e-5)  # of a mel
 _MARGIN = 2400  # samples on either side of a crop that is resampled, for its edges
 
 
 @dataclass(frozen=True)
 class SoundBatch:
-    """wav (B, N); pitch (B, T) Hz at the end of each hop, joined over gaps; voiced (B, T) bool."""
+    """wav (B, N); pitch (B, T) Hz at the end of each hop, joined over gaps; voiced (B, T) bool.
+
+    mel (B, M, T), drawn (B, T) bool: what a decoder drew in the place of the recording's mel, and where; None without.
+    """
 
     wav: Tensor
     pitch: Tensor
     voiced: Tensor
+    mel: Tensor | None = None
+    drawn: Tensor | None = None
 
 
 class Sounds:
     """The recordings of one split of several corpora, those of at least `shortest` seconds.
 
-    weights: share of the crops that each source gives, None: by seconds.   Raises UsageError for a source with a
-    weight but without recordings.
+    weights: share of the crops that each source gives, None: by seconds.   drawn: files of mels that stand for those of
+    recordings.   Raises UsageError for a source with a weight but without recordings.
     """
 
     def __init__(
@@ -49,7 +57,9 @@ class Sounds:
         weights: dict[str, float] | None = None,
         device: str | torch.device = "cpu",
         shortest: float = 1.0,
+        drawn: Sequence[Path] = (),
     ):
+        self.drawn = [DrawnSet(path) for path in drawn]
         tracks = [PitchSet(path) for path in pitches]
         samples: list[Tensor] = []
         hops: list[np.ndarray] = []
@@ -89,9 +99,16 @@ class Sounds:
         self.odds = odds / odds.sum()
 
     def crops(
-        self, rng: np.random.Generator, size: int, frames: int, scale: float, gain_db: tuple[float, float]
+        self,
+        rng: np.random.Generator,
+        size: int,
+        frames: int,
+        scale: float,
+        gain_db: tuple[float, float],
+        drawn: float = 0.0,
     ) -> SoundBatch:
-        """Random crops of `frames` hops; scale: by which pitch and formants are moved."""
+        """Random crops of `frames` hops; scale: by which pitch and formants are moved.   drawn: share of the crops that
+        come with a drawn mel, at scale 1, where there is one."""
         span = round(frames * HOP * scale) // HOP * HOP + HOP  # samples of the recording that a crop takes
         chosen = rng.choice(len(self.items), size=size, p=self.odds)
         hops = [int(rng.integers(0, max(1, (self.lengths[i] - span) // HOP + 1))) for i in chosen]
@@ -114,10 +131,32 @@ class Sounds:
             torch.where(hop * HOP < ends[:, None], self.pitch[hop.clamp(max=len(self.pitch) - 1)], 0) * scale
         )
         peak = wav.abs().amax(1).clamp(min=1e-4)
-        wav = wav * torch.minimum(gain, 0.99 / peak)[:, None]
-        voiced = track > 0
-        joined = without_gaps(track)
-        return SoundBatch(F.pad(wav, (0, n - wav.shape[1])), joined, voiced)
+        gain = torch.minimum(gain, 0.99 / peak)
+        wav = wav * gain[:, None]
+        batch = SoundBatch(F.pad(wav, (0, n - wav.shape[1])), without_gaps(track), track > 0)
+        if not drawn or scale != 1:
+            return batch
+        asked = rng.random(size) < drawn
+        keys = [self.items[i].key if yes else None for i, yes in zip(chosen, asked, strict=True)]
+        mel, known = self._drawn_mels(keys, hops, frames)
+        mel = (mel.to(device) + gain.log()[:, None, None]).clamp(min=_QUIETEST)
+        return replace(batch, mel=mel, drawn=known.to(device))
+
+    def _drawn_mels(
+        self, keys: Sequence[str | None], hops: Sequence[int], frames: int
+    ) -> tuple[Tensor, Tensor]:
+        """(B, M, T), natural logarithms, and where there are any (B, T), of crops that begin with `hops`."""
+        mel, known = torch.zeros(len(keys), BANDS, frames), torch.zeros(len(keys), frames, dtype=torch.bool)
+        for row, (key, hop) in enumerate(zip(keys, hops, strict=True)):
+            found = next((one[key] for one in self.drawn if key is not None and key in one), None)
+            if found is None:
+                continue
+            first, whole = found
+            low, high = max(hop, first), min(hop + frames, first + len(whole))
+            if low < high:
+                mel[row, :, low - hop : high - hop] = whole[low - first : high - first].float().T
+                known[row, low - hop : high - hop] = True
+        return mel, known
 
 
 def without_gaps(pitch: Tensor) -> Tensor:

@@ -325,7 +325,11 @@ def test_a_discriminator_sees_a_stretch_of_the_target_and_nothing_else():
     generator = torch.Generator().manual_seed(0)
     x, y, z = (torch.randn(b, t, 2 * bands, generator=generator) for _ in range(3))
     target = torch.zeros(b, t, dtype=torch.bool)
-    target[0, 4:], target[1, 10:18], target[2, 14:17] = True, True, True  # the last is shorter than the stretch
+    target[0, 4:], target[1, 10:18], target[2, 14:17] = (
+        True,
+        True,
+        True,
+    )  # the last is shorter than the stretch
     known = torch.ones(b, 2 * bands)
     known[1].view(2, bands)[:, 70:] = 0
     batch = SimpleNamespace(target=target, bands=known, speaker=torch.eye(b))
@@ -333,7 +337,9 @@ def test_a_discriminator_sees_a_stretch_of_the_target_and_nothing_else():
     assert seen.real.shape == seen.fake.shape == (b, 2, bands, 16)
     assert torch.equal(seen.real[:, 1], seen.fake[:, 1])
     frames = lambda part: part.T.reshape(-1, 2 * bands)  # noqa: E731
-    for row, (real, fake, beside) in enumerate(zip(seen.real[:, 0], seen.fake[:, 0], seen.real[:, 1], strict=True)):
+    for row, (real, fake, beside) in enumerate(
+        zip(seen.real[:, 0], seen.fake[:, 0], seen.real[:, 1], strict=True)
+    ):
         (at,) = [i for i in range(t) if torch.equal(frames(real)[0], x[row, i] * known[row])]
         n = min(8, int(target[row].sum()))
         assert target[row, at : at + n].all()
@@ -365,7 +371,8 @@ def test_a_share_of_the_examples_begins_with_noise_alone():
     moved, noise = at_the_start(time, sample, FlowAdversary(from_noise=0.25, temperature=0.4))
     begins = moved == 0
     assert 70 < int(begins.sum()) < 130
-    assert (moved[~begins] == 0.7).all() and (noise[~begins] == 1).all()
+    assert (moved[~begins] == 0.7).all()
+    assert (noise[~begins] == 1).all()
     assert (noise[begins] == 0.4).all()
 
 
