@@ -38,8 +38,7 @@ _MEL_HOPS = 2  # of a frame
 
 
 class Drawer:
-    """Draws the utterances of a mel set. temperature: of the noise, as in speaking; begun: share of the batches that
-    begin with noise alone, the others with half of the recording, as the second of two steps of the head does."""
+    """Draws the utterances of a mel set in two steps of the head. temperature: of the noise, as in speaking."""
 
     def __init__(
         self,
@@ -47,12 +46,11 @@ class Drawer:
         tokenizer: SpeechTokenizer,
         speech: MelSet,
         temperature: float = 0.4,
-        begun: float = 0.5,
         bf16: bool = False,
     ):
         self.net = FlowTraining(decoder, tokenizer).eval()
         self.speech, self.reader = speech, Reader(speech, decoder.config)
-        self.temperature, self.begun, self.bf16 = temperature, begun, bf16
+        self.temperature, self.bf16 = temperature, bf16
 
     @torch.inference_mode()
     def draw(self, plans: Plans, generator: torch.Generator) -> list[np.ndarray]:
@@ -70,14 +68,15 @@ class Drawer:
     def _noise(self, batch: FlowBatch, generator: torch.Generator) -> FlowNoise:
         b, t = batch.pointer.shape
         config = self.net.decoder.config
-        time = 0.0 if float(torch.rand((), generator=generator)) < self.begun else 0.5
         return FlowNoise(
-            time=torch.full((b,), time),
+            time=torch.full((b,), 0.5),
             sample=self.temperature * torch.randn(b, t, config.frame, generator=generator),
             unrounded=torch.zeros(b, dtype=torch.bool),
             wrong=torch.zeros(b, t // 2, dtype=torch.bool),
             levels=torch.zeros(b, t // 2, config.token_dims),
             speaker=torch.zeros(b, config.speaker),
+            spoken=torch.ones(b, dtype=torch.bool),
+            second=torch.ones(b, dtype=torch.bool),
             weight_cap=1.0,
         )
 

@@ -40,7 +40,7 @@ from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recip
 from ..sets.examples import Batches, Planner, Plans, held_out, select
 from ..sets.mel_set import MelSet
 from .adversarial import CriticStep
-from .flow_adversary import Drawn, Judging, Stretch, at_the_start, heard_by, learn_to_tell, stretch
+from .flow_adversary import Drawn, Judging, Stretch, as_in_speaking, heard_by, learn_to_tell, stretch
 from .flow_batch import FlowBatch, Reader
 from .flow_recipe import FlowAdversary, FlowHeldOut, FlowRecipe
 from .token_probe import TokenProbe, spread
@@ -103,11 +103,15 @@ class FlowTraining(nn.Module):
         drawn = None
         losses["mean_l2"] = (error.detach().square() * weight).sum() / count
         if with_flow:
-            t = noise.time[:, None, None]
-            noisy = torch.where(b.prompted[..., None], 0, (1 - t) * noise.sample + t * clean)
-            y = decoder.refine(
-                noisy, noise.time, (regressed, hidden, prompt.to(hidden.dtype)), condition, mask
-            )
+            stage = regressed, hidden, prompt.to(hidden.dtype)
+            t, data = noise.time[:, None, None], clean
+            if bool(noise.second.any()):
+                with torch.no_grad():
+                    zero = torch.zeros_like(noise.time)
+                    first = decoder.refine(_noisy(b, noise.sample), zero, stage, condition, mask)
+                data = torch.where(noise.second[:, None, None], first.to(clean), clean)
+            noisy = _noisy(b, (1 - t) * noise.sample + t * data)
+            y = decoder.refine(noisy, noise.time, stage, condition, mask)
             weights = (0.5 / (1 - t).clamp(min=0.1).square()).clamp(max=noise.weight_cap) * weight
             drawn = Drawn(clean, regressed, y)
             losses["flow"] = ((y.float() - clean).square() * weights).sum() / count
@@ -121,6 +125,8 @@ class FlowNoise:
 
     time (B,), sample (B, T, F) normal: of the flow.   unrounded (B,) bool: examples that read tokens before rounding.
     wrong (B, S) bool, levels (B, S, D): tokens that are replaced, and by what.   speaker (B, E): added to its vector.
+    spoken, second (B,) bool: examples that are drawn as in speaking, and those of them whose data is what the head
+    drew in a first step.
     """
 
     time: Tensor
@@ -129,7 +135,14 @@ class FlowNoise:
     wrong: Tensor
     levels: Tensor
     speaker: Tensor
+    spoken: Tensor
+    second: Tensor
     weight_cap: float
+
+
+def _noisy(batch: FlowBatch, frames: Tensor) -> Tensor:
+    """What the head reads of frames (B, T, F): nothing where the prompt is."""
+    return torch.where(batch.prompted[..., None], 0, frames)
 
 
 def draw_noise(
@@ -142,8 +155,9 @@ def draw_noise(
     token = torch.randint(len(rows), (b, t // 2), device=device)
     time = torch.sigmoid(torch.randn(b, device=device) - 0.2)
     sample = torch.randn(b, t, recipe.model.frame, device=device)
+    spoken = second = torch.zeros(b, dtype=torch.bool, device=device)
     if recipe.adversary is not None and training:
-        time, sample = at_the_start(time, sample, recipe.adversary)
+        time, sample, spoken, second = as_in_speaking(time, sample, recipe.adversary)
     return FlowNoise(
         time=time,
         sample=sample,
@@ -151,6 +165,8 @@ def draw_noise(
         wrong=torch.rand(b, t // 2, device=device) < recipe.token_noise * training,
         levels=rows[token],
         speaker=torch.randn(b, recipe.model.speaker, device=device) * recipe.speaker_noise * training,
+        spoken=spoken,
+        second=second,
         weight_cap=recipe.weight_cap,
     )
 
@@ -247,8 +263,10 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
             losses, drawn = self.wrapped(read, noise, self.step >= recipe.flow_from)
         losses["loss"] = self._total(losses)
         section = recipe.adversary
-        if section is not None and drawn is not None and self.step >= section.from_step:
-            losses |= self._adversarial(section, stretch(drawn, read, section.frames, generator))
+        judged = section is not None and drawn is not None and self.step >= section.from_step
+        if section is not None and drawn is not None and judged and bool(noise.spoken.any()):
+            part = stretch(drawn, read, section.frames, generator).rows(noise.spoken)
+            losses |= self._adversarial(section, part)
             if self.step >= section.heard_from:
                 for name in ("generator", "voice", "features"):
                     losses["loss"] = losses["loss"] + getattr(section, name) * losses[name]

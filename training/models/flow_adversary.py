@@ -41,6 +41,10 @@ class Stretch:
     fake: Tensor
     voice: Tensor
 
+    def rows(self, chosen: Tensor) -> Stretch:
+        """Those examples alone; chosen (B,) bool."""
+        return Stretch(self.real[chosen], self.fake[chosen], self.voice[chosen])
+
 
 def stretch(drawn: Drawn, batch: FlowBatch, frames: int, generator: torch.Generator | None = None) -> Stretch:
     """`frames` mel frames of each target, at random; what lies beyond its end, and bands that the recording does not
@@ -109,8 +113,16 @@ def heard_by(critic: MelVoiceDiscriminator, part: Stretch, autocast: torch.autoc
     }
 
 
-def at_the_start(time: Tensor, sample: Tensor, section: FlowAdversary) -> tuple[Tensor, Tensor]:
-    """Times (B,) and noise (B, T, F) of which a share is where speaking begins: time 0, at its temperature."""
-    begins = torch.rand(len(time), device=time.device) < section.from_noise
-    sample = torch.where(begins[:, None, None], section.temperature * sample, sample)
-    return torch.where(begins, 0, time), sample
+def as_in_speaking(
+    time: Tensor, sample: Tensor, section: FlowAdversary
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Times (B,) and noise (B, T, F) of which a share is drawn as the head speaks in two steps: at time 0 from noise of
+    its temperature, or at a half, from that noise and what the first step drew.
+
+    -> times, noise; which examples these are (B,), and which of them are in the second step (B,).
+    """
+    u = torch.rand(len(time), device=time.device)
+    spoken, second = u < section.spoken, u < section.spoken / 2
+    sample = torch.where(spoken[:, None, None], section.temperature * sample, sample)
+    time = torch.where(spoken, torch.where(second, 0.5, 0.0), time)
+    return time, sample, spoken, second

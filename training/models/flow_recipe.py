@@ -50,13 +50,12 @@ class FlowAdversary(Section):
     heard_from: int = Field(default=300, ge=0)  # and from this one the decoder learns from it
     width: int = Field(default=24, ge=1)
     frames: int = Field(default=128, ge=16)  # mel frames of each target that it sees, at random
-    from_noise: float = Field(
-        default=0.5, ge=0, le=1
-    )  # share of the examples that are drawn from noise alone,
-    temperature: float = Field(default=0.4, ge=0)  # of this deviation, as in speaking
-    generator: float = Field(default=0.02, ge=0)  # weight of being taken for real
-    voice: float = Field(default=0.02, ge=0)  # of being taken for the voice
-    features: float = Field(default=0.05, ge=0)  # of its layers' likeness
+    # Share of the examples that are drawn as in speaking, in one or two steps, which are those that are judged,
+    spoken: float = Field(default=0.6, gt=0, le=1)
+    temperature: float = Field(default=0.4, ge=0)  # from noise of this deviation
+    generator: float = Field(default=0.03, ge=0)  # weight of being taken for real
+    voice: float = Field(default=0.03, ge=0)  # of being taken for the voice
+    features: float = Field(default=0.04, ge=0)  # of its layers' likeness
     lr: float = Field(default=3e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.9)
     clip: float = Field(default=10.0, gt=0)

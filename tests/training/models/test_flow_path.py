@@ -17,8 +17,9 @@ from myna.codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from myna.data.checkpoint import load_checkpoint, read_safetensors
 from myna.errors import InputError, MynaError, UsageError
-from myna.training.models.flow import FlowTrainer
-from myna.training.models.flow_adversary import Drawn, at_the_start, stretch
+from myna.layers.dit import DiTConfig
+from myna.training.models.flow import FlowNoise, FlowTrainer, FlowTraining
+from myna.training.models.flow_adversary import Drawn, as_in_speaking, stretch
 from myna.training.models.flow_batch import Reader
 from myna.training.models.flow_recipe import FlowAdversary, FlowRecipe
 from myna.training.models.mel_vocoder import MelVocoderTrainer
@@ -26,7 +27,7 @@ from myna.training.models.mel_vocoder_recipe import MelVocoderRecipe
 from myna.training.models.token_ar import TokenARTrainer, tokens_of
 from myna.training.models.token_ar_recipe import TokenARRecipe
 from myna.training.sets.content import Content
-from myna.training.sets.examples import Batches, ExampleOptions, Planner
+from myna.training.sets.examples import ALL_SHOWN, Batches, ExampleOptions, Planner
 from myna.training.sets.extract_mels import main as extract_mels
 from myna.training.sets.extract_mels import resample, spoken
 from myna.training.sets.extract_pitch import PitchSet
@@ -36,11 +37,13 @@ from myna.training.sets.sounds import without_gaps
 from myna.training.sets.speech_set import Aligned, SpeechItem, aligned_set_bytes
 from myna.training.train import train
 from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
+from myna.tts.decoders.flow.stream import FlowOptions, FlowStream, read_voice
 from myna.tts.lm.token_ar import TokenAR, TokenARConfig
 from myna.tts.text.phones import Phones
 
 from ..states import assert_same_state
 
+TINY = DiTConfig(width=32, depth=1, n_heads=2, hidden=24, kernel=3, context=400)
 TINY_DIT = "{width: 32, depth: 1, n_heads: 2, hidden: 24, kernel: 3, context: 400}"
 FLOW = [
     f"model={{text_width: 24, text_depth: 1, condition: 16, trunk: {TINY_DIT}, head: {TINY_DIT}}}",
@@ -365,15 +368,60 @@ def test_the_head_learns_from_a_discriminator(mels, tmp_path):
     assert mine[3:] != other[3:]
 
 
-def test_a_share_of_the_examples_begins_with_noise_alone():
+def test_a_share_of_the_examples_is_drawn_as_in_speaking():
     torch.manual_seed(0)
     time, sample = torch.full((400,), 0.7), torch.ones(400, 2, 3)
-    moved, noise = at_the_start(time, sample, FlowAdversary(from_noise=0.25, temperature=0.4))
-    begins = moved == 0
-    assert 70 < int(begins.sum()) < 130
-    assert (moved[~begins] == 0.7).all()
-    assert (noise[~begins] == 1).all()
-    assert (noise[begins] == 0.4).all()
+    moved, noise, spoken, second = as_in_speaking(time, sample, FlowAdversary(spoken=0.5, temperature=0.4))
+    assert 170 < int(spoken.sum()) < 230
+    assert 80 < int(second.sum()) < 120
+    assert spoken[second].all()
+    assert (moved[~spoken] == 0.7).all()
+    assert (noise[~spoken] == 1).all()
+    assert (moved[second] == 0.5).all()
+    assert (moved[spoken & ~second] == 0).all()
+    assert (noise[spoken] == 0.4).all()
+
+
+def test_the_second_step_reads_what_the_first_drew(mels):
+    """As a stream in two steps of one block does, with the same noise."""
+    speech = MelSet([mels])
+    config = FlowConfig(text_width=24, text_depth=1, condition=16, trunk=TINY, head=TINY, token_dims=2)
+    torch.manual_seed(0)
+    decoder = FlowDecoder(config).eval()
+    for out in (decoder.out, decoder.head_out):
+        torch.nn.init.normal_(out.weight, 0, 0.1)
+    tokenizer = SpeechTokenizer(
+        SpeechTokensConfig(width=16, depth_before=1, depth=1, levels=(4, 3), look_ahead=1)
+    )
+    net = FlowTraining(decoder, tokenizer).eval()
+    train_items = [
+        i for i, item in enumerate(speech.items) if item.source == "synth" and item.split == "train"
+    ]
+    plans = Planner(speech, train_items, replace(ALL_SHOWN, prompt_frames=(10, 10))).draw(
+        np.random.default_rng(3), 1
+    )
+    plans.hide_tokens[:] = True
+    batch = Reader(speech, config).batch(plans, 100_000, 0)
+    n, m = int(plans.prompt_frames[0]), int(plans.frames[0])
+    options = FlowOptions(steps=2, guidance=0.0, temperature=0.5, blocks=(1000,))
+    drawn = torch.Generator().manual_seed(5)
+    sample = torch.zeros(1, batch.pointer.shape[1], config.frame)
+    sample[0, n : n + m] = 0.5 * torch.stack([torch.randn(config.frame, generator=drawn) for _ in range(m)])
+    yes = torch.ones(1, dtype=torch.bool)
+    noise = FlowNoise(
+        torch.full((1,), 0.5), sample, ~yes, ~batch.knows_token, torch.zeros(1, sample.shape[1] // 2, 2),
+        torch.zeros(1, 256), yes, yes, 1.0,
+    )  # fmt: skip
+    with torch.no_grad():
+        _, made = net(batch, noise, True)
+    i, prompt = int(plans.utterance[0]), int(plans.prompt_utterance[0])
+    speaker = torch.nn.functional.normalize(speech.speakers[prompt].float(), dim=0)
+    voice = read_voice(decoder, batch.mel[0, :, : 2 * n], speaker, None, options)
+    phones = speech.phones[:, speech.phone_starts[i] : speech.phone_starts[i + 1]]
+    stream = FlowStream(decoder, phones, voice, options, seed=5)
+    spoken = torch.cat([stream.push(batch.pointer[0, n : n + m]), stream.flush()], dim=1)
+    error = (decoder.mel(made.head)[0, :, 2 * n : 2 * (n + m)] - spoken).abs()
+    assert error.max() < 1e-3
 
 
 def test_a_stopped_run_goes_on_exactly(mels, tmp_path):
