@@ -1,0 +1,161 @@
+"""The flow decoder by steps of its head, guidance and noise: words, likeness, quality and time of the same sentences.
+
+    python benchmarks/flow.py DATA... [--limit 30] [--weights FOLDER] [--steps 1 2 4] [--guidance 0 0.3]
+        [--temperature 0.4] [--trunk]
+
+DATA: shards or folders; people with two recordings or more, with texts: one recording is the voice, the text of another
+is said, and its sound is what likeness is compared with. When each phone is said is drawn by the AR once for all rows;
+nothing is marked. First row: the recordings themselves, second: by way of their mel spectrograms. On one thread.
+FOLDER: of weights in the place of those of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from myna.codec.mel_vocoder_stream import MelVocoderStream
+from myna.data.audio import Audio
+from myna.evaluation.clips import Clip, load_clips
+from myna.evaluation.tts.scores import Judge
+from myna.evaluation.tts.texts import as_written
+from myna.tts.decoders.base import Latents
+from myna.tts.decoders.flow.sound import FlowSpeechDecoder
+from myna.tts.decoders.flow.stream import FlowOptions
+from myna.tts.lm.batch import Prompt
+from myna.tts.presets import PRESETS
+from myna.tts.registry import DECODERS, FLOW_FILES, flow_folder
+from myna.tts.speaker import load_models
+from myna.tts.text.normalize import normalize
+from myna.tts.text.phonemes import phonemize
+from myna.tts.text.phones import Phones
+from myna.tts.valle import Valle
+from myna.tts.voices.voice import make_voice
+from rich.progress import track
+
+RATE = 24_000
+CONSENT = "the speaker of a recording that was published for research"
+PROMPT_SECONDS = 3
+
+
+@dataclass(frozen=True)
+class Line:
+    """A text, the recording of it and that of the voice, and when its phones are said."""
+
+    said: Clip
+    voice: Clip
+    prompt: Prompt
+    phones: Phones
+    frames: Latents
+
+
+def pairs(clips: Sequence[Clip], limit: int) -> list[tuple[Clip, Clip]]:
+    """Recordings to be said and, beside each, another of the same person; people in turns."""
+    by_name: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_name.setdefault(clip.speaker or clip.key, []).append(clip)
+    own = [
+        [(clip, mates[i - 1]) for i, clip in enumerate(mates) if clip.text]
+        for mates in by_name.values()
+        if len(mates) > 1
+    ]
+    rounds = itertools.chain.from_iterable(itertools.zip_longest(*own))
+    return [pair for pair in rounds if pair is not None][:limit]
+
+
+def lines(models: Valle, chosen: Sequence[tuple[Clip, Clip]]) -> list[Line]:
+    """The AR's part, once for all rows."""
+    found = []
+    for i, (said, voice) in enumerate(track(chosen, "durations")):
+        wav = voice.wav[: PROMPT_SECONDS * RATE]
+        prompt = make_voice(Audio(wav[None], RATE), models.codec, CONSENT).prompt()
+        phones = phonemize(normalize(as_written(said.text or "")))
+        sampling = replace(PRESETS["standard"].sampling, seed=i)
+        found.append(
+            Line(said, voice, prompt, phones, Latents.of(list(models.first_codes(phones, prompt, sampling))))
+        )
+    return found
+
+
+class Table:
+    """Rows of Markdown about the same lines."""
+
+    def __init__(self, chosen: Sequence[Line], judge: Judge):
+        self.lines, self.judge = chosen, judge
+        print("| | WER % | similarity | second judge | DNSMOS | real-time factor |")
+        print("|---|---:|---:|---:|---:|---:|", flush=True)
+
+    def row(self, name: str, speak: Callable[[Line], np.ndarray]) -> None:
+        """What `speak` makes of every line, judged."""
+        errors = words = 0
+        scores, spent, heard = [], 0.0, 0.0
+        for line in self.lines:
+            start = time.perf_counter()
+            wav = speak(line)
+            spent, heard = spent + time.perf_counter() - start, heard + len(wav) / RATE
+            text = self.judge.hear(wav, RATE, line.said.text or "")
+            errors, words = errors + text.word_errors, words + text.n_words
+            like = self.judge.likeness(wav, RATE, [line.voice], [])
+            scores.append((like.same, like.judge, self.judge.quality(wav, RATE)))
+        same, second, quality = np.nanmean(np.array(scores), axis=0)
+        found = (
+            f"{100 * errors / words:.1f} | {same:.3f} | {second:.3f} | {quality:.2f} | {spent / heard:.3f}"
+        )
+        print(f"| {name} | {found} |", flush=True)
+
+
+def copied(decoder: FlowSpeechDecoder, line: Line) -> np.ndarray:
+    """The recording by way of its mel spectrogram."""
+    stream = MelVocoderStream(decoder.vocoder, decoder.contrast, 0)
+    with torch.inference_mode():
+        mel = decoder.vocoder.mel(torch.from_numpy(line.said.wav)[None])[0]
+        return torch.cat([stream.push(mel), stream.flush()]).numpy()
+
+
+def spoken(decoder: FlowSpeechDecoder, line: Line) -> np.ndarray:
+    """The line in the voice, as the decoder's options are."""
+    voice = decoder.read_voice(line.prompt, torch.from_numpy(line.voice.wav[: PROMPT_SECONDS * RATE]))
+    stream = decoder.stream(line.phones, voice, seed=1)
+    return np.concatenate([stream.push(line.frames), stream.flush()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data", nargs="+")
+    parser.add_argument("--limit", type=int, default=30)
+    parser.add_argument("--weights", type=Path, default=flow_folder())
+    parser.add_argument("--steps", type=int, nargs="+", default=[2])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[FlowOptions.guidance])
+    parser.add_argument("--temperature", type=float, nargs="+", default=[FlowOptions.temperature])
+    parser.add_argument("--trunk", action="store_true", help="also the trunk alone, without the head")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    models = load_models(decoder="flow")
+    codec, ar = models.codec, models.ar
+    file = options.weights / FLOW_FILES["flow"]
+    decoder = cast(FlowSpeechDecoder, DECODERS["flow"].load(codec, ar, file, "cpu", "auto"))
+    chosen = lines(models, pairs(load_clips(options.data, RATE), options.limit))
+    if not chosen:
+        raise SystemExit("nobody in the data has two recordings and a text")
+    table = Table(chosen, Judge())
+    table.row("recordings", lambda line: line.said.wav)
+    table.row("by way of their mel", partial(copied, decoder))
+    tried = list(itertools.product(options.steps, options.guidance, options.temperature))
+    if options.trunk:
+        tried.insert(0, (0, 0.0, 0.0))
+    for steps, guidance, temperature in tried:
+        decoder.options = FlowOptions(steps=steps, guidance=guidance, temperature=temperature)
+        name = f"{steps} steps, guidance {guidance:g}, noise {temperature:g}" if steps else "the trunk alone"
+        table.row(name, partial(spoken, decoder))
+
+
+if __name__ == "__main__":
+    main()
