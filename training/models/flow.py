@@ -59,20 +59,24 @@ class FlowTraining(nn.Module):
     """What is trained: the decoder, the tokenizer, and the probe that keeps tokens telling.
 
     content: mean (C,) and whitening (C, N) of a recogniser's encoder, from which the tokens then learn, too.
+    head_alone: everything before the head stays as it is.
     """
 
     def __init__(
-        self, decoder: FlowDecoder, tokenizer: SpeechTokenizer, content: tuple[Tensor, Tensor] | None = None
+        self,
+        decoder: FlowDecoder,
+        tokenizer: SpeechTokenizer,
+        content: tuple[Tensor, Tensor] | None = None,
+        head_alone: bool = False,
     ):
         super().__init__()
-        self.decoder, self.tokenizer = decoder, tokenizer
+        self.decoder, self.tokenizer, self.head_alone = decoder, tokenizer, head_alone
         self.probe = TokenProbe(len(tokenizer.config.levels), N_SYMBOLS, content)
 
-    def forward(
-        self, batch: FlowBatch, noise: FlowNoise, with_flow: bool
-    ) -> tuple[dict[str, Tensor], Drawn | None]:
-        """The losses and how well tokens are read, scalars by name; what was drawn, None without flow."""
-        decoder, b = self.decoder, batch
+    def _trunk(self, b: FlowBatch, noise: FlowNoise) -> tuple[Tensor, ...]:
+        """Tokens before and after rounding (B, S, D), the prompt's frames (B, T, F), the condition (B, C), the mask,
+        the trunk's frames and states, the recording's frames."""
+        decoder = self.decoder
         bounded = self.tokenizer(b.mel)
         levels = self.tokenizer.quantizer.rounded(bounded)
         read = torch.where(noise.unrounded[:, None, None], bounded, levels)
@@ -96,6 +100,15 @@ class FlowTraining(nn.Module):
         x = decoder.embed(inputs)
         mask = block_mask(b.blocks, x.dtype)
         regressed, hidden = decoder.regress(x, condition, mask)
+        return bounded, levels, prompt, condition, mask, regressed, hidden, clean
+
+    def forward(
+        self, batch: FlowBatch, noise: FlowNoise, with_flow: bool
+    ) -> tuple[dict[str, Tensor], Drawn | None]:
+        """The losses and how well tokens are read, scalars by name; what was drawn, None without flow."""
+        decoder, b = self.decoder, batch
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.head_alone):
+            bounded, levels, prompt, condition, mask, regressed, hidden, clean = self._trunk(b, noise)
         weight = (b.target[..., None] * b.bands[:, None]).float()
         count = weight.sum().clamp(min=1)
         error = regressed.float() - clean
@@ -112,7 +125,8 @@ class FlowTraining(nn.Module):
                 data = torch.where(noise.second[:, None, None], first.to(clean), clean)
             noisy = _noisy(b, (1 - t) * noise.sample + t * data)
             y = decoder.refine(noisy, noise.time, stage, condition, mask)
-            weights = (0.5 / (1 - t).clamp(min=0.1).square()).clamp(max=noise.weight_cap) * weight
+            weights = (0.5 / (1 - t).clamp(min=0.1).square()).clamp(max=noise.weight_cap)
+            weights = torch.where(noise.spoken[:, None, None], noise.spoken_weight, weights) * weight
             drawn = Drawn(clean, regressed, y)
             losses["flow"] = ((y.float() - clean).square() * weights).sum() / count
         losses["spread"] = spread(bounded, b.inside[:, ::2])
@@ -138,6 +152,7 @@ class FlowNoise:
     spoken: Tensor
     second: Tensor
     weight_cap: float
+    spoken_weight: float = 1.0  # of the squared error of those that are drawn as in speaking
 
 
 def _noisy(batch: FlowBatch, frames: Tensor) -> Tensor:
@@ -168,6 +183,7 @@ def draw_noise(
         spoken=spoken,
         second=second,
         weight_cap=recipe.weight_cap,
+        spoken_weight=1.0 if recipe.adversary is None else recipe.adversary.regression,
     )
 
 
@@ -187,10 +203,15 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         )
         self.reader = Reader(self.speech, recipe.model)
         content = self.speech.content_whitening() if recipe.losses.content else None
-        model = FlowTraining(self._decoder(chosen), self._tokenizer(), content).to(world.device)
+        model = FlowTraining(self._decoder(chosen), self._tokenizer(), content, recipe.head_alone)
+        model.to(world.device)
         self.quantizer = model.tokenizer.quantizer
         if not recipe.train_tokens:
             model.tokenizer.requires_grad_(False)
+        if recipe.head_alone:
+            model.requires_grad_(False)
+            for part in model.decoder.head_parts():
+                part.requires_grad_(True)
         trained = decayed_groups(model, recipe.optimizer.weight_decay, never=("embedding", "table"))
         optimizer = make_optimizer(trained, recipe.optimizer)
         self._own(model, optimizer)

@@ -52,7 +52,8 @@ class FlowAdversary(Section):
     frames: int = Field(default=128, ge=16)  # mel frames of each target that it sees, at random
     # Share of the examples that are drawn as in speaking, in one or two steps, which are those that are judged,
     spoken: float = Field(default=0.6, gt=0, le=1)
-    temperature: float = Field(default=0.4, ge=0)  # from noise of this deviation
+    temperature: float = Field(default=0.4, ge=0)  # from noise of this deviation;
+    regression: float = Field(default=0.3, ge=0)  # weight of their squared error, which pulls to the mean
     generator: float = Field(default=0.03, ge=0)  # weight of being taken for real
     voice: float = Field(default=0.03, ge=0)  # of being taken for the voice
     features: float = Field(default=0.04, ge=0)  # of its layers' likeness
@@ -86,6 +87,7 @@ class FlowRecipe(TrainerRecipe):
     # None: new ones; a path: to start from, or to keep as they are where train_tokens is false.
     init_tokens: str | None = None
     train_tokens: bool = True
+    head_alone: bool = False  # all but the head stays as it is: a step takes half the time
     flow_from: int = Field(default=0, ge=0)  # the head learns from this step on
     unrounded_until: int = Field(
         default=0, ge=0

@@ -368,6 +368,34 @@ def test_the_head_learns_from_a_discriminator(mels, tmp_path):
     assert mine[3:] != other[3:]
 
 
+def test_the_head_alone_learns(mels, trained, tmp_path):
+    start = [
+        f"init_from={trained / 'last.safetensors'}",
+        f"init_tokens={trained / 'last.tokens.safetensors'}",
+    ]
+    alone = [
+        *start,
+        "train_tokens=false",
+        "head_alone=true",
+        "max_steps=6",
+        "half_precision_export=false",
+        ADVERSARY,
+    ]
+    train("myna-flow-cpu", flow_run(mels, tmp_path / "run", *alone), quiet=True)
+    before, after = (
+        load_checkpoint(FlowDecoder, FlowConfig, path / "last.safetensors", "flow")
+        for path in (trained, tmp_path / "run")
+    )
+    heads = {id(p) for part in after.head_parts() for p in part.parameters()}
+    moved = 0
+    for one, other in zip(before.parameters(), after.parameters(), strict=True):
+        if id(other) in heads:
+            moved += not torch.equal(one, other)
+        else:
+            assert torch.equal(one, other)
+    assert moved > 10
+
+
 def test_a_share_of_the_examples_is_drawn_as_in_speaking():
     torch.manual_seed(0)
     time, sample = torch.full((400,), 0.7), torch.ones(400, 2, 3)

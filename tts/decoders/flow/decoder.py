@@ -163,6 +163,10 @@ class FlowDecoder(nn.Module):
             nn.init.zeros_(out.weight)
             nn.init.zeros_(out.bias)
 
+    def head_parts(self) -> tuple[nn.Module, ...]:
+        """The head, and what only it reads by."""
+        return self.time, self.head_inputs, self.head, self.head_out
+
     # ---- mel spectrograms as frames
 
     def frames(self, mel: Tensor) -> Tensor:
