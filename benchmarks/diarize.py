@@ -71,18 +71,22 @@ def pieces_of(shard: str) -> dict[str, list[np.ndarray]]:
     return found
 
 
+def able(pieces: dict[str, list[np.ndarray]], reference: bool) -> list[str]:
+    """Who has pieces enough for a conversation, and for a reference beside it."""
+    return sorted(
+        name
+        for name, own in pieces.items()
+        if len(own) >= 2 + reference and (not reference or max(map(len, own)) >= 2 * RATE)
+    )
+
+
 def converse(
     pieces: dict[str, list[np.ndarray]], n_speakers: int, rng: np.random.Generator, reference: bool
 ) -> Conversation:
     """One conversation. reference: a piece of 2 s or more of each speaker is kept out of it, and there is one of
     somebody who is not in it."""
-    at_least = 3 if reference else 2
-    able = sorted(
-        name
-        for name, own in pieces.items()
-        if len(own) >= at_least and (not reference or max(map(len, own)) >= 2 * RATE)
-    )
-    drawn = [able[i] for i in rng.choice(len(able), n_speakers + reference, replace=False)]
+    names = able(pieces, reference)
+    drawn = [names[i] for i in rng.choice(len(names), n_speakers + reference, replace=False)]
     left, others = {name: list(pieces[name]) for name in drawn}, {}
     for name in drawn if reference else ():
         lengths = [len(piece) for piece in left[name]]
@@ -112,8 +116,10 @@ def converse(
 def conversations(
     shard: str, n: int, speakers: Sequence[int], reference: bool = False, seed: int = 0
 ) -> Iterator[Conversation]:
-    """So many of a shard, the numbers of speakers taking turns."""
+    """So many of a shard, the numbers of speakers taking turns; none where there are too few people for it."""
     pieces, rng = pieces_of(shard), np.random.default_rng(seed)
+    if len(able(pieces, reference)) < max(speakers) + reference:
+        return
     for i in range(n):
         yield converse(pieces, speakers[i % len(speakers)], rng, reference)
 
@@ -189,7 +195,7 @@ class Row:
 
     def __str__(self) -> str:
         rates = [
-            f"{100 * self.errors[name].rate:.1f}"
+            f"{100 * self.errors[name].rate:.1f}" if self.errors[name].speech else "-"
             for name in ("found", "found, collar", "told", "told, collar", "known")
         ]
         found = self.errors["found"]

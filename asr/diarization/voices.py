@@ -101,7 +101,7 @@ def _stretches(audio: np.ndarray, spans: Sequence[Span]) -> Iterator[tuple[int, 
 def _vectors(wav: np.ndarray, starts: list[int], centre: Tensor) -> np.ndarray:
     """Samples (N,) -> vectors (W, E) of the windows that begin at `starts`, seen from `centre` (E,)."""
     network = load_ge2e()
-    samples = torch.from_numpy(np.ascontiguousarray(wav, np.float32))
+    samples = torch.from_numpy(np.array(wav, np.float32))  # a copy: what was sent cannot be written to
     mel = network.mel(samples[None])[0]
     windows = [
         _levelled(
