@@ -39,8 +39,8 @@ def find_turns(
 ) -> Turns:
     """audio (N,) at 16 kHz -> who speaks when. known: speakers that have a name; the others are A, B, C, ...
 
-    proceed: called now and then; what it raises ends the work. An hour takes about a minute of one core and, beside
-    its samples, 150 MB at most. Raises UsageError.
+    proceed: called now and then; what it raises ends the work. An hour takes about half a minute of one core and,
+    beside its samples, some 100 MB. Raises UsageError.
     """
     options = options or DiarizeOptions()
     options.check()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import threading
+import time
 
 import httpx
 import numpy as np
 import pytest
 import soundfile
+from myna.apps.serve import diarized
 from myna.data.audio import read_audio
 
 from .conftest import ASSETS, SPEECH
@@ -175,3 +179,28 @@ def refusal(server, task: str, data: dict) -> dict:
     )
     assert answer.status_code == 400, answer.text
     return answer.json()["error"]
+
+
+def test_nobody_waits_for_the_speakers_of_who_has_gone(monkeypatch):
+    began, ended = threading.Event(), threading.Event()
+
+    def endless(samples, options, known, proceed):
+        began.set()
+        try:
+            while True:
+                proceed()
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(diarized, "find_turns", endless)
+
+    async def leave() -> None:
+        task = asyncio.create_task(diarized.who_speaks(np.zeros(1, np.float32), []))
+        await asyncio.to_thread(began.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())
+    assert ended.wait(20)
