@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..asr.diarization.options import SPEAKERS, DiarizeOptions, check_names
 from ..asr.options import DECODING, SILENCE, TranscribeOptions, option, optional_number
 from ..asr.writers import FORMATS, SubtitleOptions
 from ..errors import UsageError
@@ -18,7 +21,7 @@ from .option_fields import parsed, with_options
 from .transcribe_files import FileTranscriber, Outputs, find_recordings
 
 if TYPE_CHECKING:
-    from ..asr.transcriber import Transcriber
+    from ..asr.transcriber import Transcriber, WhoSpeaks
 
 ALL, _PROGRAM = "all", "Program"
 
@@ -118,6 +121,21 @@ class _Increment:
     )
 
 
+@dataclass(frozen=True)
+class _Diarize:
+    """Before those of `DiarizeOptions`."""
+
+    diarize: bool = option(False, "Who says it: A, B, C, ... in order of appearance.", SPEAKERS)
+    known_speaker: tuple[str, ...] = option(
+        (),
+        "Somebody's name, and 2 to 10 s of them alone; several times for several.",
+        SPEAKERS,
+        type=list[str],
+        cli_default=[],
+        metavar="NAME=FILE",
+    )
+
+
 _FILES = inspect.Parameter(
     "files",
     inspect.Parameter.KEYWORD_ONLY,
@@ -133,6 +151,8 @@ _FILES = inspect.Parameter(
     (TranscribeOptions, "format"),
     (_Increment, "temperature"),
     (SubtitleOptions, "word_timestamps"),
+    (_Diarize, "max_words_per_line"),
+    (DiarizeOptions, "diarize"),
     arguments=[_FILES],
 )
 def command(
@@ -140,6 +160,8 @@ def command(
     decoding: dict[str, Any],
     increment: dict[str, Any],
     layout: dict[str, Any],
+    diarize: dict[str, Any],
+    speakers: dict[str, Any],
     files: list[str] | None,
 ) -> None:
     """Write down what is said in recordings (WAV, FLAC, MP3, OGG, Opus), with Whisper.
@@ -147,6 +169,8 @@ def command(
     myna transcribe talk.wav --model small.en
 
     myna transcribe talks/ --output-dir texts/ --format srt --word-timestamps --max-line-width 42 --max-line-count 2
+
+    myna transcribe meeting.wav --diarize --known-speaker Ada=ada.wav
 
     Without --output-dir the text goes to standard output. Options are openai-whisper's, with the same defaults.
     """
@@ -160,6 +184,7 @@ def command(
     if subtitles.max_words_per_line and subtitles.max_line_width:
         raise UsageError("--max-words-per-line and --max-line-width exclude each other; give one of them")
     given.check()
+    who = _who_speaks(diarize["diarize"], DiarizeOptions(**speakers), diarize["known_speaker"] or [])
     precision = given.chosen_precision()
     console = Console(given.quiet, given.json)
 
@@ -173,6 +198,8 @@ def command(
     if given.live:
         from .transcribe_live import transcribe_live
 
+        if who is not None:
+            raise UsageError("--live does not tell who speaks; leave --diarize out, or record first")
         if given.output_dir or given.format:
             raise UsageError(
                 "--live prints while it listens; leave --output-dir and --format out, and redirect it"
@@ -191,12 +218,48 @@ def command(
         )
     outputs = Outputs(Path(given.output_dir) if given.output_dir else None, kinds, subtitles, given.force)
     work = FileTranscriber(
-        load, options(), outputs, console, given.batched, given.batch_size, given.vad, given.verbose
+        load,
+        options(),
+        outputs,
+        console,
+        given.batched,
+        given.batch_size,
+        given.vad,
+        given.verbose,
+        None if who is None else who(),
     )
     if several:
         work.many(recordings)
     else:
         work.one(recordings[0])
+
+
+def _who_speaks(
+    wanted: bool, options: DiarizeOptions, references: list[str]
+) -> Callable[[], WhoSpeaks] | None:
+    """What reads the references and then tells who speaks; None where nobody asks. Raises UsageError."""
+    if not wanted:
+        if options != DiarizeOptions() or references:
+            raise UsageError(
+                "--speakers, --min-speakers, --max-speakers and --known-speaker say who speaks; add --diarize"
+            )
+        return None
+    options.check()
+    pairs = [reference.partition("=")[::2] for reference in references]
+    for reference, (name, file) in zip(references, pairs, strict=True):
+        if not name or not file:
+            raise UsageError(f"--known-speaker {reference}: expected NAME=FILE, such as Ada=ada.wav")
+    check_names([name for name, _ in pairs])
+
+    def load() -> WhoSpeaks:
+        from ..asr.diarization.known import know
+        from ..asr.diarization.turns import find_turns
+        from ..asr.transcriber import load_samples
+
+        known = [know(name, load_samples(file)) for name, file in pairs]
+        return functools.partial(find_turns, options=options, known=known)
+
+    return load
 
 
 def _options(decoding: dict[str, Any], increment: dict[str, Any], live: bool) -> TranscribeOptions:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..asr.writers import SubtitleOptions, format_timestamp, render
+from ..asr.writers import SubtitleOptions, format_timestamp, line_of, render
 from ..data.files import atomic_output, check_output, output_errors
 from ..errors import InputError, MynaError, UsageError
 from .console import Console, Progress, clock, complain, data_to_stdout
 from .options import PIPE
 
 if TYPE_CHECKING:
+    from ..asr.diarization.label import Turns
     from ..asr.transcribe import TranscribeOptions
-    from ..asr.transcriber import Transcriber
+    from ..asr.transcriber import Transcriber, WhoSpeaks
     from ..asr.transcript import Segment, Transcript
 
 _TOGETHER = 3600.0  # seconds of audio in memory at once, at most, when recordings are decoded together
@@ -98,8 +99,8 @@ class FileTranscriber:
     """Transcribes recordings, short ones side by side.
 
     load: gives the model, when the first recording needs it.   batch_size: of `Transcriber.transcribe` where
-    `batched`, otherwise how many recordings side by side.   vad: as there.   verbose: segments, with times, to
-    standard error.
+    `batched`, otherwise how many recordings side by side.   vad, diarize: as there.   verbose: segments, with
+    times, to standard error.
     """
 
     def __init__(
@@ -112,9 +113,11 @@ class FileTranscriber:
         batch_size: int = 8,
         vad: bool = False,
         verbose: bool = False,
+        diarize: WhoSpeaks | None = None,
     ):
         self._load, self._options, self._outputs, self._console = load, options, outputs, console
         self._batched, self._batch_size, self._vad, self._verbose = batched, batch_size, vad, verbose
+        self._diarize = diarize
         self._stdout = sys.stdout  # while a progress bar is shown, rich stands in for it
 
     def one(self, recording: Recording) -> None:
@@ -249,6 +252,7 @@ class FileTranscriber:
         from ..asr.transcriber import load_samples
 
         loaded: list[Recording] = []
+        turns: list[Turns] = []
 
         def samples() -> Iterator[Any]:
             for recording in group:
@@ -258,10 +262,15 @@ class FileTranscriber:
                     fail(recording, error)
                     continue
                 loaded.append(recording)
+                if self._diarize is not None:
+                    turns.append(self._diarize(audio))
                 yield audio
 
-        transcripts = transcriber.transcribe_many(samples(), self._options, batch_size=self._batch_size)
+        options = self._options if self._diarize is None else replace(self._options, word_timestamps=True)
+        transcripts = transcriber.transcribe_many(samples(), options, batch_size=self._batch_size)
         for index, transcript in enumerate(transcripts):
+            if self._diarize is not None:
+                transcript = turns[index].label(transcript)
             if self._verbose:
                 print(f"{loaded[index].name}:", file=sys.stderr)
                 for segment in transcript.segments:
@@ -273,7 +282,7 @@ class FileTranscriber:
     ) -> Transcript:
         def settled(segment: Segment) -> None:
             if stream:
-                self._print(f"{segment.text.strip()}\n")
+                self._print(f"{line_of(segment)}\n")
             if self._verbose:
                 self._show(segment)
 
@@ -282,6 +291,7 @@ class FileTranscriber:
             self._options,
             batch_size=self._batch_size if self._batched else 0,
             vad=self._vad,
+            diarize=self._diarize or False,
             on_segment=settled,
             on_progress=progress,
         )
@@ -341,7 +351,7 @@ class FileTranscriber:
 
     def _show(self, segment: Segment) -> None:
         times = " --> ".join(format_timestamp(round(1000 * time)) for time in (segment.start, segment.end))
-        print(f"[{times}] {segment.text.strip()}", file=sys.stderr, flush=True)
+        print(f"[{times}] {line_of(segment)}", file=sys.stderr, flush=True)
 
 
 def find_recordings(files: Iterable[str], to_files: bool) -> list[Recording]:

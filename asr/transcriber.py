@@ -5,7 +5,7 @@ Shapes: C channels, N samples at 16 kHz.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +18,8 @@ from ..data.checkpoint import place
 from ..data.resample import Resampler, resample
 from ..errors import InputError, MissingModelError, UsageError
 from ..kernels.precision import check_precision, choose
+from .diarization.label import Turns, told_apart
+from .diarization.turns import find_turns
 from .model.features import FRAMES_PER_SECOND, HOP_LENGTH, SAMPLE_RATE
 from .model.inference import for_inference
 from .model.languages import find_language
@@ -28,6 +30,7 @@ from .transcribe import transcribe as transcribe_samples
 from .transcript import OnProgress, OnSegment, Transcript
 from .vad import VadOptions, speech_spans
 
+WhoSpeaks = Callable[[np.ndarray], Turns]  # of samples (N,) at 16 kHz
 Source = str | Path | BinaryIO | Audio | np.ndarray | torch.Tensor
 
 _LARGE = 1 << 30  # bytes of float32 weights from which "auto" prefers int8: those of `medium`, not of `small`
@@ -95,6 +98,7 @@ class Transcriber:
         *,
         batch_size: int = 0,
         vad: bool = False,
+        diarize: bool | WhoSpeaks = False,
         on_segment: OnSegment | None = None,
         on_progress: OnProgress | None = None,
         **changes: Any,
@@ -103,19 +107,32 @@ class Transcriber:
 
         batch_size: 0 for the original's sequential algorithm; otherwise stretches of speech are found first, and so
         many are decoded together, independently of each other.
+        diarize: words and segments have their speakers, and words their times. Who speaks when is found before anything
+        is transcribed, by `find_turns` or by what is given instead: a `partial` of it with other options.
         on_segment: called with every segment as soon as it is settled. on_progress: with the seconds done and in all.
         changes: single fields of TranscribeOptions.
         Raises InputError, UsageError.
+
+        >>> transcriber.transcribe("talk.wav", diarize=partial(find_turns, options=DiarizeOptions(speakers=2)))
         """
         options = self.options(options, **changes)
         held = [load_samples(source)]  # popped, so that an hour of samples goes when its features are there
+        turns = None
+        if diarize:
+            turns = find_turns(held[0]) if diarize is True else diarize(held[0])
+            options = replace(options, word_timestamps=True)
+            on_segment = None if on_segment is None else told_apart(turns, on_segment)
         if batch_size:
             from .batched import transcribe_batched
 
-            return transcribe_batched(self.model, held.pop(), options, batch_size, on_segment, on_progress)
-        if vad:
-            options = replace(options, clip_timestamps=_speech_in(held[0], options))
-        return transcribe_samples(self.model, held.pop(), options, on_segment, on_progress)
+            transcript = transcribe_batched(
+                self.model, held.pop(), options, batch_size, on_segment, on_progress
+            )
+        else:
+            if vad:
+                options = replace(options, clip_timestamps=_speech_in(held[0], options))
+            transcript = transcribe_samples(self.model, held.pop(), options, on_segment, on_progress)
+        return transcript if turns is None else turns.label(transcript)
 
     def transcribe_many(
         self,
@@ -138,13 +155,15 @@ def transcribe(
     precision: str = "auto",
     batch_size: int = 0,
     vad: bool = False,
+    diarize: bool | WhoSpeaks = False,
     on_segment: OnSegment | None = None,
     **options: Any,
 ) -> Transcript:
     """What is said in a recording: text, segments with times, language.
 
     source: a path, an open file, an `Audio`, or samples (N,) at 16 kHz.   model, device, precision: as in
-    `Transcriber`, which loads them once for many recordings.   batch_size, vad, on_segment: as in its `transcribe`.
+    `Transcriber`, which loads them once for many recordings.   batch_size, vad, diarize, on_segment: as in its
+    `transcribe`.
     options: fields of TranscribeOptions: language, task, beam_size, word_timestamps, initial_prompt, ...
     Raises InputError, MissingModelError, UsageError.
 
@@ -152,7 +171,9 @@ def transcribe(
     >>> transcript.text, transcript.segments[0].words[0].start
     """
     own = model if isinstance(model, Transcriber) else Transcriber(model, device, precision)
-    return own.transcribe(source, batch_size=batch_size, vad=vad, on_segment=on_segment, **options)
+    return own.transcribe(
+        source, batch_size=batch_size, vad=vad, diarize=diarize, on_segment=on_segment, **options
+    )
 
 
 def load_samples(source: Source) -> np.ndarray:

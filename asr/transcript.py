@@ -19,22 +19,25 @@ class Token:
 @dataclass(frozen=True)
 class Word:
     """A word with the space or punctuation that belongs to it. start, end: seconds; probability: 0 to 1.   tokens: it
-    was written with; none where a recording is followed while it lasts."""
+    was written with; none where a recording is followed while it lasts.   speaker: who says it, where that was asked
+    for."""
 
     word: str
     start: float
     end: float
     probability: float
     tokens: tuple[Token, ...] = ()
+    speaker: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """openai-whisper's fields."""
-        return {
+        """openai-whisper's fields, and the speaker where there is one."""
+        fields = {
             "word": self.word,
             "start": self.start,
             "end": self.end,
             "probability": self.probability,
         }
+        return fields if self.speaker is None else {**fields, "speaker": self.speaker}
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Segment:
 
     id: from 0.   seek: mel frame (10 ms) at which the window of it began.   start, end: seconds.   text: begins with
     its space.   tokens: with the timestamps.   temperature, avg_logprob, compression_ratio, no_speech_prob: of the
-    window.   words: None unless word times were asked for.
+    window.   words: None unless word times were asked for.   speaker: who says it, where that was asked for.
     """
 
     id: int
@@ -57,13 +60,16 @@ class Segment:
     compression_ratio: float
     no_speech_prob: float
     words: tuple[Word, ...] | None = None
+    speaker: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """openai-whisper's fields: words only where there are any."""
+        """openai-whisper's fields: words only where there are any, and so the speaker."""
         fields = {name: getattr(self, name) for name in _FIELDS}
         fields["tokens"] = list(self.tokens)
         if self.words is not None:
             fields["words"] = [word.to_dict() for word in self.words]
+        if self.speaker is not None:
+            fields["speaker"] = self.speaker
         return fields
 
 

@@ -5,6 +5,8 @@ The rules, where they are not obvious:
 - A line is broken at `max_line_width`; a subtitle ends with its segment, or, where both `max_line_width` and
   `max_line_count` are given, only when it is full or nobody has spoken for three seconds.
 - `max_words_per_line` ends a subtitle after so many words of a segment; it has no effect where both are given.
+- Where it is known who speaks, text and SRT begin with `NAME: `, WebVTT with `<v NAME>`, TSV has a column, and a
+  subtitle never holds two speakers.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ..errors import UsageError
 from .options import WORDS, option
 
 if TYPE_CHECKING:
-    from .transcript import Transcript, Word
+    from .transcript import Segment, Transcript, Word
 
 LONG_PAUSE = 3.0  # seconds from the start of one word to the start of the next
 _UNLIMITED = 1000  # characters in a line, words in a subtitle
@@ -47,11 +49,12 @@ class SubtitleOptions:
 
 @dataclass(frozen=True)
 class Cue:
-    """One subtitle: times in milliseconds, and its lines."""
+    """One subtitle: times in milliseconds, its lines, and who says them, where that is known."""
 
     start: int
     end: int
     text: str
+    speaker: str | None = None
 
 
 def render(transcript: Transcript, kind: str, options: SubtitleOptions | None = None) -> str:
@@ -71,25 +74,31 @@ def format_timestamp(milliseconds: int, marker: str = ".", hours: bool = False) 
 
 
 def _txt(transcript: Transcript, options: SubtitleOptions) -> str:
-    return "".join(f"{segment.text.strip()}\n" for segment in transcript.segments)
+    return "".join(f"{line_of(segment)}\n" for segment in transcript.segments)
 
 
 def _srt(transcript: Transcript, options: SubtitleOptions) -> str:
     cues = enumerate(_cues(transcript, options), start=1)
-    return "".join(f"{number}\n{_times(cue, ',', True)}\n{cue.text}\n\n" for number, cue in cues)
+    return "".join(
+        f"{number}\n{_times(cue, ',', True)}\n{_label(cue.speaker)}{cue.text}\n\n" for number, cue in cues
+    )
 
 
 def _vtt(transcript: Transcript, options: SubtitleOptions) -> str:
     cues = _cues(transcript, options)
-    return "WEBVTT\n\n" + "".join(f"{_times(cue, '.', False)}\n{cue.text}\n\n" for cue in cues)
+    return "WEBVTT\n\n" + "".join(
+        f"{_times(cue, '.', False)}\n{_voice_tag(cue.speaker)}{cue.text}\n\n" for cue in cues
+    )
 
 
 def _tsv(transcript: Transcript, options: SubtitleOptions) -> str:
-    rows = [
-        f"{_ms(segment.start)}\t{_ms(segment.end)}\t" + segment.text.strip().replace("\t", " ")
-        for segment in transcript.segments
-    ]
-    return "".join(f"{row}\n" for row in ("start\tend\ttext", *rows))
+    known = any(segment.speaker is not None for segment in transcript.segments)
+    rows = [("start", "end", *(["speaker"] if known else []), "text")]
+    for segment in transcript.segments:
+        speaker = [segment.speaker or ""] if known else []
+        text = segment.text.strip().replace("\t", " ")
+        rows.append((str(_ms(segment.start)), str(_ms(segment.end)), *speaker, text))
+    return "".join("\t".join(row) + "\n" for row in rows)
 
 
 def _json(transcript: Transcript, options: SubtitleOptions) -> str:
@@ -104,6 +113,23 @@ _RENDERERS: dict[str, Callable[[Transcript, SubtitleOptions], str]] = {
     "json": _json,
 }
 FORMATS = tuple(_RENDERERS)
+
+
+def line_of(segment: Segment) -> str:
+    """What a segment says, after its speaker's name where that is known."""
+    return f"{_label(segment.speaker)}{segment.text.strip()}"
+
+
+def _label(speaker: str | None) -> str:
+    return "" if speaker is None else f"{speaker.replace('-->', '->')}: "
+
+
+def _voice_tag(speaker: str | None) -> str:
+    if speaker is None:
+        return ""
+    for sign, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        speaker = speaker.replace(sign, written)
+    return f"<v {speaker}>"
 
 
 def _times(cue: Cue, marker: str, hours: bool) -> str:
@@ -123,7 +149,8 @@ def _cues(transcript: Transcript, options: SubtitleOptions) -> Iterator[Cue]:
         return
     for segment in segments:
         # An arrow in the text would be read as another line of times.
-        yield Cue(_ms(segment.start), _ms(segment.end), segment.text.strip().replace("-->", "->"))
+        text = segment.text.strip().replace("-->", "->")
+        yield Cue(_ms(segment.start), _ms(segment.end), text, segment.speaker)
 
 
 def _cues_of_words(transcript: Transcript, options: SubtitleOptions) -> Iterator[Cue]:
@@ -132,7 +159,7 @@ def _cues_of_words(transcript: Transcript, options: SubtitleOptions) -> Iterator
         if options.highlight_words:
             yield from _highlighted(words)
         else:
-            yield Cue(start, end, "".join(word.word for word in words))
+            yield Cue(start, end, "".join(word.word for word in words), words[0].speaker)
 
 
 def _subtitles(transcript: Transcript, options: SubtitleOptions) -> Iterator[list[Word]]:
@@ -146,7 +173,9 @@ def _subtitles(transcript: Transcript, options: SubtitleOptions) -> Iterator[lis
     for segment in transcript.segments:
         for index, word in enumerate(segment.words or ()):
             pause = across_segments and spoke_at is not None and word.start - spoke_at > LONG_PAUSE
-            parted = not across_segments and bool(subtitle) and index % per_subtitle == 0
+            parted = bool(subtitle) and (
+                word.speaker != subtitle[-1].speaker or (not across_segments and index % per_subtitle == 0)
+            )
             spoke_at = word.start
             if 0 < line_length <= width - len(word.word) and not pause and not parted:
                 subtitle.append(word)
@@ -160,21 +189,22 @@ def _subtitles(transcript: Transcript, options: SubtitleOptions) -> Iterator[lis
             elif line_length:
                 n_lines += 1
                 text = "\n" + text
+            line_length = len(text.strip()) + (0 if subtitle else len(_label(word.speaker)))
             subtitle.append(replace(word, word=text))
-            line_length = len(text.strip())
     if subtitle:
         yield subtitle
 
 
 def _highlighted(words: list[Word]) -> Iterator[Cue]:
     """Each word underlined while it is said, none in between."""
-    texts = [word.word for word in words]
+    texts, speaker = [word.word for word in words], words[0].speaker
     shown_until = _ms(words[0].start)
     for index, word in enumerate(words):
         start, end = _ms(word.start), _ms(word.end)
         if start != shown_until:
-            yield Cue(shown_until, start, "".join(texts))
-        yield Cue(start, end, "".join((*texts[:index], _underlined(texts[index]), *texts[index + 1 :])))
+            yield Cue(shown_until, start, "".join(texts), speaker)
+        text = "".join((*texts[:index], _underlined(texts[index]), *texts[index + 1 :]))
+        yield Cue(start, end, text, speaker)
         shown_until = end
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.clustering import cluster
 from ..data.files import atomic_output, output_errors
 from ..errors import OutputError
 from .duplicates import Seen
@@ -26,7 +27,7 @@ from .options import PrepareOptions
 from .records import Dropped, Listing, Piece
 from .report import Statistics
 from .shards import ShardWriter
-from .speakers import cluster, voice_of
+from .speakers import voice_of
 from .splits import assign, most_held_out
 from .unit import Unit, UnitResult
 

@@ -24,6 +24,7 @@ from ..layers.mel import mel_filterbank
 RATE = 16_000
 DIMS = 256
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "ge2e.safetensors"
+CENTRE = SHIPPED.with_name("ge2e.centre.safetensors")
 _MELS, _N_FFT, _HOP = 40, 400, 160
 _WINDOW = 160  # frames
 LEVEL = 10 ** (-30 / 20)  # root mean square that the network was trained at
@@ -87,6 +88,12 @@ def load_ge2e(path: str | Path = SHIPPED, device: str = "cpu") -> GE2E:
     model = GE2E()
     load_strictly(model, read_safetensors(path).weights, path)
     return model.float().to(device).eval()
+
+
+@lru_cache(maxsize=1)
+def load_centre() -> Tensor:
+    """The mean (E,) of the vectors of many people, from which those of single people are best told apart."""
+    return read_safetensors(CENTRE).weights["centre"].float()
 
 
 def from_resemblyzer() -> GE2E:

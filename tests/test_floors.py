@@ -54,6 +54,7 @@ ROOMS = {
     "asr/model": {"asr/adapters", "asr/vocabularies"},
     "asr/adapters": {"asr/model", "asr/vocabularies"},
     "asr/decoding": {"asr/model"},
+    "asr/diarization": {"asr/options", "asr/transcript", "asr/vad"},
     "tts/text": set(),
     "tts/lm": {"tts/text"},
     "tts/decoders": {"tts/lm", "tts/text"},

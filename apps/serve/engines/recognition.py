@@ -18,7 +18,13 @@ from ..problems import NotFoundError
 from .pool import Pool
 
 # What clients of OpenAI's ask for when nobody told them a name.
-OPENAI = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-realtime-whisper")
+OPENAI = (
+    "whisper-1",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-transcribe-diarize",
+    "gpt-realtime-whisper",
+)
 
 
 class SharedWhisper:

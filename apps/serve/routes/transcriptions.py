@@ -13,6 +13,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
 
+from ....asr.diarization.label import Labeller, Turns
 from ....asr.model.features import SAMPLE_RATE
 from ....asr.model.languages import LANGUAGES
 from ....asr.transcribe import TranscribeOptions
@@ -20,6 +21,7 @@ from ....asr.transcript import Segment, Transcript
 from ....asr.vad import VadOptions, speech_spans
 from ....asr.writers import render
 from ..body import fields_of, opened_form, read_upload
+from ..diarized import check_known_speakers, known_speakers, segment_of, who_speaks
 from ..engines.recognition import SharedWhisper
 from ..house import House
 from ..live import STREAM_HEADERS, Answer, Head, Live
@@ -52,6 +54,7 @@ async def _live(request: Request, task: str) -> Live:
             body = TranscriptionRequest(**fields_of(form))
         except ValidationError as error:
             raise invalid(error.errors()[0]) from None
+        check_known_speakers(body, task)
         data = await read_upload(form, "file", house.options.limits)
         raw = getattr(form["file"], "content_type", None) == "audio/pcm"
     return Live(house, task, _answer(house, body, task, data, raw, client))
@@ -69,11 +72,17 @@ async def _answer(
         house.metrics.transcribed.inc(len(samples) / SAMPLE_RATE)
         if (vad := _vad(body)) is not None:
             options = await speech_only(samples, options, vad)
+        turns = None
+        if body.response_format == "diarized_json":
+            names, references = body.known_speaker_names, body.known_speaker_references
+            known = await known_speakers(house.decoders, names, references)
+            turns = await who_speaks(samples, known)
         if body.stream:
-            async for part in _events(recogniser, samples, options, bool(body.include)):
+            async for part in _events(recogniser, samples, options, bool(body.include), turns):
                 yield part
             return
         transcript = await recogniser.transcribe(samples, options)
+        transcript = transcript if turns is None else turns.label(transcript)
     media_type, text = rendered(transcript, body, task)
     yield Head(media_type, whole=True)
     yield text.encode()
@@ -92,6 +101,7 @@ def _options(recogniser: SharedWhisper, body: TranscriptionRequest, task: str) -
         beam_size=body.beam_size if body.temperature == 0 else 5,
         # Probabilities of tokens come with the times of words.
         word_timestamps=bool(body.include)
+        or body.response_format == "diarized_json"
         or ("word" in body.timestamp_granularities and body.response_format == "verbose_json"),
         **given,
     )
@@ -117,8 +127,15 @@ async def speech_only(samples: np.ndarray, options: TranscribeOptions, vad: VadO
 
 
 async def _events(
-    recogniser: SharedWhisper, samples: np.ndarray, options: TranscribeOptions, with_logprobs: bool
+    recogniser: SharedWhisper,
+    samples: np.ndarray,
+    options: TranscribeOptions,
+    with_logprobs: bool,
+    turns: Turns | None,
 ) -> Answer:
+    labeller = turns and Labeller(turns)
+    n, duration = 0, round(len(samples) / SAMPLE_RATE, 3)
+
     def also(segments: Sequence[Segment]) -> dict[str, Any]:
         return {"logprobs": _logprobs(segments)} if with_logprobs else {}
 
@@ -127,10 +144,18 @@ async def _events(
         said = ""
         async for item in recogniser.stream(samples, options):
             if isinstance(item, Segment):
-                # All deltas together are the text that the last event has.
-                delta = item.text if said else item.text.lstrip()
-                said += delta
-                yield event({"type": "transcript.text.delta", "delta": delta, **also([item])})
+                for part in labeller.parts(item) if labeller else [item]:
+                    # All deltas together are the text that the last event has.
+                    delta = part.text if said else part.text.lstrip()
+                    said += delta
+                    content = {"type": "transcript.text.delta", "delta": delta, **also([part])}
+                    if labeller is None:
+                        yield event(content)
+                        continue
+                    n += 1
+                    whole = segment_of(part, n, duration)
+                    yield event({**content, "segment_id": whole["id"]})
+                    yield event(whole)
             else:
                 done = {"type": "transcript.text.done", "text": said, "usage": _usage(item)}
                 yield event({**done, **also(item.segments)})
@@ -156,12 +181,21 @@ def rendered(transcript: Transcript, body: TranscriptionRequest, task: str) -> t
         )
         media_type = "text/vtt" if kind == "vtt" else "application/x-subrip"
         return f"{media_type}; charset=utf-8", render(shown, kind)
+    if kind == "diarized_json":
+        shown = [segment for segment in transcript.segments if segment.text.strip()]
+        segments = [segment_of(segment, number, end) for number, segment in enumerate(shown, 1)]
+        answer = {"task": task, "duration": end, "text": text, "segments": segments}
+        return "application/json", _json({**answer, "usage": _usage(transcript)})
     answer: dict[str, Any] = {"text": text, "usage": _usage(transcript)}
     if body.include:
         answer["logprobs"] = _logprobs(transcript.segments)
     if kind == "verbose_json":
         answer = {**_verbose(transcript, body, task), **answer}
-    return "application/json", json.dumps(answer, ensure_ascii=False, allow_nan=False)
+    return "application/json", _json(answer)
+
+
+def _json(answer: dict[str, Any]) -> str:
+    return json.dumps(answer, ensure_ascii=False, allow_nan=False)
 
 
 def _verbose(transcript: Transcript, body: TranscriptionRequest, task: str) -> dict[str, Any]:

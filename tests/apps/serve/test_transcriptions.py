@@ -171,6 +171,12 @@ def test_requests_side_by_side_share_the_model_and_keep_their_texts(client, serv
         ({"file": SPEECH.read_bytes()}, {"keywords[]": "x" * 300}, 400, "keywords"),
         (
             {"file": SPEECH.read_bytes()},
+            {"prompt": "x" * (2 << 20)},
+            400,
+            "the field prompt is longer than 1 MB",
+        ),
+        (
+            {"file": SPEECH.read_bytes()},
             {"timestamp_granularities[]": "letter"},
             400,
             "timestamp_granularities",
