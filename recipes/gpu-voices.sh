@@ -3,7 +3,8 @@
 #
 #   gpu-voices.sh add NAME          $WORK/corpus/NAME holds shards, aligned.safetensors and pitch.safetensors: extract its mels
 #   gpu-voices.sh smoke             a few steps of every trainer on what is there: does it run here?
-#   gpu-voices.sh train T F AR V    minutes: the tokens, the flow decoder and the AR over them, the vocoder beside all
+#   gpu-voices.sh train T F AR V    minutes: the tokens, the flow decoder (a quarter for its head alone) and the AR over them,
+#                                   the vocoder beside all
 #   gpu-voices.sh collect OUT       weights and logs, in files of at most 15 MB
 #
 # WORK (default /tmp/voices) holds everything; run from the root of the repository. CONTENT=tiny.en before all of it lets the
@@ -32,6 +33,11 @@ unheard=(losses.content=0); [ -z "$CONTENT" ] || unheard=()
 
 tokens() { fit "$here/recipes/myna-tokens.yaml" "data.mel_sets=$(list "$WORK/mels-*.safetensors")" "${unheard[@]}" "$@"; }
 flow() { fit "$here/recipes/myna-flow.yaml" "data.mel_sets=$(list "$WORK/mels-*.safetensors")" "$@"; }
+head() { # after flow, whose run is the first argument
+  local before=$1; shift
+  fit "$here/recipes/myna-flow-head.yaml" "data.mel_sets=$(list "$WORK/mels-*.safetensors")" \
+    "init_from=$before/last.safetensors" "init_tokens=$before/last.tokens.safetensors" "$@"
+}
 vocoder() {
   fit "$here/recipes/myna-mel-vocoder.yaml" "data.corpora=$(list "$WORK/corpus/*")" "data.pitches=$(list "$WORK/corpus/*/pitch.safetensors")" "$@"
 }
@@ -50,6 +56,8 @@ smoke)
   tokens "output=$WORK/runs/smoke-tokens" "${few[@]}" max_steps=12 data.sources=null data.held_out.examples=16 "${@:2}"
   flow "output=$WORK/runs/smoke-flow" "${few[@]}" max_steps=12 data.sources=null data.held_out.examples=16 \
     "init_tokens=$WORK/runs/smoke-tokens/best.safetensors" train_tokens=false "${@:2}"
+  head "$WORK/runs/smoke-flow" "output=$WORK/runs/smoke-head" "${few[@]}" max_steps=12 data.sources=null \
+    data.held_out.examples=16 adversary.heard_from=4 "${@:2}"
   ar "output=$WORK/runs/smoke-ar" "${few[@]}" max_steps=12 data.sources=null data.held_out.examples=16 \
     "data.tokens=$WORK/runs/smoke-tokens/best.safetensors" "${@:2}"
   vocoder "output=$WORK/runs/smoke-vocoder" "${few[@]}" max_steps=12 data.sources=null data.held_out.crops=8 \
@@ -60,14 +68,17 @@ train)
   vocoder "output=$WORK/runs/vocoder" "max_minutes=$5" >"$WORK/logs/vocoder" 2>&1 &
   tokens "output=$WORK/runs/tokens" "max_minutes=$2" >"$WORK/logs/tokens" 2>&1
   ar "output=$WORK/runs/ar" "max_minutes=$4" "data.tokens=$said" >"$WORK/logs/ar" 2>&1 &
-  flow "output=$WORK/runs/flow" "max_minutes=$3" "init_tokens=$said" train_tokens=false unrounded_until=0 \
-    >"$WORK/logs/flow" 2>&1 || true
+  flow "output=$WORK/runs/flow" "max_minutes=$(awk "BEGIN {print $3 * 0.75}")" "init_tokens=$said" train_tokens=false \
+    unrounded_until=0 >"$WORK/logs/flow" 2>&1 || true
+  head "$WORK/runs/flow" "output=$WORK/runs/head" "max_minutes=$(awk "BEGIN {print $3 * 0.25}")" >"$WORK/logs/head" 2>&1 || true
   wait
   ;;
 collect)
   out=$2; mkdir -p "$out"
   runs=$WORK/runs
-  [ ! -s "$runs/flow/best.safetensors" ] || split -b 15M "$runs/flow/best.safetensors" "$out/myna-flow.safetensors.part-"
+  decoder=$runs/head/last.safetensors # what is judged there is not what it learns: the last is the best
+  [ -s "$decoder" ] || decoder=$runs/flow/best.safetensors
+  [ ! -s "$decoder" ] || split -b 15M "$decoder" "$out/myna-flow.safetensors.part-"
   [ ! -s "$runs/tokens/best.safetensors" ] || cp "$runs/tokens/best.safetensors" "$out/myna-tokens.safetensors"
   [ ! -s "$runs/ar/best.safetensors" ] || cp "$runs/ar/best.safetensors" "$out/myna-token-ar.safetensors"
   [ ! -s "$runs/vocoder/best.safetensors" ] || cp "$runs/vocoder/best.safetensors" "$out/myna-mel-vocoder.safetensors"

@@ -1,11 +1,22 @@
 """Recipes: what ships is valid, what does not fit is one line that names the key."""
 
+from importlib import import_module
+from typing import get_args
+
 import pytest
 from myna.errors import InputError, UsageError
-from myna.training.engine.recipe import SHIPPED, find_recipe, load_recipe
+from myna.training.engine.recipe import SHIPPED, find_recipe, load_recipe, read_key
+from myna.training.engine.trainer_recipe import TrainerRecipe
 from myna.training.models.codec_recipe import RECIPES, CodecRecipe, EncodecRecipe, weight_at
+from myna.training.train import TRAINERS
 
 MINIMAL = "output: out\nmax_steps: 5\ndata: {corpus: c}\n"
+
+
+def schemas(base: type[TrainerRecipe]) -> list[type[TrainerRecipe]]:
+    """Those of the trainers that are imported."""
+    own = [base] if "kind" in base.model_fields else []
+    return [*own, *(one for child in base.__subclasses__() for one in schemas(child))]
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*-24k*.yaml")), ids=lambda path: path.stem)
@@ -14,6 +25,16 @@ def test_shipped_recipes_are_valid(path):
     recipe = load_recipe(path, RECIPES[kind])
     assert recipe.kind == kind
     assert recipe.model.name.startswith(path.stem.split("-")[0])
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("myna-*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_names_a_trainer_and_keys_that_it_has(path):
+    kind = read_key(path, "kind", "codec")
+    import_module(f"myna.training.models.{TRAINERS[kind]}")
+    (schema,) = [
+        one for one in schemas(TrainerRecipe) if get_args(one.model_fields["kind"].annotation) == (kind,)
+    ]
+    assert load_recipe(path, schema).output.name.startswith("myna-")
 
 
 def test_a_shipped_recipe_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
