@@ -4,9 +4,9 @@
         [--temperature 0.4] [--trunk]
 
 DATA: shards or folders; people with two recordings or more, with texts: one recording is the voice, the text of another
-is said, and its sound is what likeness is compared with. When each phone is said is drawn by the AR once for all rows;
-nothing is marked. First row: the recordings themselves, second: by way of their mel spectrograms. On one thread.
-FOLDER: of weights in the place of those of the repository.
+is said, and its sound is what likeness is compared with (that of the voice, in the first two rows: the recordings
+themselves, and by way of their mel spectrograms). When each phone is said is drawn by the AR once for all rows; nothing
+is marked. On one thread. FOLDER: of weights in the place of those of the repository.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class Table:
         print("| | WER % | similarity | second judge | DNSMOS | real-time factor |")
         print("|---|---:|---:|---:|---:|---:|", flush=True)
 
-    def row(self, name: str, speak: Callable[[Line], np.ndarray]) -> None:
-        """What `speak` makes of every line, judged."""
+    def row(self, name: str, speak: Callable[[Line], np.ndarray], recorded: bool = False) -> None:
+        """What `speak` makes of every line, judged. recorded: it is that of the recording itself."""
         errors = words = 0
         scores, spent, heard = [], 0.0, 0.0
         for line in self.lines:
@@ -103,7 +103,7 @@ class Table:
             spent, heard = spent + time.perf_counter() - start, heard + len(wav) / RATE
             text = self.judge.hear(wav, RATE, line.said.text or "")
             errors, words = errors + text.word_errors, words + text.n_words
-            like = self.judge.likeness(wav, RATE, [line.voice], [])
+            like = self.judge.likeness(wav, RATE, [line.voice if recorded else line.said], [])
             scores.append((like.same, like.judge, self.judge.quality(wav, RATE)))
         same, second, quality = np.nanmean(np.array(scores), axis=0)
         found = (
@@ -146,8 +146,8 @@ def main() -> None:
     if not chosen:
         raise SystemExit("nobody in the data has two recordings and a text")
     table = Table(chosen, Judge())
-    table.row("recordings", lambda line: line.said.wav)
-    table.row("by way of their mel", partial(copied, decoder))
+    table.row("recordings", lambda line: line.said.wav, recorded=True)
+    table.row("by way of their mel", partial(copied, decoder), recorded=True)
     tried = list(itertools.product(options.steps, options.guidance, options.temperature))
     if options.trunk:
         tried.insert(0, (0, 0.0, 0.0))

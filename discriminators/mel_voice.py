@@ -40,9 +40,9 @@ class MelVoiceDiscriminator(nn.Module):
         self.heard_logit = nn.Linear(compared, 1)
         self.asked = nn.Sequential(nn.LayerNorm(voice), nn.Linear(voice, compared))
 
-    def read(self, mel: Tensor) -> tuple[Judgement, Tensor]:
-        """mel (B, C, M, T) -> whether it is speech, place by place, and what was heard of the voice (B, compared)."""
-        x, features = mel, []
+    def read(self, x: Tensor) -> tuple[Judgement, Tensor]:
+        """x (B, C, M, T) -> whether it is speech, place by place, and what was heard of the voice (B, compared)."""
+        features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
             features.append(x)
@@ -55,7 +55,7 @@ class MelVoiceDiscriminator(nn.Module):
         product = (heard * asked).sum(1, keepdim=True) / asked.shape[1] ** 0.5
         return Judgement(product + self.heard_logit(heard), ())
 
-    def forward(self, mel: Tensor, voice: Tensor) -> list[Judgement]:
-        """mel (B, C, M, T), voice (B, V) -> both judgements."""
-        speech, heard = self.read(mel)
+    def forward(self, x: Tensor, voice: Tensor) -> list[Judgement]:
+        """x as `read` takes it, voice (B, V) -> both judgements."""
+        speech, heard = self.read(x)
         return [speech, self.compare(heard, voice)]

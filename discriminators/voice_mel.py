@@ -30,6 +30,6 @@ class VoiceMelDiscriminator(MelVoiceDiscriminator):
         super().__init__(1, voice, bands, width, compared)
         self.mel = LogMel(sample_rate, n_fft, hop, bands)
 
-    def read(self, mel: Tensor) -> tuple[Judgement, Tensor]:
-        """wav (B, 1, N) -> whether it is speech, place by place, and what was heard of the voice (B, compared)."""
-        return super().read(self.mel(mel[:, 0])[:, None])
+    def read(self, x: Tensor) -> tuple[Judgement, Tensor]:
+        """x (B, 1, N) samples -> whether it is speech, place by place, and what was heard of the voice (B, ...)."""
+        return super().read(self.mel(x[:, 0])[:, None])

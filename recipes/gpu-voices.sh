@@ -70,6 +70,7 @@ train)
   ar "output=$WORK/runs/ar" "max_minutes=$4" "data.tokens=$said" >"$WORK/logs/ar" 2>&1 &
   flow "output=$WORK/runs/flow" "max_minutes=$(awk "BEGIN {print $3 * 0.75}")" "init_tokens=$said" train_tokens=false \
     unrounded_until=0 >"$WORK/logs/flow" 2>&1 || true
+  rm -rf "$WORK/runs/head" # a head belongs to its trunk
   head "$WORK/runs/flow" "output=$WORK/runs/head" "max_minutes=$(awk "BEGIN {print $3 * 0.25}")" >"$WORK/logs/head" 2>&1 || true
   wait
   ;;

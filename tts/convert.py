@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from ..codec import Codec, Codes
-from ..codec.checkpoint import weights_hash
 from ..codec.mel.speech_tokens import STRIDE, SpeechTokenizer, SpeechTokensConfig, TokenStream
+from ..codec.mel.trained_on import check_trained_on
 from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ..codec.mel_vocoder_stream import MelVocoderStream
 from ..codec.registry import load_codec
 from ..data.audio import Audio, AudioReader
-from ..data.checkpoint import load_checkpoint, read_safetensors
+from ..data.checkpoint import load_checkpoint
 from ..data.resample import Resampler
 from ..errors import InputError, MissingModelError
 from ..layers.mel import MelStream
@@ -263,13 +263,7 @@ def load_decoder(device: str | torch.device = "cpu", folder: str | Path | None =
                 "or train it: myna train recipes/myna-flow-cpu.yaml"
             )
     tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, paths["tokens"], "tokens", device)
-    here = weights_hash(tokenizer)
-    trained_on = read_safetensors(paths["flow"]).metadata.get("tokens_hash", "")
-    if not trained_on or here[: len(trained_on)] != trained_on:
-        raise MissingModelError(
-            f"{paths['flow']} was trained on the tokens of {trained_on or 'an unknown tokenizer'}, the tokenizer here "
-            f"is {here[:16]}; use models that were trained together"
-        )
+    check_trained_on(paths["flow"], tokenizer)
     return FlowSpeechDecoder(
         load_checkpoint(FlowDecoder, FlowConfig, paths["flow"], "flow", device),
         load_checkpoint(MelVocoder, MelVocoderConfig, paths["vocoder"], "mel-vocoder", device),

@@ -18,9 +18,10 @@ import torch
 from ..codec import Codec
 from ..codec.checkpoint import weights_hash
 from ..codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
+from ..codec.mel.trained_on import check_trained_on
 from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ..codec.registry import load_codec
-from ..data.checkpoint import load_checkpoint, read_safetensors
+from ..data.checkpoint import load_checkpoint
 from ..errors import MissingModelError
 from ..kernels.precision import Precision, choose
 from ..pretrained.ge2e import load_ge2e
@@ -109,14 +110,8 @@ def load_flow_speech(
                 "train it: myna train recipes/myna-flow-cpu.yaml"
             )
     tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, paths["tokens"], "tokens", device)
-    here = weights_hash(tokenizer)
-    for role in ("flow", "ar"):
-        trained_on = read_safetensors(paths[role]).metadata.get("tokens_hash", "")
-        if not trained_on or here[: len(trained_on)] != trained_on:
-            raise MissingModelError(
-                f"{paths[role]} was trained on the tokens of {trained_on or 'an unknown tokenizer'}, the tokenizer "
-                f"here is {here[:16]}; use models that were trained together"
-            )
+    here = check_trained_on(paths["flow"], tokenizer)
+    check_trained_on(paths["ar"], tokenizer)
     decoder = FlowSpeechDecoder(
         load_checkpoint(FlowDecoder, FlowConfig, paths["flow"], "flow", device),
         load_checkpoint(MelVocoder, MelVocoderConfig, paths["vocoder"], "mel-vocoder", device),

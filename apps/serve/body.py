@@ -78,7 +78,8 @@ async def _read_form(request: Request) -> FormData:
     if not request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form")):
         raise InvalidError("expected a form (multipart/form-data) with a file")
     try:
-        form = await request.form(max_files=2, max_fields=64, max_part_size=_REFERENCE)
+        longest = _REFERENCE if request.url.path == _REFERENCES[0] else _ROOM
+        form = await request.form(max_files=2, max_fields=64, max_part_size=longest)
     except MultiPartException as error:
         raise InvalidError(f"the form cannot be read: {error.message.rstrip('.').lower()}") from None
     except Exception as error:

@@ -55,15 +55,16 @@ async def known_speakers(
     known = []
     for name, reference in zip(names, references, strict=True):
         kind, data = _data_of(name, reference)
+        raw = _RAW_RATE if kind == "audio/pcm" else None
         try:
-            audio = await decoders.decode(
-                data, SAMPLE_RATE, raw=_RAW_RATE if kind == "audio/pcm" else None, seconds=_LONGEST
-            )
+            audio = await decoders.decode(data, SAMPLE_RATE, raw=raw, seconds=_LONGEST)
+        except InputError as error:
+            about = f"the reference of {name}: {error}"
+            raise InvalidError(about, param=REFERENCES, code="invalid_audio") from None
+        try:
             known.append(await asyncio.to_thread(know, name, audio.samples[0]))
         except InputError as error:
-            message = str(error)
-            about = message if name in message else f"the reference of {name}: {message}"
-            raise InvalidError(about, param=REFERENCES, code="invalid_audio") from None
+            raise InvalidError(str(error), param=REFERENCES, code="invalid_audio") from None
     return known
 
 
@@ -87,7 +88,7 @@ class _GoneError(Exception):
 
 
 async def who_speaks(samples: np.ndarray, known: Sequence[KnownSpeaker]) -> Turns:
-    """samples (N,) at 16 kHz. Cancelled, the work ends at its next block."""
+    """samples (N,) at 16 kHz. Cancelled, the work ends at its next block of windows."""
     gone = threading.Event()
 
     def proceed() -> None:

@@ -16,8 +16,12 @@ LONGEST_NAME = 100  # characters
 class DiarizeOptions:
     """speakers: how many people speak, where that is known.   min_speakers, max_speakers: bounds, where it is not."""
 
-    speakers: int | None = option(None, "So many people speak.  [default: it is heard]", SPEAKERS)
-    min_speakers: int | None = option(None, "At least so many.", SPEAKERS)
+    speakers: int | None = option(
+        None,
+        "So many people speak, if they can be told apart.  [default: it is heard]",
+        SPEAKERS,
+    )
+    min_speakers: int | None = option(None, "At least so many, if they can be told apart.", SPEAKERS)
     max_speakers: int | None = option(None, "At most so many.", SPEAKERS)
 
     @property

@@ -36,13 +36,15 @@ def find_turns(
 ) -> Turns:
     """audio (N,) at 16 kHz -> who speaks when. known: speakers that have a name; the others are A, B, C, ...
 
-    proceed: called now and then; what it raises ends the work. An hour takes about half a minute of one core and,
-    beside its samples, some 100 MB. Raises UsageError.
+    proceed: called now and then once speech is found; what it raises ends the work. An hour takes about half a minute
+    of one core and, beside its samples, some 100 MB. Raises UsageError.
     """
     options = options or DiarizeOptions()
     options.check()
     check_names([speaker.name for speaker in known])
     spans = speech_spans(audio, SPEECH)
+    if proceed is not None:
+        proceed()
     return turns_of(find_voices(audio, spans, proceed), spans, options, known)
 
 

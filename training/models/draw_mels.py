@@ -4,7 +4,8 @@
 
 A vocoder that has only heard recordings takes what a decoder draws at its word, haze and all. Here every utterance is
 drawn with its own phones at their own times, its own tokens, and a prompt of the same voice, so that the recording is
-what it should have been (as HiFi-GAN is fine-tuned on the mels of an acoustic model, Kong et al. 2020, section 4.4).
+what it should have been (as HiFi-GAN is fine-tuned on the mels of an acoustic model, Kong et al. 2020, section 4.4). Of
+an utterance above 12 s a part is drawn; where a voice has no other, its beginning is the prompt.
 
 Shapes: B batch, T frames of 50 Hz, M mel bands.
 """
@@ -20,10 +21,11 @@ import numpy as np
 import torch
 
 from ...codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
+from ...codec.mel.trained_on import check_trained_on
 from ...data.checkpoint import load_checkpoint
 from ...data.corpus import open_corpus
 from ...data.files import atomic_output
-from ...errors import MynaError
+from ...errors import InputError, MynaError
 from ...tts.decoders.flow.decoder import FlowConfig, FlowDecoder
 from ..sets.drawn_set import drawn_set_bytes
 from ..sets.examples import ALL_SHOWN, Planner, Plans
@@ -54,14 +56,14 @@ class Drawer:
 
     @torch.inference_mode()
     def draw(self, plans: Plans, generator: torch.Generator) -> list[np.ndarray]:
-        """Mels (2 T, M) of the targets."""
+        """Mels (2 T, M) of the targets, float16."""
         batch = self.reader.batch(plans, _BLOCK, 0)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             _, drawn = self.net(batch, self._noise(batch, generator), True)
         mel = self.net.decoder.mel(drawn.head.float()).transpose(1, 2).numpy()
         ends = (plans.prompt_frames + plans.frames).tolist()
         return [
-            m[_MEL_HOPS * n : _MEL_HOPS * end]
+            m[_MEL_HOPS * n : _MEL_HOPS * end].astype(np.float16)  # a copy: the batch is not kept
             for m, n, end in zip(mel, plans.prompt_frames.tolist(), ends, strict=True)
         ]
 
@@ -117,8 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for i, item in enumerate(speech.items)
             if item.key in first and item.scale == 1 and item.tempo == 1
         ]
+        if not chosen:
+            raise InputError(
+                f"{options.mels} has no utterance of {options.corpus}; give the mels that were made of this corpus"
+            )
         decoder = load_checkpoint(FlowDecoder, FlowConfig, options.flow, "flow")
         tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, options.tokens, "tokens")
+        check_trained_on(options.flow, tokenizer)
         drawer = Drawer(decoder, tokenizer, speech, bf16=options.bf16)
         generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
         made: list[tuple[str, int, np.ndarray]] = []

@@ -40,11 +40,12 @@ from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recip
 from ..sets.examples import Batches, Planner, Plans, held_out, select
 from ..sets.mel_set import MelSet
 from .adversarial import CriticStep
-from .flow_adversary import Drawn, Judging, Stretch, as_in_speaking, heard_by, learn_to_tell, stretch
+from .flow_adversary import Drawn, as_in_speaking, stretch
 from .flow_batch import FlowBatch, Reader
 from .flow_recipe import FlowAdversary, FlowHeldOut, FlowRecipe
 from .token_probe import TokenProbe, spread
 from .tokens import start_tokenizer
+from .voice_critic import Judged, Judging, heard_by, learn_to_tell
 
 
 def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
@@ -210,7 +211,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
             model.tokenizer.requires_grad_(False)
         if recipe.head_alone:
             model.requires_grad_(False)
-            for part in model.decoder.head_parts():
+            for part in self._head_parts(model):
                 part.requires_grad_(True)
         trained = decayed_groups(model, recipe.optimizer.weight_decay, never=("embedding", "table"))
         optimizer = make_optimizer(trained, recipe.optimizer)
@@ -222,6 +223,11 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         self.held_out = self._held_out(data.held_out)
         voices = len({(i.source, i.speaker) for i in self.speech.items})
         self._begin(f"{self.speech.hours:.2f} h of {len(chosen)} utterances of {voices} speakers")
+
+    @staticmethod
+    def _head_parts(model: nn.Module) -> tuple[nn.Module, ...]:
+        assert isinstance(model, FlowTraining)
+        return model.decoder.head_parts()
 
     def _own_critic(self, section: FlowAdversary) -> None:
         model = self.recipe.model
@@ -278,14 +284,17 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         block = recipe.blocks[int(torch.randint(len(recipe.blocks), (), generator=generator))]
         offset = int(torch.randint(min(block, 100) // 2, (), generator=generator)) * 2
         self.model.train()
+        if recipe.head_alone:  # the trunk is as in speaking
+            self.model.eval()
+            for part in self._head_parts(self.model):
+                part.train()
         read = self.reader.batch(batch, block, offset)
         noise = self.noise(read, self.step < recipe.unrounded_until)
         with self.autocast():
             losses, drawn = self.wrapped(read, noise, self.step >= recipe.flow_from)
         losses["loss"] = self._total(losses)
         section = recipe.adversary
-        judged = section is not None and drawn is not None and self.step >= section.from_step
-        if section is not None and drawn is not None and judged and bool(noise.spoken.any()):
+        if section is not None and drawn is not None and self.step >= section.from_step:
             part = stretch(drawn, read, section.frames, generator).rows(noise.spoken)
             losses |= self._adversarial(section, part)
             if self.step >= section.heard_from:
@@ -294,7 +303,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         norm = self.descend(losses["loss"])
         return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm}
 
-    def _adversarial(self, section: FlowAdversary, part: Stretch) -> dict[str, Tensor]:
+    def _adversarial(self, section: FlowAdversary, part: Judged) -> dict[str, Tensor]:
         """A step of the discriminator, and what it says."""
         step = CriticStep(self.critic, self.critic_optimizer, section.lr * self.rate_factor(), section.clip)
         learned = learn_to_tell(self.judging, part, step, self.autocast())

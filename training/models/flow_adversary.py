@@ -14,13 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...discriminators import Judgement, MelVoiceDiscriminator
 from ...tts.decoders.flow.decoder import PATCH
-from .adversarial import CriticStep, discriminator_loss, feature_matching_loss, generator_loss
 from .flow_batch import FlowBatch
 from .flow_recipe import FlowAdversary
+from .voice_critic import Judged
 
 
 @dataclass(frozen=True)
@@ -32,23 +31,9 @@ class Drawn:
     head: Tensor
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """A part of each target, (B, 2, M, 2 t) each, what was made or recorded and the trunk's mean; and the voice (B, E),
-    zeros where it is not told."""
-
-    real: Tensor
-    fake: Tensor
-    voice: Tensor
-
-    def rows(self, chosen: Tensor) -> Stretch:
-        """Those examples alone; chosen (B,) bool."""
-        return Stretch(self.real[chosen], self.fake[chosen], self.voice[chosen])
-
-
-def stretch(drawn: Drawn, batch: FlowBatch, frames: int, generator: torch.Generator | None = None) -> Stretch:
-    """`frames` mel frames of each target, at random; what lies beyond its end, and bands that the recording does not
-    have, are 0 in all."""
+def stretch(drawn: Drawn, batch: FlowBatch, frames: int, generator: torch.Generator | None = None) -> Judged:
+    """`frames` mel frames of each target, at random: (B, 2, M, 2 t), what was made or recorded and the trunk's mean.
+    What lies beyond the target's end, and bands that the recording does not have, are 0 in all."""
     n = frames // PATCH
     b, t = batch.target.shape
     first = batch.target.int().argmax(1)
@@ -65,63 +50,20 @@ def stretch(drawn: Drawn, batch: FlowBatch, frames: int, generator: torch.Genera
 
     beside = part(drawn.mean.detach())
     real, fake = (torch.stack([part(x), beside], dim=1) for x in (drawn.clean, drawn.head))
-    return Stretch(real, fake, batch.speaker)
-
-
-class Judging(nn.Module):
-    """What a step asks of the discriminator in one pass, as processes that share gradients need it."""
-
-    def __init__(self, critic: MelVoiceDiscriminator):
-        super().__init__()
-        self.critic = critic
-
-    def forward(self, real: Tensor, fake: Tensor, voice: Tensor) -> list[Judgement]:
-        """-> is it speech (2 B); is it the voice, of real and of fake; is the real one the voice of another (B)."""
-        speech, heard = self.critic.read(torch.cat([real, fake]))
-        of_real, of_fake = heard.chunk(2)
-        asked = [self.critic.compare(of_real, voice), self.critic.compare(of_fake, voice)]
-        return [speech, *asked, self.critic.compare(of_real, voice.roll(1, 0))]
-
-
-def learn_to_tell(
-    judging: nn.Module, part: Stretch, step: CriticStep, autocast: torch.autocast
-) -> dict[str, Tensor]:
-    """A step of the discriminator, least squares (Mao et al. 2017)."""
-    real, fake, voice = part.real, part.fake.detach(), part.voice
-    with autocast:
-        speech, on_real, on_fake, other = judging(real, fake, voice)
-    pairs = [speech.split(len(real)), (on_real, on_fake)]
-    if len(real) > 1:  # a single example has no other's voice
-        pairs.append((on_real, other))
-    learned = discriminator_loss([r for r, _ in pairs], [f for _, f in pairs], "least_squares")
-    step(learned)
-    return {"discriminator": learned.detach(), "told_apart": (on_real.logits > other.logits).float().mean()}
-
-
-def heard_by(critic: MelVoiceDiscriminator, part: Stretch, autocast: torch.autocast) -> dict[str, Tensor]:
-    """How far what was made is taken for real, and for the voice, and how like its inner layers are."""
-    critic.requires_grad_(False)
-    with autocast:
-        with torch.no_grad():
-            on_real = critic(part.real, part.voice)
-        on_fake = critic(part.fake, part.voice)
-    critic.requires_grad_(True)
-    return {
-        "generator": generator_loss(on_fake[:1], "least_squares"),
-        "voice": generator_loss(on_fake[1:], "least_squares"),
-        "features": feature_matching_loss(on_real[:1], on_fake[:1]),
-    }
+    return Judged(real, fake, batch.speaker)
 
 
 def as_in_speaking(
     time: Tensor, sample: Tensor, section: FlowAdversary
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Times (B,) and noise (B, T, F) of which a share is drawn as the head speaks in two steps: at time 0 from noise of
-    its temperature, or at a half, from that noise and what the first step drew.
+    its temperature, or at a half, from that noise and what the first step drew. One at least: processes that share
+    gradients all have something to judge.
 
     -> times, noise; which examples these are (B,), and which of them are in the second step (B,).
     """
     u = torch.rand(len(time), device=time.device)
+    u[u.argmin()] = 0
     spoken, second = u < section.spoken, u < section.spoken / 2
     sample = torch.where(spoken[:, None, None], section.temperature * sample, sample)
     time = torch.where(spoken, torch.where(second, 0.5, 0.0), time)

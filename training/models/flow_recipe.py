@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...codec.mel.speech_tokens import SpeechTokensConfig
 from ...tts.decoders.flow.decoder import FlowConfig
@@ -99,3 +99,17 @@ class FlowRecipe(TrainerRecipe):
     blocks: tuple[int, ...] = (12, 16, 24, 32, 48, 100_000)  # frames of a block, drawn for each step
     weight_cap: float = Field(default=4.0, gt=0)  # of the flow's loss, which weighs 0.5 / (1 - t)^2
     optimizer: OptimizerSection = OptimizerSection(betas=(0.9, 0.98), weight_decay=0.02)
+
+    @model_validator(mode="after")
+    def _something_to_begin_with(self) -> FlowRecipe:
+        if self.head_alone and (self.init_from is None or self.init_tokens is None or self.train_tokens):
+            raise ValueError(
+                "head_alone needs what it is the head of: set init_from, init_tokens and train_tokens: false"
+            )
+        if self.head_alone and self.flow_from:
+            raise ValueError("head_alone learns from the first step on: set flow_from: 0")
+        if self.adversary is not None and self.max_steps is not None and self.flow_from >= self.max_steps:
+            raise ValueError(
+                "adversary judges the head, which learns nothing before the run ends: lower flow_from"
+            )
+        return self

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...codec.checkpoint import weights_hash
 from ...codec.registry import load_codec
 from ...data.corpus import open_corpus
-from ...discriminators import Judgement, VoiceMelDiscriminator
+from ...discriminators import VoiceMelDiscriminator
 from ...errors import InputError, UsageError
 from ...evaluation.measures.spectral import SpectralLoss
 from ...layers.harmonic import HIGHEST, LOWEST, PITCHES, Sound, pitch_place
@@ -42,8 +42,9 @@ from ..engine.trainer import (
 )
 from ..sets.extract_speech import Extractor
 from ..sets.hidden_set import HiddenItem, HiddenSet
-from .adversarial import CriticStep, discriminator_loss, feature_matching_loss, generator_loss
+from .adversarial import CriticStep
 from .vocoder_recipe import VocoderAdversary, VocoderHeldOut, VocoderRecipe
+from .voice_critic import Judged, Judging, heard_by, learn_to_tell
 
 _RIGHT = 0.03  # a pitch that is nearer than this, relatively, counts as right
 _WIDTH = 1.0  # of the bump around the true pitch, in pitches
@@ -145,22 +146,6 @@ class Pass(nn.Module):
         return model.out(x, voice)[..., ahead:], voice.vector
 
 
-class _Judging(nn.Module):
-    """What a step asks of the discriminator, likewise."""
-
-    def __init__(self, critic: VoiceMelDiscriminator):
-        super().__init__()
-        self.critic = critic
-
-    def forward(self, real: Tensor, fake: Tensor, voice: Tensor) -> list[Judgement]:
-        """real, fake (B, 1, N), voice (B, V) -> is it speech (2 B); is it the voice, of real and of fake; is the real
-        one the voice of another (B)."""
-        speech, heard = self.critic.read(torch.cat([real, fake]))
-        of_real, of_fake = heard.chunk(2)
-        asked = [self.critic.compare(of_real, voice), self.critic.compare(of_fake, voice)]
-        return [speech, *asked, self.critic.compare(of_real, voice.roll(1, 0))]
-
-
 class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
     """One run."""
 
@@ -248,7 +233,7 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         model = self.recipe.model
         self.critic = VoiceMelDiscriminator(model.sample_rate, model.voice, width=section.width)
         self.critic.to(self.world.device)
-        self.critic_trained = distributed.wrap(_Judging(self.critic), self.world)
+        self.critic_trained = distributed.wrap(Judging(self.critic), self.world)
         self.critic_optimizer = torch.optim.AdamW(
             self.critic.parameters(), lr=section.lr, betas=section.betas
         )
@@ -261,27 +246,12 @@ class VocoderTrainer(Trainer[VocoderRecipe, VocoderBatch]):
         n = min(section.frames * self.recipe.model.frame_size, real.shape[-1])
         start = int(torch.randint(real.shape[-1] - n + 1, (), generator=rng))
         real, fake, voice = real[..., start : start + n], fake[..., start : start + n], voice.detach()
-        critic = self.critic
-        with self.autocast():
-            speech, on_real, on_fake, other = self.critic_trained(real, fake.detach(), voice)
-        pairs = [speech.split(len(real)), (on_real, on_fake)]
-        if len(real) > 1:  # a single crop has no other's voice
-            pairs.append((on_real, other))
-        told_apart = (on_real.logits > other.logits).float().mean()
-        learned = discriminator_loss([r for r, _ in pairs], [f for _, f in pairs], "least_squares")
-        CriticStep(critic, self.critic_optimizer, section.lr * self.rate_factor(), section.clip)(learned)
-        critic.requires_grad_(False)
-        with self.autocast():
-            with torch.no_grad():
-                on_real = critic(real, voice)
-            on_fake = critic(fake, voice)
-        critic.requires_grad_(True)
-        return {
-            "discriminator": learned.detach(),
-            "voices_told_apart": told_apart,
-            "generator": generator_loss(on_fake, "least_squares"),
-            "features": feature_matching_loss(on_real[:1], on_fake[:1]),
-        }
+        step = CriticStep(self.critic, self.critic_optimizer, section.lr * self.rate_factor(), section.clip)
+        part = Judged(real, fake, voice)
+        said = learn_to_tell(self.critic_trained, part, step, self.autocast())
+        said |= heard_by(self.critic, part, self.autocast())
+        of_voice = said.pop("voice")
+        return said | {"generator": (said["generator"] + of_voice) / 2}
 
     def measure(self) -> dict[str, float]:
         assert isinstance(self.model, Vocoder)

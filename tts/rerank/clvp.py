@@ -23,11 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...codec.checkpoint import weights_hash
 from ...codec.mel.speech_tokens import STRIDE, SpeechTokenizer, SpeechTokensConfig
-from ...data.checkpoint import load_checkpoint, read_safetensors
+from ...codec.mel.trained_on import check_trained_on
+from ...data.checkpoint import load_checkpoint
 from ...data.resample import resample
-from ...errors import MissingModelError
 from ...layers.mel import MelFrames
 from ...layers.transformer import Transformer, TransformerConfig
 from ..lm.text_encoder import TextEncoder, TextEncoderConfig
@@ -144,13 +143,7 @@ class CLVPScorer:
     @cached_property
     def _models(self) -> tuple[CLVP, SpeechTokenizer, MelFrames]:
         tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, self._tokens, "tokens")
-        trained_on = read_safetensors(self._path).metadata.get("tokens_hash", "")
-        here = weights_hash(tokenizer)
-        if not trained_on or here[: len(trained_on)] != trained_on:
-            raise MissingModelError(
-                f"{self._path} was trained on the tokens of {trained_on or 'an unknown tokenizer'}, the tokenizer here "
-                f"is {here[:16]}; use models that were trained together"
-            )
+        check_trained_on(self._path, tokenizer)
         return load_checkpoint(CLVP, CLVPConfig, self._path, "clvp"), tokenizer, MelFrames(_RATE)
 
     @torch.inference_mode()

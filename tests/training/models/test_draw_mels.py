@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from myna.codec.checkpoint import weights_hash
 from myna.codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from myna.data.checkpoint import save_checkpoint
 from myna.errors import InputError
@@ -16,7 +18,7 @@ from myna.training.models.draw_mels import main as draw_mels
 from myna.training.sets.drawn_set import DrawnSet, drawn_set_bytes
 from myna.training.sets.extract_mels import main as extract_mels
 from myna.training.sets.extract_pitch import main as extract_pitch
-from myna.training.sets.mel_set import MelSet
+from myna.training.sets.mel_set import MelItem, MelSet, MelUtterance, mel_set_bytes
 from myna.training.sets.sounds import Sounds
 from myna.training.sets.speech_set import Aligned, SpeechItem, aligned_set_bytes
 from myna.training.train import train
@@ -62,7 +64,10 @@ def sets(tmp_path_factory, vowels):
         flow = FlowDecoder(
             FlowConfig(text_width=24, text_depth=1, condition=16, trunk=TINY, head=TINY, token_dims=2)
         )
-        save_checkpoint(flow, flow.config, folder / "flow", "flow")
+        torch.nn.init.normal_(flow.head_out.weight, 0, 0.1)
+        notes = {"tokens_hash": weights_hash(tokens)[:16]}
+        save_checkpoint(flow, flow.config, folder / "flow", "flow", notes)
+        save_checkpoint(flow, flow.config, folder / "stranger", "flow", {"tokens_hash": "0" * 16})
         models = ["--flow", str(folder / "flow"), "--tokens", str(folder / "tokens")]
         command = [
             str(folder / "corpus"),
@@ -74,7 +79,16 @@ def sets(tmp_path_factory, vowels):
         ]
         assert draw_mels([*command, "--batch-frames", "150"]) == 0
         assert draw_mels(command) != 0  # the output exists
+        assert draw_mels([*command, "--force", "--flow", str(folder / "stranger")]) != 0  # of other tokens
+        again = [command[0], str(folder / "again"), *command[2:]]
+        assert draw_mels([*again, "--batch-frames", "150"]) == 0
+        assert (folder / "again").read_bytes() == (folder / "drawn").read_bytes()
         yield folder
+
+
+def scalars(out: Path, name: str) -> list[float]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row[name] for row in rows if row["kind"] == "train"]
 
 
 def test_every_utterance_is_drawn_at_its_place(sets):
@@ -89,8 +103,8 @@ def test_every_utterance_is_drawn_at_its_place(sets):
         else:
             assert (first, len(mel)) == (2 * begins, 2 * n)
         assert mel.isfinite().all()
-        # A decoder that has learned nothing draws the mean of all bands.
-        assert torch.allclose(mel.float(), torch.tensor(-5.0), atol=0.5)
+        assert 0.1 < float(mel.float().std(0).mean()) < 5
+    assert not torch.equal(drawn["a0"][1][:100], drawn["a1"][1][:100])
 
 
 def test_crops_come_with_what_stands_for_their_mel(sets, tmp_path):
@@ -139,6 +153,30 @@ def test_the_vocoder_learns_from_drawn_mels(sets, tmp_path):
         "schedule={over: steps, warmup_steps: 2}",
     ]
     train("myna-mel-vocoder-cpu", run, quiet=True)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["mel"] for row in rows if row["kind"] == "train"]
+    losses = scalars(tmp_path / "run", "mel")
     assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
+    plain = [*run, "data.drawn=[]", "max_steps=1", f"output={tmp_path / 'plain'}"]
+    train("myna-mel-vocoder-cpu", plain, quiet=True)
+    assert abs(scalars(tmp_path / "plain", "mel")[0] / losses[0] - 1) > 0.01
+    # What the recording's pitch is says nothing about a drawn one.
+    assert scalars(tmp_path / "run", "pitch")[0] < scalars(tmp_path / "plain", "pitch")[0]
+
+
+def test_a_corpus_that_the_mels_are_not_of_is_refused(sets, tmp_path, capsys):
+    other = tmp_path / "mels"
+    items = MelItem("z", "one", "train", "z", 1.0, 1.0, 12_000.0, 0.0)
+    n = 60
+    said = MelUtterance(
+        items, np.zeros((2 * n, 80)), np.zeros(2 * n), np.full(n, -1), np.zeros((3, 0), int), np.eye(256)[0]
+    )
+    other.write_bytes(mel_set_bytes([said]))
+    command = [
+        str(sets / "corpus"),
+        str(tmp_path / "out"),
+        "--mels",
+        str(other),
+        "--aligned",
+        str(sets / "aligned"),
+    ]
+    assert draw_mels([*command, "--flow", str(sets / "flow"), "--tokens", str(sets / "tokens")]) != 0
+    assert "has no utterance of" in capsys.readouterr().err

@@ -359,7 +359,7 @@ def test_the_head_learns_from_a_discriminator(mels, tmp_path):
     for steps in (3, 6):
         train("myna-flow-cpu", flow_run(mels, parts, f"max_steps={steps}", constant, ADVERSARY), quiet=True)
     assert_same_state(whole / "state.pt", parts / "state.pt")
-    for name in ("discriminator", "generator", "voice", "features", "told_apart"):
+    for name in ("discriminator", "generator", "voice", "features"):
         assert len(scalars(whole, "train", name)) == 5
     unheard = ADVERSARY.replace("heard_from: 2", "heard_from: 100")
     train("myna-flow-cpu", flow_run(mels, alone, "max_steps=6", constant, unheard), quiet=True)
@@ -394,6 +394,13 @@ def test_the_head_alone_learns(mels, trained, tmp_path):
         else:
             assert torch.equal(one, other)
     assert moved > 10
+    for wrong in (
+        ["head_alone=true", "max_steps=6"],
+        [*alone, "flow_from=3"],
+        [ADVERSARY, "flow_from=9", "max_steps=9"],
+    ):
+        with pytest.raises(UsageError, match=r"head_alone|flow_from"):
+            train("myna-flow-cpu", flow_run(mels, tmp_path / "wrong", *wrong), quiet=True)
 
 
 def test_a_share_of_the_examples_is_drawn_as_in_speaking():
@@ -408,6 +415,13 @@ def test_a_share_of_the_examples_is_drawn_as_in_speaking():
     assert (moved[second] == 0.5).all()
     assert (moved[spoken & ~second] == 0).all()
     assert (noise[spoken] == 0.4).all()
+
+
+def test_something_is_judged_in_every_step():
+    """Processes that share gradients must not skip the discriminator, one without the others."""
+    for seed in range(30):
+        torch.manual_seed(seed)
+        assert as_in_speaking(torch.zeros(1), torch.zeros(1, 2, 3), FlowAdversary(spoken=0.1))[2].any()
 
 
 def test_the_second_step_reads_what_the_first_drew(mels):

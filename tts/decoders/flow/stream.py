@@ -29,7 +29,7 @@ class FlowOptions:
 
     steps: int = 2  # of the head, 0: the trunk's mean alone
     # 0: none; above, what the voice changes is exaggerated: likeness gains and words are lost (docs/log.md)
-    guidance: float = 0.3
+    guidance: float = 0.0
     sway: float = (
         0.0  # below 0: steps lie nearer to the noise (Chen et al. 2024, F5-TTS, section 3.3), at least -1
     )
