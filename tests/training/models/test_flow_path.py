@@ -524,9 +524,10 @@ def test_the_vocoder_learns(corpus, tmp_path, monkeypatch):
 
 
 def test_two_processes_share_their_gradients(mels, trained, tmp_path, two_processes):
-    flow = flow_run(mels, tmp_path / "flow", "max_steps=3", "flow_from=1")
+    judged = ADVERSARY.replace("from_step: 1", "from_step: 1, spoken: 0.2")
+    flow = flow_run(mels, tmp_path / "flow", "max_steps=4", "flow_from=1", judged)
     found = two_processes(FlowTrainer, FlowRecipe, "myna-flow-cpu", flow)
-    assert found == ["batches differ 3", "myna-flow same 3"]
+    assert found == ["batches differ 4", "discriminator same 4", "myna-flow same 4"]
     tokens = trained / "best.tokens.safetensors"
     own = [f"data.mel_sets=[{mels}]", f"data.tokens={tokens}", f"output={tmp_path / 'ar'}", "max_steps=3"]
     ar = [*own, "data.held_out=null", *AR]
