@@ -75,7 +75,7 @@ def spawn() -> Callable[..., subprocess.Popen]:
 
     def start(*args: object, **options: Any) -> subprocess.Popen:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "myna.apps.cli", *map(str, args)]
+        command = [sys.executable, "-m", "myna", *map(str, args)]
         return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, **options)
 
     return start
