@@ -86,7 +86,8 @@ class FlowTraining(nn.Module):
         prompt = torch.where(b.prompted[..., None], clean, 0) * b.prompt_bands[:, None]
         mean, deviation = decoder.statistics(prompt, b.prompted)
         shown = b.speaker.any(1, keepdim=True)
-        condition = decoder.voice(F.normalize(b.speaker + noise.speaker * shown, dim=1), mean, deviation)
+        voice = decoder.voice(F.normalize(b.speaker + noise.speaker * shown, dim=1), mean, deviation)
+        condition = decoder.told(voice, b.clarity)
         inputs = FlowInputs(
             text=decoder.text_encoder(b.phones, b.n_phones),
             pointer=b.pointer,
@@ -244,8 +245,11 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         decoder = FlowDecoder(recipe.model)
         if recipe.init_from is not None:
             given = load_checkpoint(FlowDecoder, FlowConfig, recipe.init_from, "flow")
-            check_dimensions(given.config, recipe.model, recipe.init_from)
-            decoder.load_state_dict(given.state_dict())
+            # Weights that were not yet told how clearly a text is said may learn it.
+            free = () if given.config.clarity else ("clarity",)
+            check_dimensions(given.config, recipe.model, recipe.init_from, free=free)
+            fresh = {k: v for k, v in decoder.state_dict().items() if k.startswith("clarity.")}
+            decoder.load_state_dict(fresh | given.state_dict())
             return decoder
         wide = np.array([i for i in chosen if self.speech.items[i].bandwidth >= 11_000] or chosen)
         if len(wide) > 2000:

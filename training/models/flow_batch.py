@@ -29,7 +29,8 @@ class FlowBatch:
     pointer, visible, blocks (B, T).   symbols (B, T): the phone's symbol, -1 unknown.   speaker (B, E).
     prompted, target, inside (B, T) bool: frames of the prompt, the target, either.   knows_phone (B, T),
     knows_token (B, S) bool.   bands, prompt_bands (B, F): 1 where a loss may look, and what is seen of the prompt.
-    content (B, T, C): states of a recogniser's encoder; C = 0 where the set has none.
+    content (B, T, C): states of a recogniser's encoder; C = 0 where the set has none.   clarity (B,): the aligner's
+    score of the target, NaN where it is not told.
     """
 
     mel: Tensor
@@ -50,6 +51,7 @@ class FlowBatch:
     bands: Tensor
     prompt_bands: Tensor
     content: Tensor
+    clarity: Tensor
 
 
 class Reader:
@@ -61,6 +63,7 @@ class Reader:
         self.phone_starts = torch.from_numpy(speech.phone_starts).to(device)
         self.starts = torch.from_numpy(speech.starts).to(device)
         self.bandwidth = torch.tensor([item.bandwidth for item in speech.items], device=device)
+        self.score = torch.tensor([item.score for item in speech.items], device=device)
         self.centres = mel_centres(24_000, config.mel_bands).to(device)
 
     def batch(self, plans: Plans, block: int, offset: int) -> FlowBatch:
@@ -114,6 +117,7 @@ class Reader:
             bands=(self.centres <= self.bandwidth[p.utterance][:, None]).float().repeat(1, 2),
             prompt_bands=(shown | ~p.hide_highs[:, None]).float().repeat(1, 2),
             content=mel.new_zeros(*frame.shape, 0) if s.content is None else s.content[frame],
+            clarity=torch.where(p.hide_clarity, torch.nan, self.score[p.utterance]).float(),
         )
 
     def _phones(self, plans: Plans, p: Plans) -> tuple[Tensor, Tensor]:

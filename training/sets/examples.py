@@ -34,6 +34,7 @@ class ExampleOptions:
     hide_tokens: float = 0.35
     hide_both: float = 0.1  # of those without phones, tokens are hidden too
     hide_highs: float = 0.5  # bands above 7.4 kHz of the prompt
+    hide_clarity: float = 0.2  # how clearly the target is said
 
     def __post_init__(self) -> None:
         low, high = self.prompt_frames
@@ -46,7 +47,14 @@ class ExampleOptions:
 
 
 ALL_SHOWN = ExampleOptions(
-    own_prompt=0, hide_voice=0, hide_prompt=0, hide_speaker=0, hide_phones=0, hide_tokens=0, hide_highs=0
+    own_prompt=0,
+    hide_voice=0,
+    hide_prompt=0,
+    hide_speaker=0,
+    hide_phones=0,
+    hide_tokens=0,
+    hide_highs=0,
+    hide_clarity=0,
 )
 
 
@@ -66,6 +74,7 @@ class Plans:
     hide_phones: Tensor
     hide_tokens: Tensor
     hide_highs: Tensor
+    hide_clarity: Tensor
 
     def to(self, device: str | torch.device) -> Plans:
         return Plans(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
@@ -146,7 +155,7 @@ class Planner:
         if frames > o.max_frames:
             start += int(rng.integers(0, (frames - o.max_frames) // 2 + 1)) * 2
             frames = o.max_frames // 2 * 2
-        u = rng.random(4)
+        u = rng.random(5)
         hide_voice = u[0] < o.hide_voice
         hide_prompt = hide_voice or o.hide_voice <= u[0] < o.hide_voice + o.hide_prompt
         hide_speaker = hide_voice or 0 <= u[0] - o.hide_voice - o.hide_prompt < o.hide_speaker
@@ -156,6 +165,7 @@ class Planner:
         return [
             *(prompt_start, n_prompt, start, frames, target, prompt),
             *(bool(hide_prompt), bool(hide_speaker), hide_phones, hide_tokens, hide_highs),
+            bool(self._n_phones[target] == 0 or u[4] < o.hide_clarity),
         ]
 
 

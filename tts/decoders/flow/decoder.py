@@ -47,6 +47,7 @@ class FlowConfig:
     trunk: DiTConfig = field(default_factory=lambda: DiTConfig(depth=6, hidden=896))
     head: DiTConfig = field(default_factory=lambda: DiTConfig(depth=3, hidden=512))
     look_ahead: int = 4  # frames beyond a block that its timing and tokens are known for
+    clarity: bool = False  # whether it is told how clearly the text is to be said
 
     @property
     def frame(self) -> int:
@@ -90,6 +91,30 @@ class Voice(nn.Module):
     def forward(self, speaker: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
         """speaker (B, E) of length 1, or zeros; mean, spread (B, M) of the prompt's normalised mel -> (B, C)."""
         return self.map(torch.cat([speaker * 16, mean, spread], dim=-1))
+
+
+class Clarity(nn.Module):
+    """How clearly a text is said, as a part of the condition.
+
+    It is the aligner's score of a recording, in nats a phone: strong accents, noise and mumbling score less. Told of
+    each recording what it was, the decoder can be asked for more than a voice's own recordings have.
+    """
+
+    # Of recordings: about -1.1 in a studio, -2.7 a stranger's second language at home.
+    MEAN, SPREAD = -1.9, 0.7
+
+    def __init__(self, condition: int, hidden: int = 64):
+        super().__init__()
+        self.map = nn.Sequential(nn.Linear(2, hidden), nn.SiLU(), nn.Linear(hidden, condition))
+        nn.init.zeros_(self.map[-1].weight)
+        nn.init.zeros_(self.map[-1].bias)
+
+    def forward(self, score: Tensor) -> Tensor:
+        """score (B,) in nats, NaN where it is not known -> (B, C)."""
+        known = ~score.isnan()
+        level = ((score - self.MEAN) / self.SPREAD).clamp(-2.5, 2.5)
+        x = torch.stack([torch.where(known, level, 0.0), known.to(score)], dim=-1)
+        return self.map(x.to(self.map[0].weight.dtype))
 
 
 class TokenFrames(nn.Module):
@@ -151,6 +176,7 @@ class FlowDecoder(nn.Module):
         self.place = nn.Embedding(2, w)  # target, prompt
         self.inputs = nn.Linear(2 * c.text_width + c.frame, w)
         self.voice = Voice(c)
+        self.clarity = Clarity(c.condition) if c.clarity else None
         self.trunk = DiT(c.trunk, c.condition)
         self.out = nn.Linear(w, c.frame)
         self.time = nn.Sequential(nn.Linear(128, c.condition), nn.SiLU(), nn.Linear(c.condition, c.condition))
@@ -178,6 +204,10 @@ class FlowDecoder(nn.Module):
         """(B, T, F) -> natural log-mel (B, M, 2 T)."""
         x = frames.unflatten(-1, (PATCH, -1)).flatten(1, 2)
         return (x * self.deviation + self.mean).transpose(1, 2)
+
+    def told(self, voice: Tensor, clarity: Tensor) -> Tensor:
+        """The condition (B, C): a voice (B, C), and how clearly it speaks, (B,) nats, NaN where that is not known."""
+        return voice if self.clarity is None else voice + self.clarity(clarity.to(voice.device))
 
     def statistics(self, prompt: Tensor, prompted: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and spread (B, M) of a prompt's frames (B, T, F) where `prompted` (B, T); zeros without any."""

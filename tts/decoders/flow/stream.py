@@ -8,6 +8,7 @@ Shapes: R rows, T frames of 50 Hz, S = T / 2 tokens, F numbers of a frame, M mel
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -35,6 +36,13 @@ class FlowOptions:
     )
     temperature: float = 0.4  # of the noise; by words and likeness of vox-dev (docs/log.md)
     blocks: tuple[int, ...] = (12, 16, 24, 32)  # frames, even; the last repeats
+    # How clearly to speak, in nats of the aligner's score (`decoder.Clarity`); None: as it comes. Decoders that were
+    # not told of it in training ignore it.
+    clarity: float | None = None
+
+    @property
+    def told(self) -> float:
+        return math.nan if self.clarity is None else self.clarity
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.guidance < 0 or not -1 <= self.sway <= 1:
@@ -79,7 +87,8 @@ def read_voice(
     n = prompt.shape[1]
     yes = torch.ones(1, n, dtype=torch.bool, device=prompt.device)
     mean, spread = model.statistics(prompt, yes)
-    condition = model.voice(speaker[None].to(prompt), mean, spread)
+    voice = model.voice(speaker[None].to(prompt), mean, spread)
+    condition = model.told(voice, prompt.new_full((1,), options.told))
     known = yes[:, ::2] if tokens is not None else ~yes[:, ::2]
     levels = (
         prompt.new_zeros(1, n // 2, model.config.token_dims) if tokens is None else tokens[None].to(prompt)
@@ -123,6 +132,7 @@ class FlowStream:
             nobody = model.voice(
                 like.new_zeros(1, c.speaker), like.new_zeros(1, c.mel_bands), like.new_zeros(1, c.mel_bands)
             )
+            nobody = model.told(nobody, like.new_full((1,), options.told))
             n = 0 if voice is None else voice.trunk.caches[0][0].shape[2]
             slots = max(c.trunk.context, 2 * n)
             rows = [] if voice is None else [(voice.condition, voice.trunk, voice.heads)]
