@@ -42,7 +42,8 @@ from ..sets.mel_set import MelSet
 from .adversarial import CriticStep
 from .flow_adversary import Drawn, as_in_speaking, stretch
 from .flow_batch import FlowBatch, Reader
-from .flow_recipe import FlowAdversary, FlowHeldOut, FlowRecipe
+from .flow_recipe import FlowAdversary, FlowHeldOut, FlowReading, FlowRecipe
+from .phone_reader import PhoneReader, learn_to_read, read_by
 from .token_probe import TokenProbe, spread
 from .tokens import start_tokenizer
 from .voice_critic import Judged, Judging, heard_by, learn_to_tell
@@ -219,6 +220,8 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         self._own(model, optimizer)
         if recipe.adversary is not None:
             self._own_critic(recipe.adversary)
+        if recipe.reading is not None:
+            self._own_phone_reader(recipe.reading)
         self._resume()
         self.wrapped = distributed.wrap(model, world, partly_used=True)
         self.held_out = self._held_out(data.held_out)
@@ -239,6 +242,16 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
             self.critic.parameters(), lr=section.lr, betas=section.betas, fused=True
         )
         self.modules["discriminator"], self.optimizers["discriminator"] = self.critic, self.critic_optimizer
+
+    def _own_phone_reader(self, section: FlowReading) -> None:
+        self.phone_reader = PhoneReader(self.recipe.model.mel_bands, section.width)
+        self.phone_reader.to(self.world.device)
+        self.reading = distributed.wrap(self.phone_reader, self.world)
+        self.reading_optimizer = torch.optim.AdamW(
+            self.phone_reader.parameters(), lr=section.lr, betas=section.betas, fused=True
+        )
+        self.modules["phone_reader"] = self.phone_reader
+        self.optimizers["phone_reader"] = self.reading_optimizer
 
     def _decoder(self, chosen: Sequence[int]) -> FlowDecoder:
         recipe = self.recipe
@@ -304,6 +317,11 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
             if self.step >= section.heard_from:
                 for name in ("generator", "voice", "features"):
                     losses["loss"] = losses["loss"] + getattr(section, name) * losses[name]
+        reading = recipe.reading
+        if reading is not None and drawn is not None:
+            losses |= self._read(reading, drawn, read)
+            if self.step >= reading.heard_from:
+                losses["loss"] = losses["loss"] + reading.weight * losses["read"]
         norm = self.descend(losses["loss"])
         return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm}
 
@@ -312,6 +330,13 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         step = CriticStep(self.critic, self.critic_optimizer, section.lr * self.rate_factor(), section.clip)
         learned = learn_to_tell(self.judging, part, step, self.autocast())
         return learned | heard_by(self.critic, part, self.autocast())
+
+    def _read(self, section: FlowReading, drawn: Drawn, batch: FlowBatch) -> dict[str, Tensor]:
+        """A step of the network that reads phones, and what it reads from what was drawn."""
+        rate = section.lr * self.rate_factor()
+        step = CriticStep(self.phone_reader, self.reading_optimizer, rate, section.clip)
+        learned = learn_to_read(self.reading, drawn.clean, batch, step, self.autocast())
+        return learned | read_by(self.phone_reader, drawn.head, batch, self.autocast())
 
     def noise(self, batch: FlowBatch, unrounded: bool, training: bool = True) -> FlowNoise:
         return draw_noise(self.recipe, self.quantizer.rows, batch, unrounded, training)

@@ -62,6 +62,17 @@ class FlowAdversary(Section):
     clip: float = Field(default=10.0, gt=0)
 
 
+class FlowReading(Section):
+    """A network that reads phones from recordings, and what is drawn has to be read as its text."""
+
+    heard_from: int = Field(default=300, ge=0)  # the decoder learns from it from this step on
+    weight: float = Field(default=0.1, ge=0)  # of its cross-entropy, nats a frame
+    width: int = Field(default=160, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = Field(default=5.0, gt=0)
+
+
 class FlowRecipe(TrainerRecipe):
     """A recipe of `myna train` for the flow decoder and its speech tokens."""
 
@@ -75,6 +86,7 @@ class FlowRecipe(TrainerRecipe):
             "optimizer.lr",
             "train_tokens",
             "adversary",
+            "reading",
         ),
     )
 
@@ -84,6 +96,7 @@ class FlowRecipe(TrainerRecipe):
     data: FlowData
     losses: FlowLosses = FlowLosses()
     adversary: FlowAdversary | None = None
+    reading: FlowReading | None = None
     # None: new ones; a path: to start from, or to keep as they are where train_tokens is false.
     init_tokens: str | None = None
     train_tokens: bool = True

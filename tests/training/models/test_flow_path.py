@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +19,15 @@ from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from myna.data.checkpoint import load_checkpoint, read_safetensors
 from myna.errors import InputError, MynaError, UsageError
 from myna.layers.dit import DiTConfig
+from myna.layers.mel import mel_centres
+from myna.training.models.adversarial import CriticStep
 from myna.training.models.flow import FlowNoise, FlowTrainer, FlowTraining
 from myna.training.models.flow_adversary import Drawn, as_in_speaking, stretch
 from myna.training.models.flow_batch import Reader
 from myna.training.models.flow_recipe import FlowAdversary, FlowRecipe
 from myna.training.models.mel_vocoder import MelVocoderTrainer
 from myna.training.models.mel_vocoder_recipe import MelVocoderRecipe
+from myna.training.models.phone_reader import PhoneReader, learn_to_read, read_by
 from myna.training.models.token_ar import TokenARTrainer, tokens_of
 from myna.training.models.token_ar_recipe import TokenARRecipe
 from myna.training.sets.content import Content
@@ -39,7 +43,7 @@ from myna.training.train import train
 from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
 from myna.tts.decoders.flow.stream import FlowOptions, FlowStream, read_voice
 from myna.tts.lm.token_ar import TokenAR, TokenARConfig
-from myna.tts.text.phones import Phones
+from myna.tts.text.phones import SYMBOLS, Phones
 
 from ..states import assert_same_state
 
@@ -401,6 +405,119 @@ def test_the_head_alone_learns(mels, trained, tmp_path):
     ):
         with pytest.raises(UsageError, match=r"head_alone|flow_from"):
             train("myna-flow-cpu", flow_run(mels, tmp_path / "wrong", *wrong), quiet=True)
+
+
+READING = "reading={width: 8, heard_from: 3, weight: 0.5, lr: 0.003}"
+
+
+def test_the_decoder_learns_to_be_read(mels, tmp_path):
+    """It follows the reader from its step on, and a run with one goes on exactly."""
+    whole, parts, alone = (tmp_path / name for name in ("whole", "parts", "alone"))
+    constant = "schedule.decay=constant"
+    train("myna-flow-cpu", flow_run(mels, whole, "max_steps=6", constant, READING), quiet=True)
+    for steps in (3, 6):
+        train("myna-flow-cpu", flow_run(mels, parts, f"max_steps={steps}", constant, READING), quiet=True)
+    assert_same_state(whole / "state.pt", parts / "state.pt")
+    for name in ("reading", "read"):
+        assert len(scalars(whole, "train", name)) == 6
+    unheard = READING.replace("heard_from: 3", "heard_from: 100")
+    train("myna-flow-cpu", flow_run(mels, alone, "max_steps=6", constant, unheard), quiet=True)
+    mine, other = scalars(whole, "train", "flow"), scalars(alone, "train", "flow")
+    assert mine[:4] == other[:4]
+    assert mine[4:] != other[4:]
+
+
+def reading_batch(b: int, t: int, generator: torch.Generator) -> SimpleNamespace:
+    target = torch.zeros(b, t, dtype=torch.bool)
+    target[:, 4:] = True
+    return SimpleNamespace(
+        target=target,
+        symbols=torch.randint(3, 40, (b, t), generator=generator),
+        knows_phone=target.clone(),
+        knows_token=torch.zeros(b, t // 2, dtype=torch.bool),
+    )
+
+
+def test_a_reader_learns_from_recordings_alone():
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    reader = PhoneReader(width=16, dilations=(1, 2))
+    batch = reading_batch(2, 12, generator)
+    batch.symbols[:, ::3] = -1
+    clean = torch.randn(2, 12, 160, generator=generator)
+    still = torch.autocast("cpu", torch.bfloat16, enabled=False)
+    step = CriticStep(reader, torch.optim.AdamW(reader.parameters()), 1e-2, 5.0)
+    losses = [float(learn_to_read(reader, clean, batch, step, still)["reading"]) for _ in range(40)]  # pyright: ignore[reportArgumentType]
+    assert losses[-1] < 0.2 * losses[0]
+    before = [p.clone() for p in reader.parameters()]
+    drawn = torch.randn(2, 12, 160, generator=generator, requires_grad=True)
+    found = read_by(reader, drawn, batch, still)  # pyright: ignore[reportArgumentType]
+    (gradient,) = torch.autograd.grad(found["read"], drawn)
+    assert all(p.requires_grad and p.grad is not None for p in reader.parameters())  # of its own step
+    assert all(torch.equal(p, q) for p, q in zip(before, reader.parameters(), strict=True))
+    assert gradient[:, 4:].any()
+    assert not gradient[:, :4].any()  # the prompt is not read
+    highs = mel_centres(24_000, 80).repeat(2) >= 7400
+    assert not gradient[..., highs].any()  # recordings of 16 kHz have none
+    batch.knows_phone[0] = False  # neither phones nor tokens: nothing to be read
+    hidden = read_by(reader, drawn, batch, still)["read"]  # pyright: ignore[reportArgumentType]
+    (gradient,) = torch.autograd.grad(hidden, drawn)
+    assert not gradient[0].any()
+    assert gradient[1].any()
+
+
+def test_pauses_are_read_as_one_symbol():
+    reader = PhoneReader(width=4, dilations=())
+    logits = torch.zeros(1, 2, len(SYMBOLS))
+    logits[..., SYMBOLS.index(" ")] = 9
+    pauses = torch.tensor([[SYMBOLS.index(","), SYMBOLS.index(" ")]])
+    loss, right = reader.unlike(logits, pauses)
+    assert float(right) == 1
+    assert float(loss) < 0.1
+
+
+def test_a_decoder_learns_how_clearly_a_text_is_said(mels, trained, tmp_path):
+    """Weights that were not told of it begin as they were; what is not told changes nothing."""
+    start = [
+        f"init_from={trained / 'last.safetensors'}",
+        f"init_tokens={trained / 'last.tokens.safetensors'}",
+        "train_tokens=false",
+        "half_precision_export=false",
+    ]
+    told = [*start, "model.clarity=true"]
+    train("myna-flow-cpu", flow_run(mels, tmp_path / "run", *told, "max_steps=6"), quiet=True)
+    before, after = (
+        load_checkpoint(FlowDecoder, FlowConfig, path / "last.safetensors", "flow")
+        for path in (trained, tmp_path / "run")
+    )
+    assert before.clarity is None
+    assert after.clarity is not None
+    with torch.no_grad():
+        clear, mumbled, unknown = after.clarity(torch.tensor([-1.0, -3.0, math.nan]))
+    assert not torch.equal(clear, mumbled)
+    assert not torch.equal(clear, unknown)
+    fresh = FlowDecoder(after.config)
+    voice = torch.randn(1, after.config.condition)
+    assert torch.equal(fresh.told(voice, torch.tensor([-1.0])), voice)
+    assert torch.equal(before.told(voice, torch.tensor([-1.0])), voice)
+    run = [f"init_from={tmp_path / 'run' / 'last.safetensors'}", *start[1:], "max_steps=1"]
+    with pytest.raises(UsageError, match="clarity"):
+        train("myna-flow-cpu", flow_run(mels, tmp_path / "back", *run), quiet=True)
+
+
+def test_how_clearly_is_told_unless_hidden_or_without_text(mels):
+    speech = MelSet([mels])
+    chosen = [i for i, item in enumerate(speech.items) if item.split == "train"]
+    reader = Reader(speech, FlowConfig())
+    for share in (0.0, 1.0):
+        options = ExampleOptions(prompt_frames=(8, 12), hide_clarity=share)
+        plans = Planner(speech, chosen, options).draw(np.random.default_rng(0), 30)
+        told = reader.batch(plans, 24, 0).clarity
+        for row, i in enumerate(plans.utterance.tolist()):
+            if share or not speech.n_phones[i]:
+                assert told[row].isnan()
+            else:
+                assert told[row] == pytest.approx(speech.items[i].score)
 
 
 def test_a_share_of_the_examples_is_drawn_as_in_speaking():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,8 +26,12 @@ SMALL = FlowConfig(
 
 @pytest.fixture(scope="module")
 def model() -> FlowDecoder:
+    return random_decoder(SMALL)
+
+
+def random_decoder(config: FlowConfig) -> FlowDecoder:
     torch.manual_seed(0)
-    decoder = FlowDecoder(SMALL).eval()
+    decoder = FlowDecoder(config).eval()
     for parameter in decoder.parameters():  # what starts at zero would hide mistakes
         parameter.data = torch.randn_like(parameter) * (
             0.4 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
@@ -133,6 +140,21 @@ def test_guidance_compares_with_no_voice(model, said):
     blocks = slice(0, 24)  # later blocks follow other noisy frames only with more steps than one
     expected = with_voice + (with_voice - without)
     assert torch.allclose(both[:, blocks], expected[:, blocks], atol=1e-3)
+
+
+def test_a_text_is_said_as_clearly_as_asked(said):
+    """With a voice and without one; a model that was not told of it ignores it."""
+    told, plain = random_decoder(replace(SMALL, clarity=True)), random_decoder(SMALL)
+    mels = {}
+    for name, model in (("told", told), ("plain", plain)):
+        for with_voice in (True, False):
+            for clarity in (None, -1.0, -3.0):
+                options = FlowOptions(steps=1, clarity=clarity)
+                voice = voice_of(model, options) if with_voice else None
+                mels[name, with_voice, clarity] = streamed(model, said, options, [66], voice)
+            mine = [mels[name, with_voice, c] for c in (None, -1.0, -3.0)]
+            for one, other in pairwise(mine):
+                assert torch.equal(one, other) == (name == "plain")
 
 
 def test_bad_calls_are_refused(model, said):

@@ -105,16 +105,17 @@ class Clarity(nn.Module):
 
     def __init__(self, condition: int, hidden: int = 64):
         super().__init__()
-        self.map = nn.Sequential(nn.Linear(2, hidden), nn.SiLU(), nn.Linear(hidden, condition))
-        nn.init.zeros_(self.map[-1].weight)
-        nn.init.zeros_(self.map[-1].bias)
+        last = nn.Linear(hidden, condition)
+        self.map = nn.Sequential(nn.Linear(2, hidden), nn.SiLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, score: Tensor) -> Tensor:
         """score (B,) in nats, NaN where it is not known -> (B, C)."""
         known = ~score.isnan()
         level = ((score - self.MEAN) / self.SPREAD).clamp(-2.5, 2.5)
         x = torch.stack([torch.where(known, level, 0.0), known.to(score)], dim=-1)
-        return self.map(x.to(self.map[0].weight.dtype))
+        return self.map(x)
 
 
 class TokenFrames(nn.Module):
