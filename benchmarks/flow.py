@@ -1,18 +1,23 @@
 """The flow decoder by steps of its head, guidance and noise: words, likeness, quality and time of the same sentences.
 
     python benchmarks/flow.py DATA... [--limit 30] [--weights FOLDER] [--steps 1 2 4] [--guidance 0 0.3]
-        [--temperature 0.4] [--trunk]
+        [--temperature 0.4] [--clarity -1.1] [--trunk] [--texts DATA...]
 
 DATA: shards or folders; people with two recordings or more, with texts: one recording is the voice, the text of another
 is said, and its sound is what likeness is compared with (that of the voice, in the first two rows: the recordings
 themselves, and by way of their mel spectrograms). When each phone is said is drawn by the AR once for all rows; nothing
 is marked. On one thread. FOLDER: of weights in the place of those of the repository.
+
+With --texts every person says a short text of those recordings instead: voices of different corpora then differ by
+nothing but the voice. One recording a person is enough: its first 3 s are the voice, and likeness is compared with the
+rest.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +29,7 @@ import numpy as np
 import torch
 from myna.codec.mel_vocoder_stream import MelVocoderStream
 from myna.data.audio import Audio
+from myna.errors import InputError
 from myna.evaluation.clips import Clip, load_clips
 from myna.evaluation.tts.scores import Judge
 from myna.evaluation.tts.texts import as_written
@@ -44,14 +50,19 @@ from rich.progress import track
 RATE = 24_000
 CONSENT = "the speaker of a recording that was published for research"
 PROMPT_SECONDS = 3
+SHORTEST_PROMPT, SHORTEST_HEARD = 2.4, 2.0  # seconds
 
 
 @dataclass(frozen=True)
 class Line:
-    """A text, the recording of it and that of the voice, and when its phones are said."""
+    """A text, the recording that likeness is compared with and that of the voice, and when its phones are said.
 
-    said: Clip
+    recorded: a recording of the text, if there is one."""
+
+    text: str
+    heard: Clip
     voice: Clip
+    recorded: Clip | None
     prompt: Prompt
     phones: Phones
     frames: Latents
@@ -71,17 +82,48 @@ def pairs(clips: Sequence[Clip], limit: int) -> list[tuple[Clip, Clip]]:
     return [pair for pair in rounds if pair is not None][:limit]
 
 
-def lines(models: Valle, chosen: Sequence[tuple[Clip, Clip]]) -> list[Line]:
-    """The AR's part, once for all rows."""
+def voices(clips: Sequence[Clip], limit: int) -> list[Clip]:
+    """A recording of each of `limit` people, at random, of those who speak long enough."""
+    by_name = {clip.speaker or clip.key: clip for clip in clips if clip.duration > SHORTEST_PROMPT}
+    chosen = np.random.default_rng(0).permutation(sorted(by_name))[:limit]
+    return [by_name[name] for name in chosen.tolist()]
+
+
+def rest(clip: Clip) -> Clip:
+    """What follows the prompt, if that is long enough to know a voice by; else all."""
+    n = PROMPT_SECONDS * RATE
+    return clip if len(clip.wav) < n + SHORTEST_HEARD * RATE else replace(clip, wav=clip.wav[n:])
+
+
+def to_say(options: argparse.Namespace) -> list[tuple[str, Clip, Clip, Clip | None]]:
+    """Text, the recording that likeness is compared with, the voice's, and that of the text."""
+    clips = load_clips(options.data, RATE)
+    if options.texts is None:
+        return [(said.text or "", said, voice, said) for said, voice in pairs(clips, options.limit)]
+    texts = [c.text for c in load_clips(options.texts, RATE) if c.text and 6 <= len(c.text.split()) <= 16]
+    if not texts:
+        raise SystemExit("none of the texts has 6 to 16 words")
+    rng = np.random.default_rng(1)
+    return [
+        (texts[int(rng.integers(len(texts)))], rest(voice), voice, None)
+        for voice in voices(clips, options.limit)
+    ]
+
+
+def lines(models: Valle, chosen: Sequence[tuple[str, Clip, Clip, Clip | None]]) -> list[Line]:
+    """The AR's part, once for all rows. Voices that are refused, as too noisy, are left out."""
     found = []
-    for i, (said, voice) in enumerate(track(chosen, "durations")):
+    for i, (text, heard, voice, recorded) in enumerate(track(chosen, "durations")):
         wav = voice.wav[: PROMPT_SECONDS * RATE]
-        prompt = make_voice(Audio(wav[None], RATE), models.codec, CONSENT).prompt()
-        phones = phonemize(normalize(as_written(said.text or "")))
+        try:
+            prompt = make_voice(Audio(wav[None], RATE), models.codec, CONSENT).prompt()
+        except InputError as error:
+            print(f"left out: {voice.key}: {error}", file=sys.stderr)
+            continue
+        phones = phonemize(normalize(as_written(text)))
         sampling = replace(PRESETS["standard"].sampling, seed=i)
-        found.append(
-            Line(said, voice, prompt, phones, Latents.of(list(models.first_codes(phones, prompt, sampling))))
-        )
+        frames = Latents.of(list(models.first_codes(phones, prompt, sampling)))
+        found.append(Line(text, heard, voice, recorded, prompt, phones, frames))
     return found
 
 
@@ -101,9 +143,9 @@ class Table:
             start = time.perf_counter()
             wav = speak(line)
             spent, heard = spent + time.perf_counter() - start, heard + len(wav) / RATE
-            text = self.judge.hear(wav, RATE, line.said.text or "")
+            text = self.judge.hear(wav, RATE, line.text)
             errors, words = errors + text.word_errors, words + text.n_words
-            like = self.judge.likeness(wav, RATE, [line.voice if recorded else line.said], [])
+            like = self.judge.likeness(wav, RATE, [line.voice if recorded else line.heard], [])
             scores.append((like.same, like.judge, self.judge.quality(wav, RATE)))
         same, second, quality = np.nanmean(np.array(scores), axis=0)
         found = (
@@ -112,11 +154,16 @@ class Table:
         print(f"| {name} | {found} |", flush=True)
 
 
+def recording(line: Line) -> np.ndarray:
+    assert line.recorded is not None
+    return line.recorded.wav
+
+
 def copied(decoder: FlowSpeechDecoder, line: Line) -> np.ndarray:
     """The recording by way of its mel spectrogram."""
     stream = MelVocoderStream(decoder.vocoder, decoder.contrast, 0)
     with torch.inference_mode():
-        mel = decoder.vocoder.mel(torch.from_numpy(line.said.wav)[None])[0]
+        mel = decoder.vocoder.mel(torch.from_numpy(recording(line))[None])[0]
         return torch.cat([stream.push(mel), stream.flush()]).numpy()
 
 
@@ -135,6 +182,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[2])
     parser.add_argument("--guidance", type=float, nargs="+", default=[FlowOptions.guidance])
     parser.add_argument("--temperature", type=float, nargs="+", default=[FlowOptions.temperature])
+    parser.add_argument("--clarity", type=float, nargs="+", default=[FlowOptions.clarity])
+    parser.add_argument("--texts", nargs="+", help="what is said, in the place of the people's own texts")
     parser.add_argument("--trunk", action="store_true", help="also the trunk alone, without the head")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -142,18 +191,23 @@ def main() -> None:
     codec, ar = models.codec, models.ar
     file = options.weights / FLOW_FILES["flow"]
     decoder = cast(FlowSpeechDecoder, DECODERS["flow"].load(codec, ar, file, "cpu", "auto"))
-    chosen = lines(models, pairs(load_clips(options.data, RATE), options.limit))
+    chosen = lines(models, to_say(options))
     if not chosen:
-        raise SystemExit("nobody in the data has two recordings and a text")
+        raise SystemExit("nobody in the data has what it needs: two recordings and a text, or --texts")
     table = Table(chosen, Judge())
-    table.row("recordings", lambda line: line.said.wav, recorded=True)
-    table.row("by way of their mel", partial(copied, decoder), recorded=True)
-    tried = list(itertools.product(options.steps, options.guidance, options.temperature))
+    if options.texts is None:
+        table.row("recordings", recording, recorded=True)
+        table.row("by way of their mel", partial(copied, decoder), recorded=True)
+    tried = list(itertools.product(options.steps, options.guidance, options.temperature, options.clarity))
     if options.trunk:
-        tried.insert(0, (0, 0.0, 0.0))
-    for steps, guidance, temperature in tried:
-        decoder.options = FlowOptions(steps=steps, guidance=guidance, temperature=temperature)
+        tried = [*((0, 0.0, 0.0, clarity) for clarity in options.clarity), *tried]
+    for steps, guidance, temperature, clarity in tried:
+        decoder.options = FlowOptions(
+            steps=steps, guidance=guidance, temperature=temperature, clarity=clarity
+        )
         name = f"{steps} steps, guidance {guidance:g}, noise {temperature:g}" if steps else "the trunk alone"
+        if clarity is not None:
+            name += f", clarity {clarity:g}"
         table.row(name, partial(spoken, decoder))
 
 
