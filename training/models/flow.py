@@ -208,7 +208,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         content = self.speech.content_whitening() if recipe.losses.content else None
         model = FlowTraining(self._decoder(chosen), self._tokenizer(), content, recipe.head_alone)
         model.to(world.device)
-        self.quantizer = model.tokenizer.quantizer
+        self.quantizer, self.decoder = model.tokenizer.quantizer, model.decoder
         if not recipe.train_tokens:
             model.tokenizer.requires_grad_(False)
         if recipe.head_alone:
@@ -250,6 +250,7 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         self.reading_optimizer = torch.optim.AdamW(
             self.phone_reader.parameters(), lr=section.lr, betas=section.betas, fused=True
         )
+        self.more = Batches(self.batches.planner, self.recipe.data.batch_frames, self.recipe.seed + 1)
         self.modules["phone_reader"] = self.phone_reader
         self.optimizers["phone_reader"] = self.reading_optimizer
 
@@ -335,6 +336,10 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         """A step of the network that reads phones, and what it reads from what was drawn."""
         rate = section.lr * self.rate_factor()
         step = CriticStep(self.phone_reader, self.reading_optimizer, rate, section.clip)
+        further = section.updates - 1
+        for number in range(self.step * further, (self.step + 1) * further):
+            other = self.reader.batch(self.more.batch(number, self.world.rank), 24, 0)
+            learn_to_read(self.reading, self.decoder.frames(other.mel), other, step, self.autocast())
         learned = learn_to_read(self.reading, drawn.clean, batch, step, self.autocast())
         return learned | read_by(self.phone_reader, drawn.head, batch, self.autocast())
 

@@ -67,6 +67,7 @@ class FlowReading(Section):
 
     heard_from: int = Field(default=300, ge=0)  # the decoder learns from it from this step on
     weight: float = Field(default=0.1, ge=0)  # of its cross-entropy, nats a frame
+    updates: int = Field(default=3, ge=1)  # of the network in a step: recordings are cheap to read
     width: int = Field(default=160, ge=1)
     lr: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.98)
