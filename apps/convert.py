@@ -153,8 +153,8 @@ def command(
     myna convert talk.wav --voice me.wav --consent "I am the speaker and agree" -o mine.wav
 
     It streams: arecord -f S16_LE -r 24000 -t wav - | myna convert - --voice nova | aplay
-    Everything converted carries an inaudible watermark and a tag that says it is synthetic. The decoder is still in
-    training. Clone only voices whose owners agree.
+    Everything converted carries an inaudible watermark and a tag that says it is synthetic. Clone only voices whose
+    owners agree.
     """
     from ..data.audio import WRITABLE, check_writable_format
     from ..tts.voices.library import shipped_voices
@@ -176,7 +176,7 @@ def command(
 
     converter = Converter(device=device)
     known = converter.voice(next(iter(shipped_voices())) if voice is None else voice, consent=consent)
-    for line in known.notes:
+    for line in known.remarks:
         console.note(f"{known.name}: {line}")
     conversion = Conversion(converter, source, known, seed, console)
     report = conversion.to_pipe() if target == PIPE else conversion.to_file(Path(target), force)

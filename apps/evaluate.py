@@ -102,7 +102,7 @@ def tts(
     codec: str = typer.Option("myna-24k", help="A name or a checkpoint."),
     ar: Path = typer.Option(None, help="A checkpoint in place of the AR that ships."),
     preset: str = typer.Option("standard", help="standard, fast or best."),
-    decoder: str = typer.Option(None, help="What makes the sound: vocoder, or nar.  [default: vocoder]"),
+    decoder: str = typer.Option(None, help="What makes the sound: flow, or nar.  [default: flow]"),
     decoder_weights: Path = typer.Option(None, help="A checkpoint in place of the decoder's that ships."),
     adapted: str = typer.Option(
         None,

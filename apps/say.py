@@ -135,7 +135,7 @@ def command(
     ),
     decoder: str | None = typer.Option(
         None,
-        help="What makes the sound: vocoder, nar (VALL-E as published), or flow (in training).  [default: vocoder]",
+        help="What makes the sound: flow, or nar (VALL-E as published; its weights do not ship).  [default: flow]",
     ),
     steps: int | None = typer.Option(None, help="tortoise: of the diffusion.  [default: by preset]"),
     sampler: str = typer.Option("ddpm", help="tortoise: ddpm as published; ddim, dpm++2m for few steps."),
@@ -180,7 +180,7 @@ def command(
             "cfg-voice": cfg_voice,
             "lexicon": lexicon,
             "language": language != "en-us" and language,
-            "decoder": decoder != "vocoder" and decoder,
+            "decoder": decoder,
             "redraws": redraws is not None and str(redraws),
         }
         if tortoise
@@ -298,6 +298,6 @@ def _speaking(
     known = speaker.voice(voice, voice_text, consent, options.language, options.decoder)
     if voice_text and known.text != " ".join(voice_text.split()):
         console.note(f"--voice-text belongs to a recording; the voice {known.name} is used as it was made")
-    for line in known.notes:
+    for line in known.remarks:
         console.note(f"{known.name}: {line}")
     return Speaking(speaker, known, sentences, options, words, console)

@@ -172,7 +172,7 @@ def voice_facts(voice: Voice) -> dict[str, Any]:
         "text": voice.text,
         "transcript_used": voice.phones is not None,
         "codec_hash": voice.codec_hash,
-        "notes": list(voice.notes),
+        "notes": list(voice.remarks),
         "adapted": [_adapted(part, one.facts) for part, one in voice.adapters.items()],
     }
 

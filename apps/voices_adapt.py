@@ -51,7 +51,7 @@ def adapt(
     ),
     minutes: float = typer.Option(10.0, "--minutes", help="For learning, and the listening it needs."),
     decoder: str = typer.Option(
-        None, "--decoder", help="Which is adapted: vocoder, or flow.  [default: that which speaks by default]"
+        None, "--decoder", help="Which is adapted: flow.  [default: that which speaks by default]"
     ),
     model: str = typer.Option(
         None, "--model", "-m", help="A Whisper by name or path, or `none`.  [default: the best here]"

@@ -38,7 +38,7 @@ from myna.tts.decoders.flow.sound import FlowSpeechDecoder
 from myna.tts.decoders.flow.stream import FlowOptions
 from myna.tts.lm.batch import Prompt
 from myna.tts.presets import PRESETS
-from myna.tts.registry import DECODERS, FLOW_FILES, flow_folder
+from myna.tts.registry import DECODERS, flow_files
 from myna.tts.speaker import load_models
 from myna.tts.text.normalize import normalize
 from myna.tts.text.phonemes import phonemize
@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", nargs="+")
     parser.add_argument("--limit", type=int, default=30)
-    parser.add_argument("--weights", type=Path, default=flow_folder())
+    parser.add_argument("--weights", type=Path, help="a folder  [default: where they ship]")
     parser.add_argument("--steps", type=int, nargs="+", default=[2])
     parser.add_argument("--guidance", type=float, nargs="+", default=[FlowOptions.guidance])
     parser.add_argument("--temperature", type=float, nargs="+", default=[FlowOptions.temperature])
@@ -189,7 +189,7 @@ def main() -> None:
     torch.set_num_threads(1)
     models = load_models(decoder="flow")
     codec, ar = models.codec, models.ar
-    file = options.weights / FLOW_FILES["flow"]
+    file = flow_files(options.weights)["flow"]
     decoder = cast(FlowSpeechDecoder, DECODERS["flow"].load(codec, ar, file, "cpu", "auto"))
     chosen = lines(models, to_say(options))
     if not chosen:

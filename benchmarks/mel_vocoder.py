@@ -17,7 +17,7 @@ from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from myna.data.checkpoint import load_checkpoint
 from myna.evaluation.clips import Clip, load_clips
 from myna.evaluation.tts.scores import Judge
-from myna.tts.registry import FLOW_FILES, flow_folder
+from myna.tts.registry import flow_files
 from rich.progress import track
 
 RATE = 24_000
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", nargs="+")
     parser.add_argument("--limit", type=int, default=20)
-    parser.add_argument("--weights", type=Path, default=flow_folder() / FLOW_FILES["vocoder"])
+    parser.add_argument("--weights", type=Path, default=flow_files()["vocoder"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     vocoder = load_checkpoint(MelVocoder, MelVocoderConfig, options.weights, "mel-vocoder").eval()

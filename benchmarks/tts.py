@@ -1,6 +1,6 @@
 """How fast `myna say` speaks: until the first sound, and seconds of work for a second of speech.
 
-    python benchmarks/tts.py [--shipped] [--repeats 5] [--preset standard] [--decoder vocoder] [--cfg-text 1.0]
+    python benchmarks/tts.py [--shipped] [--repeats 5] [--preset standard] [--decoder flow] [--cfg-text 1.0]
 
 Without --shipped the models have the default dimensions and random weights: what they say is noise, what it costs is
 the same. Two numbers of each: the wall clock, which other work on the machine lengthens, and the processor's time,
@@ -17,14 +17,16 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from myna.codec.mel_vocoder import MelVocoder
 from myna.codec.registry import load_codec
 from myna.layers.harmonic import PITCHES
 from myna.marks.watermark import WatermarkStream
+from myna.pretrained.ge2e import load_ge2e
 from myna.tts.decoders.base import Latents, SoundStream
+from myna.tts.decoders.flow.decoder import FlowDecoder
+from myna.tts.decoders.flow.sound import FlowSpeechDecoder
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
-from myna.tts.decoders.vocoder import Vocoder
-from myna.tts.decoders.vocoder_stream import VocoderDecoder
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.step import Frame
@@ -47,11 +49,11 @@ def random_models() -> Valle:
         ARModel(ARConfig(n_coarse=4), rows),
         NARModel(NARConfig(n_given=4, groups=((4, 5, 6, 7),)), rows),
     )
-    vocoder = Vocoder(rows=rows).eval()
+    vocoder = MelVocoder().eval()
     with torch.no_grad():
-        vocoder.deep.layers[-1].linear.bias[PITCHES:] += 4  # pyright: ignore  (loud enough not to be cut off as silence)
-    decoders = {"vocoder": VocoderDecoder(vocoder), "nar": NARDecoder(nar.eval(), codec)}
-    return Valle(codec, ar.eval(), decoders)
+        vocoder.net.layers[-1].linear.bias[PITCHES:] += 4  # pyright: ignore  (loud enough not to be cut off as silence)
+    flow = FlowSpeechDecoder(FlowDecoder().eval(), vocoder, None, load_ge2e())
+    return Valle(codec, ar.eval(), {"flow": flow, "nar": NARDecoder(nar.eval(), codec)})
 
 
 def timed(run: Callable[[], object]) -> tuple[float, float]:
@@ -143,7 +145,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="of torch, outside the stages' own")
     parser.add_argument("--preset", default="standard", choices=list(PRESETS))
-    parser.add_argument("--decoder", default="vocoder", choices=list(DECODERS))
+    parser.add_argument("--decoder", default="flow", choices=list(DECODERS))
     parser.add_argument("--cfg-text", type=float)
     parser.add_argument("--cfg-voice", type=float)
     arguments = parser.parse_args()
@@ -156,7 +158,7 @@ def main() -> None:
     models = load_models() if arguments.shipped else random_models()
     generator = torch.Generator().manual_seed(1)
     prompt = Prompt(torch.randint(0, 1024, (models.codec.n_codebooks, 150), generator=generator))
-    models.hear(prompt)
+    models.hear(prompt, options.decoder)
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     print(f"{cores} core(s), load {load:.1f} before this run; preset {arguments.preset}")
     stages(models, prompt, options, arguments.repeats)

@@ -6,7 +6,6 @@ from .ms_stft import MultiScaleSTFTDiscriminator
 from .multi_band_stft import MultiBandSTFTDiscriminator
 from .multi_period import MultiPeriodDiscriminator
 from .multi_resolution import MultiResolutionDiscriminator
-from .voice_mel import VoiceMelDiscriminator
 
 __all__ = [
     "Discriminator",
@@ -17,5 +16,4 @@ __all__ = [
     "MultiPeriodDiscriminator",
     "MultiResolutionDiscriminator",
     "MultiScaleSTFTDiscriminator",
-    "VoiceMelDiscriminator",
 ]

@@ -72,34 +72,6 @@ def _mel_to_hertz(mel: np.ndarray, scale: MelScale) -> np.ndarray:
     return np.where(mel < _KNEE, mel * _LINEAR, _KNEE * _LINEAR * np.exp(_LOG * (mel - _KNEE)))
 
 
-class LogMel(nn.Module):
-    """Decimal logarithms of mel magnitudes, moved and scaled to about the range of -1 to 1 for speech. What is quieter
-    than `floor` is equal."""
-
-    window: Tensor
-    bank: Tensor
-
-    def __init__(self, sample_rate: int, n_fft: int, hop: int, bands: int, floor: float = 1e-3):
-        super().__init__()
-        self.n_fft, self.hop, self.floor = n_fft, hop, floor
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        self.register_buffer("bank", mel_filterbank(sample_rate, n_fft, bands), persistent=False)
-
-    def forward(self, wav: Tensor, n_frames: int | None = None) -> Tensor:
-        """(B, N) -> (B, M, T), T = N // hop, or n_frames, for which samples are cut or filled up with silence."""
-        n = wav.shape[-1] // self.hop if n_frames is None else n_frames
-        if n == 0:
-            return wav.new_zeros(len(wav), len(self.bank), 0)
-        with torch.autocast(wav.device.type, enabled=False):
-            margin = self.n_fft // 2
-            padded = F.pad(wav.float(), (margin, margin + n * self.hop - wav.shape[-1]))
-            spectrum = torch.stft(
-                padded, self.n_fft, self.hop, window=self.window.float(), center=False, return_complex=True
-            )
-            mel = self.bank.float() @ spectrum[..., :n].abs()
-            return (mel.clamp(min=self.floor) / self.floor).log10() / 1.5 - 1
-
-
 class MelFrames(nn.Module):
     """Natural logarithms of mel magnitudes, as HiFi-GAN (Kong et al. 2020) and most vocoders read them.
 

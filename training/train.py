@@ -18,7 +18,6 @@ TRAINERS = {
     "ar": "lm_trainer",
     "nar": "lm_trainer",
     "aligner": "aligner_trainer",
-    "vocoder": "vocoder_trainer",
     "mel-vocoder": "mel_vocoder",
     "mel-codec": "mel_codec",
     "mel-nar": "mel_nar",

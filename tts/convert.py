@@ -39,7 +39,7 @@ from .decoders.flow.sound import FlowSpeechDecoder, ReadVoice
 from .decoders.flow.stream import FlowStream
 from .finish.chain import Stage
 from .finish.level import Leveller, LevelState, active_level, start_state
-from .registry import FLOW_FILES, flow_folder
+from .registry import flow_files
 from .speaker import Speech, VoiceLike
 from .synthesis import sentence_seed
 from .text.phones import SPACE, SYMBOLS
@@ -254,13 +254,13 @@ def blocks_of(source: str | Path | Audio) -> Iterator[np.ndarray]:
 def load_decoder(device: str | torch.device = "cpu", folder: str | Path | None = None) -> FlowSpeechDecoder:
     """The flow decoder with its speech tokens and vocoder, from a folder; None: where they ship. Raises
     MissingModelError, one line, where one is missing or belongs to another, InputError for a damaged file."""
-    folder = flow_folder() if folder is None else Path(folder)
-    paths = {role: folder / FLOW_FILES[role] for role in ("flow", "tokens", "vocoder")}
+    found = flow_files(folder)
+    paths = {role: found[role] for role in ("flow", "tokens", "vocoder")}
     for path in paths.values():
         if not path.is_file():
             raise MissingModelError(
-                f"a recording is converted by {path.name}, which is not in {folder}; install myna from its repository, "
-                "or train it: myna train recipes/myna-flow-cpu.yaml"
+                f"a recording is converted by {path.name}, which is not in {path.parent}; install myna again, or train "
+                "it: myna train recipes/myna-flow-cpu.yaml"
             )
     tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, paths["tokens"], "tokens", device)
     check_trained_on(paths["flow"], tokenizer)

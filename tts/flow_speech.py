@@ -1,4 +1,4 @@
-"""The flow path put together: token AR, flow decoder, mel vocoder (DESIGN's default), as the synthesizer asks for them.
+"""The flow path after an AR over speech tokens: token AR, flow decoder, mel vocoder, as the synthesizer asks for them.
 
 phones, voice -> TokenAR -> tokens, pointer -> FlowDecoder -> mel -> MelVocoder -> samples
 
@@ -37,13 +37,13 @@ from .lm.several import side_by_side
 from .lm.token_ar import TokenAR, TokenARConfig
 from .lm.token_generate import TokenGenerator
 from .registry import (
-    FLOW_FILES,
     MEL_CODEC_FILE,
     MEL_NAR_FILE,
     LoadedOnUse,
     decoder_precision,
-    flow_folder,
+    flow_files,
     load_nar,
+    weights_file,
 )
 from .rerank.ranking import RankingOptions, Scorers
 from .text.phones import Phones
@@ -97,17 +97,16 @@ def load_flow_speech(
     scorers: Scorers = (),
     precision: str = "auto",
 ) -> FlowSpeech:
-    """The models of the flow path in a folder; None: where they ship. precision: see `kernels.precision`.
+    """The models of the flow path in a folder; None: where each lies. precision: see `kernels.precision`.
 
     Raises MissingModelError, one line, where one is missing or belongs to another, InputError for a damaged file.
     """
-    folder = flow_folder() if folder is None else Path(folder)
-    paths = {role: folder / name for role, name in FLOW_FILES.items()}
+    paths = flow_files(folder)
     for path in paths.values():
         if not path.is_file():
             raise MissingModelError(
-                f"the decoder flow needs {path.name}, which is not in {folder}; install myna from its repository, or "
-                "train it: myna train recipes/myna-flow-cpu.yaml"
+                f"the decoder flow needs {path.name}, which is not in {path.parent}; install myna from its repository, "
+                "or train it: myna train recipes/myna-flow-cpu.yaml"
             )
     tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, paths["tokens"], "tokens", device)
     here = check_trained_on(paths["flow"], tokenizer)
@@ -121,24 +120,27 @@ def load_flow_speech(
     )
     ar = load_checkpoint(TokenAR, TokenARConfig, paths["ar"], "token-ar", device)
     precise = choose(precision, "speech model", device)
+    nar_file, codec_file = (
+        weights_file(name) if folder is None else Path(folder) / name
+        for name in (MEL_NAR_FILE, MEL_CODEC_FILE)
+    )
     nar = None
-    if all((folder / file).is_file() for file in (MEL_NAR_FILE, MEL_CODEC_FILE)):
-        nar = partial(_load_mel_nar, folder, here, device, precise)
+    if nar_file.is_file() and codec_file.is_file():
+        nar = partial(_load_mel_nar, nar_file, codec_file, here, device, precise)
     return FlowSpeech(codec, ar, decoder, aligner, precise, scorers, nar=nar)
 
 
 def _load_mel_nar(
-    folder: Path, tokens_hash: str, device: str | torch.device, precision: Precision
+    path: Path, codec_path: Path, tokens_hash: str, device: str | torch.device, precision: Precision
 ) -> SpeechDecoder:
     """VALL-E's second stage over the mel codec. Raises MissingModelError for models of which one belongs to another."""
     from ..codec.mel.codec import MelCodec  # what does not speak by default is imported where it is used
     from .decoders.mel_nar import MelNARDecoder
 
-    path = folder / MEL_CODEC_FILE
-    codec = load_codec(path, device)
+    codec = load_codec(codec_path, device)
     if not isinstance(codec, MelCodec) or weights_hash(codec.tokenizer) != tokens_hash:
         raise MissingModelError(
-            f"{path} is no mel codec around the tokenizer here, {tokens_hash[:16]}, whose tokens the AR says; use "
-            "models that were trained together"
+            f"{codec_path} is no mel codec around the tokenizer here, {tokens_hash[:16]}, whose tokens the AR says; "
+            "use models that were trained together"
         )
-    return MelNARDecoder(load_nar(folder / MEL_NAR_FILE, device, weights_hash(codec)), codec, precision)
+    return MelNARDecoder(load_nar(path, device, weights_hash(codec)), codec, precision)

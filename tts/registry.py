@@ -1,7 +1,7 @@
 """The decoders by name, and the checkpoints of the speech models: one safetensors file each, and the ones that ship.
 
-    metadata: config {"family": "ar" | "nar" | "vocoder", <every field of the config>}, codec_hash (16 hex digits of the
-              hash of the weights of the codec whose codes the model speaks), and notes of the trainer
+    metadata: config {"family": "ar" | "nar", <every field of the config>}, codec_hash (16 hex digits of the hash of the
+              weights of the codec whose codes the model speaks), and notes of the trainer
 
 Nothing in the file can run code, and no other file is needed.
 """
@@ -23,6 +23,7 @@ from torch import nn
 
 from ..codec import Codec
 from ..codec.checkpoint import weights_hash
+from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ..data.checkpoint import (
     config_from_dict,
     load_checkpoint,
@@ -34,22 +35,24 @@ from ..data.files import atomic_output
 from ..errors import InputError, MissingModelError, UsageError
 from ..kernels.precision import Precision, choose
 from ..pretrained.ge2e import load_ge2e
-from .decoders.base import SpeechDecoder
-from .decoders.vocoder import Vocoder, VocoderConfig
-from .decoders.vocoder_stream import VocoderDecoder
+from .decoders.base import GONE, SpeechDecoder
+from .decoders.flow.decoder import FlowConfig, FlowDecoder
+from .decoders.flow.sound import FlowSpeechDecoder
 from .lm.ar import ARConfig, ARModel
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-SHIPPED_AR, SHIPPED_NAR = WEIGHTS / "myna-ar.safetensors", WEIGHTS / "myna-nar.safetensors"
-SHIPPED_VOCODER = WEIGHTS / "myna-vocoder.safetensors"
-NEXT = WEIGHTS / "next"  # weights that are still in training: in the repository, not in the package
+SHIPPED_AR = WEIGHTS / "myna-ar.safetensors"
+NEXT = WEIGHTS / "next"  # weights that are not the default: in the repository, not in the package
+# VALL-E's second stage over `myna-24k`: by its recipe, it does not ship.
+NAR_FILE = "myna-nar.safetensors"
+# The flow path; its AR over tokens does not ship.
 FLOW_FILES = {
     "flow": "myna-flow.safetensors",
     "tokens": "myna-tokens.safetensors",
     "ar": "myna-token-ar.safetensors",
     "vocoder": "myna-mel-vocoder.safetensors",
 }
-CLVP_FILE = "myna-clvp.safetensors"  # beside them, where it was trained,
+CLVP_FILE = "myna-clvp.safetensors"  # likewise, beside that AR, where it was trained,
 MEL_NAR_FILE = "myna-mel-nar.safetensors"  # and VALL-E's second stage over the mel codec, with
 MEL_CODEC_FILE = "myna-mel.safetensors"
 
@@ -58,18 +61,14 @@ if (
 ):  # what does not speak by default is imported where it is used: a start is half of a short sentence
     from .decoders.nar import NARModel
 
-_FAMILIES = {"ARConfig": "ar", "NARConfig": "nar", "VocoderConfig": "vocoder"}
-_SAYS = {
-    "ar": "an autoregressive speech model",
-    "nar": "a non-autoregressive speech model",
-    "vocoder": "a vocoder",
-}
+_FAMILIES = {"ARConfig": "ar", "NARConfig": "nar"}
+_SAYS = {"ar": "an autoregressive speech model", "nar": "a non-autoregressive speech model"}
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def save_model(
-    model: ARModel | NARModel | Vocoder, path: str | Path, codec_hash: str, notes: Mapping[str, str]
+    model: ARModel | NARModel, path: str | Path, codec_hash: str, notes: Mapping[str, str]
 ) -> None:
     """Write a model in the precision it is in. codec_hash: 16 hex digits. notes: further metadata.
     Raises OutputError."""
@@ -92,31 +91,13 @@ def load_ar(
 
 
 def load_nar(
-    path: str | Path = SHIPPED_NAR, device: str | torch.device = "cpu", codec_hash: str | None = None
+    path: str | Path | None = None, device: str | torch.device = "cpu", codec_hash: str | None = None
 ) -> NARModel:
-    """The non-autoregressive model of a file, as `load_ar`."""
+    """The non-autoregressive model of a file, as `load_ar`; None: that over `myna-24k`, where it was trained."""
     from .decoders.nar import NARConfig, NARModel
 
+    path = weights_file(NAR_FILE) if path is None else path
     return _load("nar", NARModel, NARConfig, path, device, codec_hash)
-
-
-def load_vocoder(
-    path: str | Path = SHIPPED_VOCODER,
-    device: str | torch.device = "cpu",
-    codec_hash: str | None = None,
-    ar_hash: str | None = None,
-) -> Vocoder:
-    """The vocoder of a file, as `load_ar`. ar_hash: of the AR whose hidden states it is to read; MissingModelError for
-    another's."""
-    vocoder = _load("vocoder", Vocoder, VocoderConfig, path, device, codec_hash)
-    known = read_safetensors(path).metadata.get("ar_hash", "")
-    if ar_hash is not None and (not known or ar_hash[: len(known)] != known):
-        raise MissingModelError(
-            f"{path} reads the hidden states of the AR {known or 'of an unknown hash'}, but the AR here is "
-            f"{ar_hash[:16]}; use the two that were trained together, or train it anew: myna train "
-            "recipes/myna-vocoder-cpu.yaml"
-        )
-    return vocoder
 
 
 def _load(
@@ -160,24 +141,53 @@ def _load(
 # ---- decoders by name
 
 
+def weights_file(name: str) -> Path:
+    """Where a file of weights lies: with those that ship, else (whether it is there or not) among those that do not."""
+    shipped = WEIGHTS / name
+    return shipped if shipped.is_file() else NEXT / name
+
+
+def flow_files(folder: str | Path | None = None) -> dict[str, Path]:
+    """The files of the flow path by their role in `FLOW_FILES`, in one folder; None: where each lies. They need not be
+    there."""
+    if folder is None:
+        return {role: weights_file(name) for role, name in FLOW_FILES.items()}
+    return {role: Path(folder) / name for role, name in FLOW_FILES.items()}
+
+
 @dataclass(frozen=True)
 class DecoderRow:
     """A decoder that can be chosen.
 
-    load: from its weights (None where it has none) for a codec, an AR and a device, in a precision.   weights: those
-    that ship.   reads_hidden: they belong to one AR, that which ships.   aliases: other names for it.
+    load: from its weights (None where it has none) for a codec, an AR and a device, in a precision.   file: the name of
+    its weights.   recipe: that trains them, where they do not ship.   aliases: other names for it.
     """
 
     name: str
     summary: str
     load: Callable[[Codec, ARModel, Path | None, str | torch.device, str], SpeechDecoder]
-    weights: Path | None = None
-    reads_hidden: bool = False
+    file: str | None = None
+    recipe: str | None = None
     aliases: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> Path | None:
+        """Where its weights are, or would be."""
+        return None if self.file is None else weights_file(self.file)
 
     @property
     def is_installed(self) -> bool:
         return self.weights is None or self.weights.is_file()
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it is not installed, after "; "."""
+        if self.recipe is None or self.file is None:
+            return "install myna again"
+        return (
+            f"its weights do not ship: train them (myna train recipes/{self.recipe}.yaml), and put "
+            f"runs/{self.recipe}/best.safetensors at {NEXT / self.file}"
+        )
 
 
 def decoder_precision(requested: str, device: str | torch.device) -> Precision:
@@ -185,12 +195,23 @@ def decoder_precision(requested: str, device: str | torch.device) -> Precision:
     return "float32" if requested == "int8" else choose(requested, "speech decoder", device)
 
 
-def _load_vocoder(
+def _load_flow(
     codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device, precision: str
 ) -> SpeechDecoder:
-    file = SHIPPED_VOCODER if path is None else path
-    vocoder = load_vocoder(file, device, weights_hash(codec), weights_hash(ar))
-    return VocoderDecoder(vocoder, decoder_precision(precision, device))
+    """After an AR over the codec's codes, whose pointer alone is read. The mel vocoder: beside the decoder's file, else
+    that which ships."""
+    file = weights_file(FLOW_FILES["flow"]) if path is None else path
+    vocoder_file = file.with_name(FLOW_FILES["vocoder"])
+    if not vocoder_file.is_file():
+        vocoder_file = weights_file(FLOW_FILES["vocoder"])
+    if codec.frame_rate != 50:
+        raise MissingModelError(
+            f"the decoder flow reads 50 frames a second, the codec {codec.name} has {float(codec.frame_rate):g}"
+        )
+    flow = load_checkpoint(FlowDecoder, FlowConfig, file, "flow", device)
+    vocoder = load_checkpoint(MelVocoder, MelVocoderConfig, vocoder_file, "mel-vocoder", device)
+    chosen = decoder_precision(precision, device)
+    return FlowSpeechDecoder(flow, vocoder, None, load_ge2e(device=str(device)), precision=chosen)
 
 
 def _load_nar(
@@ -198,58 +219,31 @@ def _load_nar(
 ) -> SpeechDecoder:
     from .decoders.nar_stream import NARDecoder
 
-    nar = load_nar(SHIPPED_NAR if path is None else path, device, weights_hash(codec))
+    nar = load_nar(path, device, weights_hash(codec))
     return NARDecoder(nar, codec, choose(precision, "speech model", device))
-
-
-def _load_flow(
-    codec: Codec, ar: ARModel, path: Path | None, device: str | torch.device, precision: str
-) -> SpeechDecoder:
-    """After an AR over the codec's codes, whose pointer alone is read."""
-    from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
-    from .decoders.flow.decoder import FlowConfig, FlowDecoder
-    from .decoders.flow.sound import FlowSpeechDecoder
-
-    file = flow_folder() / FLOW_FILES["flow"] if path is None else path
-    if codec.frame_rate != 50:
-        raise MissingModelError(
-            f"the decoder flow reads 50 frames a second, the codec {codec.name} has {float(codec.frame_rate):g}"
-        )
-    flow = load_checkpoint(FlowDecoder, FlowConfig, file, "flow", device)
-    vocoder = load_checkpoint(
-        MelVocoder, MelVocoderConfig, file.with_name(FLOW_FILES["vocoder"]), "mel-vocoder", device
-    )
-    chosen = decoder_precision(precision, device)
-    return FlowSpeechDecoder(flow, vocoder, None, load_ge2e(device=str(device)), precision=chosen)
 
 
 # The first that is installed is the default.
 DECODERS: dict[str, DecoderRow] = {
     row.name: row
     for row in (
-        DecoderRow("vocoder", "a source and a filter", _load_vocoder, SHIPPED_VOCODER, reads_hidden=True),
-        DecoderRow("nar", "hoarser; VALL-E as published", _load_nar, SHIPPED_NAR, aliases=("codec",)),
+        DecoderRow("flow", "a mel spectrogram by flow matching", _load_flow, FLOW_FILES["flow"]),
         DecoderRow(
-            "flow", "a mel spectrogram by flow matching; in training", _load_flow, NEXT / FLOW_FILES["flow"]
+            "nar", "hoarser; VALL-E as published", _load_nar, NAR_FILE, "myna-nar-cpu", aliases=("codec",)
         ),
     )
 }
 
 
-def flow_folder() -> Path:
-    """Where the weights of the flow path lie: with the others, or among those that are still in training."""
-    return WEIGHTS if (WEIGHTS / FLOW_FILES["flow"]).is_file() else NEXT
-
-
 def has_token_ar() -> bool:
-    """Whether an AR over speech tokens is installed; without, the decoder flow reads the pointer of the other AR."""
-    return (flow_folder() / FLOW_FILES["ar"]).is_file()
+    """Whether an AR over speech tokens is there; without, the decoder flow reads the pointer of the other AR."""
+    return weights_file(FLOW_FILES["ar"]).is_file()
 
 
 def has_mel_nar() -> bool:
-    """Whether the NAR over the mel codec is installed, and the codec; without, the decoder nar is that over
+    """Whether the NAR over the mel codec is there, and the codec; without, the decoder nar is that over
     `myna-24k`."""
-    return all((flow_folder() / file).is_file() for file in (MEL_NAR_FILE, MEL_CODEC_FILE))
+    return all(weights_file(file).is_file() for file in (MEL_NAR_FILE, MEL_CODEC_FILE))
 
 
 def after_tokens(decoder: str | None) -> bool:
@@ -265,10 +259,14 @@ def decoder_name(name: str) -> str:
 
 
 def find_decoder(name: str) -> DecoderRow:
-    """Raises UsageError for a name that no decoder has."""
+    """Raises UsageError for a name that no decoder has, or has no more."""
     for row in DECODERS.values():
         if name in (row.name, *row.aliases):
             return row
+    if name in GONE:
+        raise UsageError(
+            f"the decoder {name} is gone: {GONE[name]} took its place, and is the default; leave the decoder out"
+        )
     raise UsageError(f"no decoder named {name!r}: choose one of {', '.join(DECODERS)}")
 
 
@@ -300,20 +298,17 @@ def load_decoders(
     ar: ARModel,
     device: str | torch.device = "cpu",
     weights: Mapping[str, Path | None] | None = None,
-    ships: bool = True,
     precision: str = "auto",
 ) -> LoadedOnUse:
     """What can make sound of an AR's latents.
 
-    weights: files in the place of those that ship, by decoder.   ships: whether the AR is that which ships; to another
-    one belong only the decoders that do not read its hidden states, and those in `weights`.
-    precision: see `kernels.precision`.
+    weights: files in the place of those that are installed, by decoder.   precision: see `kernels.precision`.
     """
     given = {name: path for name, path in (weights or {}).items() if path is not None}
     return LoadedOnUse(
         {
             name: partial(row.load, codec, ar, given.get(name, row.weights), device, precision)
             for name, row in DECODERS.items()
-            if name in given or (row.is_installed and (ships or not row.reads_hidden))
+            if name in given or row.is_installed
         }
     )

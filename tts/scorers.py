@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .registry import CLVP_FILE, FLOW_FILES, flow_folder
+from .registry import CLVP_FILE, FLOW_FILES, weights_file
 from .rerank.base import Scorer
 
 
@@ -16,7 +16,7 @@ def shipped_scorers() -> tuple[Scorer, ...]:
     found: list[Scorer] = [Likeness()]
     if WhisperScorer.is_installed():
         found.append(WhisperScorer())
-    clvp, tokens = (flow_folder() / name for name in (CLVP_FILE, FLOW_FILES["tokens"]))
+    clvp, tokens = (weights_file(name) for name in (CLVP_FILE, FLOW_FILES["tokens"]))
     if clvp.is_file() and tokens.is_file():
         found.append(CLVPScorer(clvp, tokens))
     return tuple(found)

@@ -1,6 +1,6 @@
 """Text in a voice, as a stream: what VALL-E's figure draws, one sentence after another.
 
-    text -> sentences -> phones -> AR -> coarse codes and hidden states, frame by frame        (one thread)
+    text -> sentences -> phones -> AR -> coarse codes and the phone that is said, frame by frame        (one thread)
         -> a decoder -> the best of the candidates -> level, ends, tempo, pause, watermark     (another)
 
 The AR works ahead of the rest, so that sound leaves while it still runs. Every stage is a stream, and the chunks are

@@ -92,8 +92,9 @@ class Valle:
         with self._lock:
             if name not in self._checked:
                 if name not in self.decoders:
+                    remedy = f"; {DECODERS[name].remedy}" if name in DECODERS else ""
                     raise MissingModelError(
-                        f"the decoder {name!r} is not installed; there is {', '.join(self.decoders)}"
+                        f"the decoder {name!r} is not installed; there is {', '.join(self.decoders)}{remedy}"
                     )
                 self.decoders[name].check(self._original)
                 self._checked[name] = self.decoders[name]

@@ -29,7 +29,7 @@ class VoiceFacts:
     """A voice of the library, as a visitor sees it.
 
     seconds: length of its prompt.   created: ISO date.   ours: it ships with the package and cannot be removed.
-    problem: why it cannot be used, where it cannot.
+    problem: why it cannot be used, where it cannot.   remarks: what its user should know, a line each.
     """
 
     name: str
@@ -39,6 +39,7 @@ class VoiceFacts:
     consent: str
     ours: bool = False
     problem: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class Engine:
@@ -91,9 +92,10 @@ class Engine:
 
     def converts(self) -> bool:
         """Whether recordings can be converted here: the weights may not be installed."""
-        from ...tts.registry import FLOW_FILES, flow_folder
+        from ...tts.registry import flow_files
 
-        return all((flow_folder() / FLOW_FILES[role]).is_file() for role in ("flow", "tokens", "vocoder"))
+        found = flow_files()
+        return all(found[role].is_file() for role in ("flow", "tokens", "vocoder"))
 
     def convert(self, recording: Path, voice: Voice, seed: int) -> Generator[SpokenChunk, None, None]:
         """A recording in the voice, as `speak`."""
@@ -135,7 +137,16 @@ class Engine:
             else:
                 voice = kept.voice
                 created = voice.created.replace("T", " ")[:16]
-                listed.append(VoiceFacts(kept.name, voice.seconds, voice.source, created, voice.consent))
+                listed.append(
+                    VoiceFacts(
+                        kept.name,
+                        voice.seconds,
+                        voice.source,
+                        created,
+                        voice.consent,
+                        remarks=voice.remarks,
+                    )
+                )
         own = {facts.name for facts in listed}
         for name, ours in shipped_voices().items():
             if name not in own:

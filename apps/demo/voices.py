@@ -30,6 +30,7 @@ def facts(voice: VoiceFacts) -> str:
         rows = [("problem", voice.problem)]
     elif voice.ours:
         rows[2] = ("kept by", "the package")
+    rows += [("note", remark) for remark in voice.remarks]
     cells = "".join(f"<dt>{what}</dt><dd>{html.escape(value or '?')}</dd>" for what, value in rows)
     return f'<dl class="myna-voice">{cells}</dl>'
 

@@ -5,6 +5,7 @@ Shapes: N samples of one channel.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ...tts.voices.recording import PromptOptions
 from ...tts.voices.voice import Voice, check_codec, check_name, make_voice
 from .problems import ConflictError, NotFoundError
 
+log = logging.getLogger("myna.serve")
 # OpenAI's voices, for clients that know no others; each stands for one of the package's.
 OPENAI = (
     "alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse", "marin", "cedar",
@@ -60,6 +62,8 @@ class Voices:
             if known is None or known[0] != changed:
                 voice = library.known_voice(name, models.codec, models.aligner)
                 check_codec(voice, models.codec)
+                for line in voice.remarks:
+                    log.warning("the voice %s: %s", name, line)
                 known = self._read[name] = (changed, voice)
                 while len(self._read) > _KEPT:
                     self._read.popitem(last=False)

@@ -84,15 +84,14 @@ def load_speaker(
     weights: str | Path | None = None,
     device: str = "cpu",
 ) -> Speaker:
-    """The models that ship, or checkpoints in the place of the AR and of a decoder (None: the preferred). To another AR
-    belong only the decoders that do not read its hidden states. A decoder given by its weights follows the AR over the
-    codec's codes. Raises MissingModelError, InputError, one line each."""
+    """The models that ship, or checkpoints in the place of the AR and of a decoder (None: the preferred). A decoder
+    given by its weights follows the AR over the codec's codes. Raises MissingModelError, InputError, one line each."""
     aligner = load_aligner(device=device) if SHIPPED_ALIGNER.is_file() else None
     if ar is None and weights is None and after_tokens(decoder):
         return Speaker(load_flow_speech(codec, aligner, device, scorers=shipped_scorers()))
     says = load_ar(ar or SHIPPED_AR, device, weights_hash(codec))
     given = {decoder or next(iter(DECODERS)): None if weights is None else Path(weights)}
-    decoders = load_decoders(codec, says, device, given, ships=ar is None)
+    decoders = load_decoders(codec, says, device, given)
     models = WatchedValle(codec, says, decoders, aligner, scorers=shipped_scorers())
     models.decoder(decoder)  # an error now rather than in the middle
     return Speaker(models)

@@ -24,15 +24,13 @@ from ...codec.checkpoint import weights_hash
 from ...codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ...data.checkpoint import load_checkpoint
 from ...data.files import output_errors
-from ...errors import InputError, MissingModelError, UsageError
-from ...layers.lora import adapted
+from ...errors import MissingModelError, UsageError
 from ...tts.aligner import Aligner
 from ...tts.decoders.flow.sound import FlowSpeechDecoder
-from ...tts.decoders.vocoder_stream import VocoderDecoder
 from ...tts.lm.adapter import Adapter
 from ...tts.lm.ar import ARModel
 from ...tts.lm.batch import Prompt
-from ...tts.registry import FLOW_FILES, flow_folder
+from ...tts.registry import FLOW_FILES, weights_file
 from ...tts.text.phonemes import phonemize
 from ...tts.text.phones import Phones
 from ...tts.valle import Valle
@@ -44,9 +42,8 @@ from .loop import Learned, Progress, learn
 from .material import Material, gather, others
 from .parts import ARPart, Part, as_adapter
 from .recipe import AdaptRecipe, PartSection
-from .vocoder_part import VocoderPart, overheard
 
-ADAPTABLE = ("vocoder", "flow")  # decoders
+ADAPTABLE = ("flow",)  # decoders
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,6 @@ class Adapted:
     now: Measured | None
     seconds: float
     interrupted: bool
-
-
-class _StoppedError(Exception):
-    """The user asked to stop."""
 
 
 class Adapting:
@@ -95,12 +88,6 @@ class Adapting:
         codec = models.codec
         self.material = gather(corpus, work, codec, aligner, recipe.held_out, given, note)
         if self.material.speech is None:
-            if decoder != "flow":
-                raise InputError(
-                    f"the decoder {decoder} learns from what is said, and no clip has a text; give --texts, install a "
-                    "Whisper (`myna models download tiny.en`), or adapt the decoder flow (--decoder flow), which needs "
-                    "none"
-                )
             note("no texts: only the decoder is adapted, by its speech tokens; the AR stays as it is")
         self.others: Material | None = None
         if recipe.others.corpus is not None and aligner is not None:
@@ -155,10 +142,7 @@ class Adapting:
                 gained = now.likeness > before.likeness
                 return Adapted(adapters if gained else {}, before, now, self.material.seconds, True)
         stage("adapting how it sounds")
-        try:
-            part = self._decoder_part(ar, adapters, stage, interrupt)
-        except _StoppedError:
-            return Adapted(adapters, before, judge.measure(adapters), self.material.seconds, True)
+        part = self._decoder_part()
         learned = learn(
             part,
             self._section(self.decoder),
@@ -206,42 +190,19 @@ class Adapting:
         )
         return learned, part
 
-    def _decoder_part(
-        self,
-        ar: ARModel,
-        adapters: Mapping[str, Adapter],
-        stage: Callable[[str], None],
-        interrupt: Interrupt,
-    ) -> Part:
-        """Raises _StoppedError when it is interrupted while it listens."""
-        models, recipe = self.models, self.recipe
-        decoder = models.decoder(self.decoder)
-        if isinstance(decoder, FlowSpeechDecoder):
-            tokenizer = decoder.tokenizer or _tokenizer()
-            return FlowPart(
-                decoder._original,
-                tokenizer,
-                decoder.tokenizer is not None,
-                self.material,
-                self.others,
-                self.work,
-                recipe,
-            )
-        assert isinstance(decoder, VocoderDecoder)
-        says = ar if "ar" not in adapters else cast(ARModel, adapted(ar, adapters["ar"].weights))
-
-        def heard(material: Material, name: str, hours: float):
-            def progress(share: float) -> None:
-                if interrupt.requested:
-                    raise _StoppedError
-                stage(f"hearing what the AR says in the place of the recordings: {share:.0%}")
-
-            path = self.work / f"{name}.safetensors"
-            return material, overheard(says, material, models.codec, path, hours, recipe.seed, progress)
-
-        mine = heard(self.material, "hidden", recipe.vocoder.hours)
-        rest = None if self.others is None else heard(self.others, "other-hidden", recipe.vocoder.hours)
-        return VocoderPart(decoder._original, models.codec, mine, rest, recipe)
+    def _decoder_part(self) -> Part:
+        decoder = self.models.decoder(self.decoder)
+        assert isinstance(decoder, FlowSpeechDecoder)
+        tokenizer = decoder.tokenizer or _tokenizer()
+        return FlowPart(
+            decoder._original,
+            tokenizer,
+            decoder.tokenizer is not None,
+            self.material,
+            self.others,
+            self.work,
+            self.recipe,
+        )
 
     def _section(self, part: str) -> PartSection:
         return getattr(self.recipe, part)
@@ -281,8 +242,8 @@ class Adapting:
 
 
 def _tokenizer() -> SpeechTokenizer | None:
-    """That of the flow path, where it is installed."""
-    path = flow_folder() / FLOW_FILES["tokens"]
+    """That which ships, where it is installed."""
+    path = weights_file(FLOW_FILES["tokens"])
     try:
         return load_checkpoint(SpeechTokenizer, SpeechTokensConfig, path, "tokens")
     except MissingModelError:

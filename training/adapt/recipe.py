@@ -31,20 +31,6 @@ class ARSection(PartSection):
     batch_frames: int = Field(default=1200, ge=1)
 
 
-class VocoderSection(PartSection):
-    lora: strict(LoRAOptions) = LoRAOptions(  # pyright: ignore[reportInvalidTypeForm]
-        rank=8,
-        alpha=16,
-        targets=(
-            *("*.expand", "*.contract", "deep.layers.*.linear", "listening.*"),
-            *("prompt_reader.*", "voice_encoder.out"),
-        ),
-    )
-    batch_size: int = Field(default=4, ge=1)  # crops a step
-    frames: int = Field(default=120, ge=20)  # of a crop
-    hours: float = Field(default=0.2, gt=0)  # of what the AR says in the place of the recordings, at most
-
-
 class FlowSection(PartSection):
     lora: strict(LoRAOptions) = LoRAOptions(  # pyright: ignore[reportInvalidTypeForm]
         rank=8,
@@ -83,5 +69,4 @@ class AdaptRecipe(Section):
     words_slack: float = Field(default=0.15, ge=0)  # nats a phone by which words may become less clear
     others: OthersSection = OthersSection()
     ar: ARSection = ARSection()
-    vocoder: VocoderSection = VocoderSection()
     flow: FlowSection = FlowSection()

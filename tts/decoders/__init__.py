@@ -1,1 +1,1 @@
-"""Decoders: from the AR's codes and hidden states to sound, chosen by name."""
+"""Decoders: from what the AR says to sound, chosen by name."""

@@ -1,10 +1,10 @@
-"""The contract of the decoders: from the AR's codes and hidden states to sound.
+"""The contract of the decoders: from what the AR says to sound.
 
     phones, voice -> AR -> Latents, chunk by chunk -> SpeechDecoder.stream(...).push -> samples
 
 A new decoder is a file in this folder, a row of `tts.registry.DECODERS`, and a trainer.
 
-Shapes: N codebooks that the AR says, T frames at the AR's rate, W its width, P phones, S samples of a prompt, n samples
+Shapes: N codebooks that the AR says, T frames at the AR's rate, P phones, S samples of a prompt, n samples
 of speech; both of one channel at the codec's rate.
 """
 
@@ -23,6 +23,7 @@ from ..lm.batch import Prompt
 from ..lm.step import Frame
 from ..text.phones import Phones
 
+GONE = {"vocoder": "flow"}  # decoders of earlier versions, and what took their place
 VoiceState = Any  # what a decoder keeps of a prompt
 
 
@@ -31,7 +32,6 @@ class Latents:
     """What the AR says in T frames."""
 
     codes: Tensor  # (N, T) long
-    hidden: Tensor  # (T, W) the states that the codes were drawn from
     # (T,) long: the phone that is said, counted from the first; or (T, 2), of both halves of a frame
     # (`tts.lm.token_ar`)
     pointer: Tensor
@@ -39,15 +39,14 @@ class Latents:
     @classmethod
     def of(cls, frames: Sequence[Frame]) -> Latents:
         """At least one frame."""
-        codes, pointer, hidden = (torch.stack(parts) for parts in zip(*frames, strict=True))
-        return cls(codes.t(), hidden, pointer)
+        codes = torch.stack([frame.codes for frame in frames])
+        return cls(codes.t(), torch.stack([frame.pointer for frame in frames]))
 
     @classmethod
     def join(cls, parts: Sequence[Latents]) -> Latents:
         """Parts, at least one, one after the other."""
         return cls(
             torch.cat([part.codes for part in parts], dim=1),
-            torch.cat([part.hidden for part in parts]),
             torch.cat([part.pointer for part in parts]),
         )
 
@@ -55,7 +54,7 @@ class Latents:
         return self.pointer.shape[0]
 
     def __getitem__(self, frames: slice) -> Latents:
-        return Latents(self.codes[:, frames], self.hidden[frames], self.pointer[frames])
+        return Latents(self.codes[:, frames], self.pointer[frames])
 
 
 class SoundStream(Protocol):

@@ -1,6 +1,6 @@
 """What a voice's recordings have taught a model, as it is kept with the voice and used.
 
-Parts of the speech models have names: "ar", "vocoder", "flow". An adapter belongs to the weights it was learned beside.
+Parts of the speech models have names: "ar", "flow". An adapter belongs to the weights it was learned beside.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from ...layers.mel import MelFrames
 from ...pretrained.ge2e import DIMS as SPEAKER_DIMS
 from ...pretrained.ge2e import RATE as SPEAKER_RATE
 from ...pretrained.ge2e import load_ge2e
+from ..decoders.base import GONE
 from ..lm.adapter import Adapter
 from ..lm.batch import Prompt
 from ..text.phones import N_SYMBOLS, Phones
@@ -65,7 +66,8 @@ class Voice:
     created: ISO 8601, UTC.   consent: the statement that its speaker agreed.   text: the transcript.
     notes: what was found wanting in the recording.   frame_rate: of the codes, a second.
     mel (M, T') natural log-mel, speaker (E,) speaker vector: of the recording; None in a voice of an earlier version.
-    adapters: of the models, by their part, where minutes of recordings have adapted them (`myna voices adapt`).
+    adapters: of the models, by their part, where minutes of recordings have adapted them (`myna voices adapt`); those
+    of a decoder that is gone are kept and not used.
     """
 
     name: str
@@ -95,6 +97,18 @@ class Voice:
     def seconds(self) -> float:
         """Of the prompt."""
         return self.codes.shape[1] / self.frame_rate
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What its user should know, a line each: `notes`, and what of the file is not used."""
+        unused = [part for part in self.adapters if part in GONE]
+        if not unused:
+            return self.notes
+        line = (
+            f"its adapters of the old decoder {', '.join(unused)} are not used any more; run `myna voices adapt "
+            f"{self.name} RECORDINGS` again"
+        )
+        return (*self.notes, line)
 
     def save(self, path: str | Path, force: bool = False) -> None:
         """Write a `.safetensors` file. Raises UsageError if it exists without `force` or its adapters are too large,
