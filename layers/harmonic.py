@@ -17,7 +17,6 @@ from torch import Tensor
 PITCHES = 160  # classes of pitch, evenly spaced in its logarithm,
 LOWEST, HIGHEST = 60.0, 550.0  # Hz: from the first to the last
 _NEAR = 4  # classes on either side of the likeliest that the pitch is averaged over
-CONTRAST = 1.1  # of the envelopes that are heard, by the likeness of voices never trained on (docs/log.md)
 _BROAD = 0.43  # of the bands: the width of the means that an envelope's peaks and valleys are measured from
 
 
@@ -40,7 +39,7 @@ class Sound:
         place = (chance * torch.arange(PITCHES, device=chance.device)[:, None]).sum(1) / chance.sum(1)
         return LOWEST * (HIGHEST / LOWEST) ** (place / (PITCHES - 1))
 
-    def sharpened(self, contrast: float = CONTRAST) -> Sound:
+    def sharpened(self, contrast: float) -> Sound:
         """The same with higher peaks and deeper valleys in the envelopes.
 
         What is learned is the mean of all that could be heard, which is flatter than any of it: the variance that is

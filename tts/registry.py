@@ -35,9 +35,10 @@ from ..data.files import atomic_output
 from ..errors import InputError, MissingModelError, UsageError
 from ..kernels.precision import Precision, choose
 from ..pretrained.ge2e import load_ge2e
-from .decoders.base import GONE, SpeechDecoder
+from .decoders.base import SpeechDecoder
 from .decoders.flow.decoder import FlowConfig, FlowDecoder
 from .decoders.flow.sound import FlowSpeechDecoder
+from .lm.adapter import GONE
 from .lm.ar import ARConfig, ARModel
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"

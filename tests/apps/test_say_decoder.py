@@ -104,5 +104,18 @@ def test_a_new_decoder_speaks(hum, myna):
 
 def test_one_that_nobody_registered_is_one_line(hum, myna):
     myna("say", "Hi.", "-v", "ada.safetensors", "--decoder", "whistle").failed_with(
-        2, "no decoder named 'whistle': choose one of vocoder, nar, flow, hum"
+        2, "no decoder named 'whistle': choose one of flow, nar, hum"
+    )
+
+
+def test_one_that_is_gone_is_one_line(hum, myna):
+    myna("say", "Hi.", "-v", "ada.safetensors", "--decoder", "vocoder").failed_with(
+        2, "the decoder vocoder is gone: flow took its place"
+    )
+
+
+def test_one_whose_weights_do_not_ship_says_how_they_are_trained(hum, myna):
+    myna("say", "Hi.", "-v", "ada.safetensors", "--decoder", "nar").failed_with(
+        4,
+        "'nar' is not installed; there is flow, hum; its weights do not ship: train them (myna train recipes/myna-nar",
     )

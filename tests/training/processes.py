@@ -21,7 +21,6 @@ _IMPORTED = ["torch.distributed.fsdp", "myna.training.engine.trainer"] + [
     for name in (
         "codec_trainer",
         "lm_trainer",
-        "vocoder_trainer",
         "flow",
         "token_ar",
         "clvp",

@@ -1,21 +1,23 @@
-"""The models put together: the AR's codes go on in the NAR, and only a pair that belongs together speaks."""
+"""The models put together: the AR's codes go on in the decoders, and only a pair that belongs together speaks."""
 
 from __future__ import annotations
 
-import dataclasses
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import MissingModelError
 from myna.evaluation.tts.systems import WatchedValle
+from myna.layers.dit import DiTConfig
+from myna.pretrained.ge2e import load_ge2e
 from myna.tts.decoders.base import Latents, SpeechDecoder
+from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
+from myna.tts.decoders.flow.sound import FlowSpeechDecoder
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder, NARSound, fill
-from myna.tts.decoders.vocoder import Vocoder, VocoderConfig
-from myna.tts.decoders.vocoder_stream import VocoderDecoder
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.sampling import SamplingOptions
@@ -24,20 +26,6 @@ from myna.tts.valle import Valle
 
 K = 4
 PHONES = Phones.from_ipa("hˈæloʊ wˈɜːld.")
-VOCODER = VocoderConfig(
-    n_codebooks=K,
-    n_coarse=2,
-    codebook_dim=16,
-    hidden=32,
-    width=16,
-    depth=1,
-    fine_width=16,
-    fine_depth=1,
-    voice_width=16,
-    voice=8,
-    bands=16,
-    depth_before=1,
-)
 SMALL = {
     "codebook_dim": 16,
     "width": 32,
@@ -49,9 +37,18 @@ SMALL = {
 }
 
 
-def models(
-    n_coarse: int, n_given: int, kind: type[Valle] = Valle, vocoder: VocoderConfig | None = None
-) -> Valle:
+def tiny_flow() -> FlowSpeechDecoder:
+    dit = DiTConfig(width=32, depth=1, n_heads=2, hidden=24, kernel=3, context=400)
+    flow = FlowDecoder(FlowConfig(text_width=24, text_depth=1, condition=16, trunk=dit, head=dit))
+    vocoder = MelVocoder(MelVocoderConfig(width=16, depth=1))
+    for model in (flow, vocoder):  # what starts at zero would hide mistakes
+        for parameter in model.parameters():
+            if parameter.abs().sum() == 0:
+                parameter.data.normal_(0, 0.1)
+    return FlowSpeechDecoder(flow.eval(), vocoder.eval(), None, load_ge2e())
+
+
+def models(n_coarse: int, n_given: int, kind: type[Valle] = Valle, flow: bool = False) -> Valle:
     torch.manual_seed(0)
     small = {"width": 32, "latent_width": 32, "encoder_depth": (1, 1), "decoder_depth": (1, 1), "n_paths": 1}
     codec = MynaCodec(MynaConfig(latent_dim=16, n_codebooks=K, **small)).eval()
@@ -60,8 +57,8 @@ def models(
     ar = ARModel(ARConfig(n_codebooks=K, n_coarse=n_coarse, **SMALL), rows)
     nar = NARModel(NARConfig(n_codebooks=K, n_given=n_given, groups=groups, condition=8, **SMALL), rows)
     decoders: dict[str, SpeechDecoder] = {"nar": NARDecoder(nar.eval(), codec)}
-    if vocoder is not None:
-        decoders = {"vocoder": VocoderDecoder(Vocoder(vocoder, rows).eval()), **decoders}
+    if flow:
+        decoders = {"flow": tiny_flow(), **decoders}
     return kind(codec, ar.eval(), decoders)
 
 
@@ -105,10 +102,10 @@ def test_the_watch_of_an_evaluation_changes_nothing_and_sees_a_sound_that_is_sto
     assert watched.stopped
 
 
-@pytest.mark.parametrize("decoder", ["vocoder", "nar"])
+@pytest.mark.parametrize("decoder", ["flow", "nar"])
 @pytest.mark.parametrize("with_prompt", [True, False])
 def test_both_decoders_make_a_sample_for_every_frame(decoder, with_prompt):
-    valle, voice = models(2, 2, vocoder=VOCODER), prompt() if with_prompt else None
+    valle, voice = models(2, 2, flow=True), prompt() if with_prompt else None
     said = latents_of(valle, voice)
     heard = []
     for n in (5, len(said)):
@@ -121,8 +118,8 @@ def test_both_decoders_make_a_sample_for_every_frame(decoder, with_prompt):
     assert np.abs(heard[0]).max() > 0
 
 
-def test_the_vocoder_hears_the_prompts_voice():
-    valle = models(2, 2, vocoder=VOCODER)
+def test_the_decoder_hears_the_prompts_voice():
+    valle = models(2, 2, flow=True)
     one, other = prompt(), Prompt(torch.flip(prompt().codes, dims=(0,)))
     latents, said = latents_of(valle, one), []
     for voice in (one, other, one):
@@ -133,18 +130,25 @@ def test_the_vocoder_hears_the_prompts_voice():
 
 
 def test_the_first_decoder_is_the_default_and_one_that_is_missing_is_named():
-    assert models(2, 2, vocoder=VOCODER).decoder().name == "vocoder"
+    assert models(2, 2, flow=True).decoder().name == "flow"
     valle = models(2, 2)
     assert valle.decoder() is valle.decoder("nar")
     assert valle.chunks(None) == valle.chunks("nar")
-    with pytest.raises(MissingModelError, match="'vocoder' is not installed; there is nar"):
-        valle.sound(PHONES, None, "vocoder")
+    with pytest.raises(MissingModelError, match="'flow' is not installed; there is nar; install myna again"):
+        valle.sound(PHONES, None, "flow")
+    alone = Valle(valle.codec, valle._original, {"flow": tiny_flow()})
+    for name in ("nar", "codec"):
+        with pytest.raises(
+            MissingModelError, match=r"'nar' is .*myna train recipes/myna-nar-cpu\.yaml"
+        ) as error:
+            alone.decoder(name)
+        assert "\n" not in str(error.value)
     with pytest.raises(MissingModelError, match="no decoder"):
         Valle(valle.codec, valle.ar, {})
 
 
 def test_a_voice_is_read_once_by_each_decoder(monkeypatch):
-    valle, voice, read = models(2, 2, vocoder=VOCODER), prompt(), []
+    valle, voice, read = models(2, 2, flow=True), prompt(), []
     for decoder in valle.decoders.values():
 
         def watched(prompt, wav, decoder=decoder, reads=decoder.read_voice):
@@ -156,10 +160,4 @@ def test_a_voice_is_read_once_by_each_decoder(monkeypatch):
     for name in (None, "nar", "nar"):
         valle.sound(PHONES, voice, name)
     n = voice.codes.shape[1] * valle.codec.frame_size - valle.codec.delay
-    assert read == [("vocoder", (n,)), ("nar", (n,))]
-
-
-@pytest.mark.parametrize("change", [{"n_coarse": 1}, {"hidden": 16}])
-def test_a_vocoder_of_another_ar_is_refused(change):
-    with pytest.raises(MissingModelError, match="belong together"):
-        models(2, 2, vocoder=dataclasses.replace(VOCODER, **change)).decoder()
+    assert read == [("flow", (n,)), ("nar", (n,))]

@@ -117,13 +117,6 @@ class Planner:
             prompt, tuple(self._whole(i) for i in targets), prompt_text, drop_text, drop_voice or not prompt
         )
 
-    def of_another(self, target: int, rng: np.random.Generator) -> int:
-        """An utterance of another voice than that of `target`; of the same, where there is none."""
-        others = [voice for voice in self._by_voice if voice != self._voice[target]]
-        voice = others[int(rng.integers(len(others)))] if others else self._voice[target]
-        utterances = self._by_voice[voice]
-        return utterances[int(rng.integers(len(utterances)))]
-
     def read(self, plan: Plan) -> Example:
         """The frames and phones of a plan."""
         prompt = [self._cut(cut) for cut in plan.prompt]

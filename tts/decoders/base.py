@@ -23,7 +23,6 @@ from ..lm.batch import Prompt
 from ..lm.step import Frame
 from ..text.phones import Phones
 
-GONE = {"vocoder": "flow"}  # decoders of earlier versions, and what took their place
 VoiceState = Any  # what a decoder keeps of a prompt
 
 

@@ -17,6 +17,8 @@ from ...layers.lora import LoRAWeights, adapted
 from .quantize import folded_gains
 
 LARGEST = 3_000_000  # bytes of all adapters of a voice
+# Parts of earlier versions, which old voices may hold adapters of, and what took their place.
+GONE = {"vocoder": "flow"}
 
 
 @dataclass(frozen=True, eq=False)

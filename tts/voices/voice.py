@@ -35,8 +35,7 @@ from ...layers.mel import MelFrames
 from ...pretrained.ge2e import DIMS as SPEAKER_DIMS
 from ...pretrained.ge2e import RATE as SPEAKER_RATE
 from ...pretrained.ge2e import load_ge2e
-from ..decoders.base import GONE
-from ..lm.adapter import Adapter
+from ..lm.adapter import GONE, Adapter
 from ..lm.batch import Prompt
 from ..text.phones import N_SYMBOLS, Phones
 from .adapted import adapter_tensors, describe_adapters, read_adapters

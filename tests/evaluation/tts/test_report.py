@@ -409,6 +409,7 @@ def test_the_flow_decoder_speaks_after_the_token_ar_where_there_is_one(
 ):
     monkeypatch.setattr(tts_report, "load_speaker", tts_systems.load_speaker)
     save_tiny_flow(tmp_path)
+    monkeypatch.setattr(tts_registry, "WEIGHTS", tmp_path / "none")
     monkeypatch.setattr(tts_registry, "NEXT", tmp_path)
     loaded = tts_systems.load_speaker(speaker.models.codec, decoder="flow")
     assert isinstance(loaded.models, FlowSpeech)

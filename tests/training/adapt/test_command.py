@@ -28,7 +28,7 @@ threads: 1
 sentences: 1
 words_slack: 100
 ar: {max_steps: 2, measure_every: 1, warmup_steps: 1, lr: 0.01}
-vocoder: {max_steps: 2, measure_every: 1, batch_size: 1, frames: 60, hours: 0.004}
+flow: {max_steps: 2, measure_every: 1, batch_frames: 800}
 """
 
 
@@ -43,7 +43,7 @@ def home(tmp_path, monkeypatch) -> Path:
 def tiny(tmp_path, monkeypatch) -> list[str]:
     """Options of a run by tiny models."""
     models = tiny_models()
-    monkeypatch.setattr(command, "_models", lambda decoder: (models, "vocoder"))
+    monkeypatch.setattr(command, "_models", lambda decoder: (models, "flow"))
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(TINY)
     return ["--recipe", str(recipe), "--model", "none", "-j", "1"]
@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_voice_as_it_was(tiny, minute, begun, capsys, mon
 
     monkeypatch.setattr(command, "prepared", prepared)
     words = ["voices", "adapt", "me", str(MINUTE), "--consent", "I am the speaker"]
-    monkeypatch.setattr(command, "_models", lambda decoder: (tiny_models(), "vocoder"))
+    monkeypatch.setattr(command, "_models", lambda decoder: (tiny_models(), "flow"))
     assert run([*words, *tiny]) == 0
     before = voice_path("me").read_bytes()
 
@@ -156,6 +156,6 @@ def test_a_full_disk_leaves_the_voice_as_it_was(tiny, minute, begun, capsys, mon
 
 
 def test_progress_says_likeness_before_and_now_and_the_time_left():
-    line = progress_line(Progress("vocoder", 30, 1.0, Measured(0.61, -1), Measured(0.72, -1), 3.25))
+    line = progress_line(Progress("flow", 30, 1.0, Measured(0.61, -1), Measured(0.72, -1), 3.25))
     assert "likeness 0.610 before, 0.720 now" in line
     assert "3.2 min left" in line

@@ -129,11 +129,12 @@ class FlowSound:
         return to_samples(self.vocoder.push(self.stream.push(pointer, levels)))
 
     def flush(self) -> np.ndarray:
-        parts = []
-        if len(self._odd):  # the last phone takes its other half, too
+        parts, half = [], len(self._odd)
+        if half:  # the decoder reads whole patches; of the last, what belongs to no frame is not heard
             parts.append(self.vocoder.push(self.stream.push(self._odd.repeat(PATCH))))
         parts += [self.vocoder.push(self.stream.flush()), self.vocoder.flush()]
-        return to_samples(torch.cat(parts))
+        wav = torch.cat(parts)
+        return to_samples(wav[: len(wav) - half * PATCH * self.vocoder.vocoder.config.hop])
 
 
 def is_narrow(mel: Tensor) -> bool:
