@@ -1,4 +1,5 @@
-"""The locked versions lie within the ranges for every Python, and what runs needs neither torchaudio nor CUDA."""
+"""The locked versions lie within the ranges for every Python, what runs needs neither torchaudio nor CUDA, and the
+weights are no larger than promised."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT, TOOLS = PYPROJECT["project"], PYPROJECT["tool"]
 LOCKED = [
     Requirement(line)
     for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
@@ -94,6 +96,20 @@ def test_what_runs_needs_neither_torchaudio_nor_cuda(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_the_weights_in_the_package_are_at_most_95_mb_each_with_its_card():
+    folders = {name: ROOT / name.partition(".")[2] for name in ("myna.weights", "myna.voices")}
+    patterns = TOOLS["setuptools"]["package-data"]
+    files = {
+        name: [f for one in patterns[name] for f in folder.glob(one)] for name, folder in folders.items()
+    }
+    sizes = {file.name: file.stat().st_size for found in files.values() for file in found}
+    assert sum(sizes.values()) <= 95e6, sizes
+    # `weights/next/` is no package, so that nothing in it is copied.
+    assert "myna.weights.next" not in TOOLS["setuptools"]["packages"]
+    names = {file.name.partition(".")[0] for file in files["myna.weights"] if file.suffix == ".safetensors"}
+    assert names == {file.stem for file in files["myna.weights"] if file.suffix == ".md"}
 
 
 @pytest.mark.skipif(not torch.__version__.endswith("+cpu"), reason="this torch is not the CPU-only build")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,16 @@ import torch
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.data.audio import read_audio
 from myna.errors import MissingModelError
+from myna.layers.lora import LoRAWeights
 from myna.tts import registry, speaker
 from myna.tts.decoders.base import Latents
+from myna.tts.lm.adapter import Adapter
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.registry import DecoderRow, load_decoders
 from myna.tts.text.phones import Phones
 from myna.tts.valle import Valle
-from myna.tts.voices.voice import Voice, codec_hash
+from myna.tts.voices.voice import Voice, codec_hash, load_voice
 from torch import Tensor
 
 SMALL = {"width": 32, "depth": 1, "n_heads": 2, "n_kv_heads": 1, "hidden": 64, "text_depth": 1, "extra": 4}
@@ -106,6 +109,25 @@ def test_one_that_nobody_registered_is_one_line(hum, myna):
     myna("say", "Hi.", "-v", "ada.safetensors", "--decoder", "whistle").failed_with(
         2, "no decoder named 'whistle': choose one of flow, nar, hum"
     )
+
+
+def test_adapters_of_a_decoder_that_is_gone_are_not_used_and_named_in_one_line(hum, myna):
+    weights = LoRAWeights({"net": torch.ones(2, 3)}, {"net": torch.ones(4, 2)}, 1.0)
+    voice = load_voice("ada.safetensors")
+    replace(voice, name="old", adapters={"vocoder": Adapter(weights, "0123456789abcdef")}).save(
+        "old.safetensors"
+    )
+    spoken = ("say", "One two three.", "--decoder", "hum", "--seed", 3)
+    assert "not used" not in myna(*spoken, "-v", "ada.safetensors", "-o", "new.wav").err
+    done = myna(*spoken, "-v", "old.safetensors", "-o", "old.wav")
+    assert done.code == 0, done
+    told = [line for line in done.err.splitlines() if "not used any more" in line]
+    assert len(told) == 1
+    assert "old decoder vocoder" in told[0]
+    assert "myna voices adapt old RECORDINGS` again" in told[0]
+    np.testing.assert_array_equal(read_audio("old.wav").samples, read_audio("new.wav").samples)
+    assert "not used any more" in myna("voices", "show", "old.safetensors").out
+    assert set(load_voice("old.safetensors").adapters) == {"vocoder"}  # nothing of the user's is lost
 
 
 def test_one_that_is_gone_is_one_line(hum, myna):

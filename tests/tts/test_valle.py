@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import islice
 
 import numpy as np
@@ -12,12 +13,14 @@ from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import MissingModelError
 from myna.evaluation.tts.systems import WatchedValle
 from myna.layers.dit import DiTConfig
+from myna.layers.lora import LoRAWeights
 from myna.pretrained.ge2e import load_ge2e
 from myna.tts.decoders.base import Latents, SpeechDecoder
 from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
 from myna.tts.decoders.flow.sound import FlowSpeechDecoder
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder, NARSound, fill
+from myna.tts.lm.adapter import Adapter
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.sampling import SamplingOptions
@@ -127,6 +130,18 @@ def test_the_decoder_hears_the_prompts_voice():
         said.append(np.concatenate([sound.push(latents), sound.flush()]))
     np.testing.assert_array_equal(said[0], said[2])
     assert not np.allclose(said[0], said[1])
+
+
+def test_adapters_of_a_decoder_that_is_gone_change_nothing():
+    valle, voice = models(2, 2, flow=True), prompt()
+    weights = LoRAWeights({"net": torch.ones(2, 3)}, {"net": torch.ones(4, 2)}, 1.0)
+    old = dataclasses.replace(voice, adapters={"vocoder": Adapter(weights, "0123456789abcdef")})
+    latents, said = latents_of(valle, voice), []
+    torch.testing.assert_close(latents_of(valle, old).codes, latents.codes, rtol=0, atol=0)
+    for one in (voice, old):
+        sound = valle.sound(PHONES, one)
+        said.append(np.concatenate([sound.push(latents), sound.flush()]))
+    np.testing.assert_array_equal(*said)
 
 
 def test_the_first_decoder_is_the_default_and_one_that_is_missing_is_named():

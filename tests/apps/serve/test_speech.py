@@ -147,6 +147,8 @@ def test_words_come_with_the_times_at_which_they_are_said(server):
         ({"preset": "louder"}, 400, "invalid_value", "louder"),
         ({"seed": -1}, 400, "invalid_value", "seed"),
         ({"decoder": "tape"}, 400, "invalid_value", "tape"),
+        ({"decoder": "vocoder"}, 400, "invalid_value", "vocoder is gone: flow took its place"),
+        ({"decoder": "flow"}, 404, "model_not_found", "'flow' is not installed; there is nar"),
         ({"language": "xx"}, 400, "invalid_value", "xx"),
     ],
 )
