@@ -37,7 +37,7 @@ def track_pitch(wav: np.ndarray, sample_rate: int, n: int) -> np.ndarray:
         import parselmouth
     except ImportError:
         raise MissingModelError(
-            "a vocoder's training needs Praat's pitch tracker: pip install praat-parselmouth"
+            "training needs Praat's pitch tracker: pip install praat-parselmouth"
         ) from None
     if len(wav) < 0.06 * sample_rate:  # three periods of the lowest pitch
         return np.zeros(n, np.float32)
