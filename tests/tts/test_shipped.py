@@ -16,9 +16,12 @@ from myna.evaluation.tts.hard_sentences import HARD_SENTENCES
 from myna.evaluation.tts.scores import compare
 from myna.evaluation.tts.systems import WatchedValle, say_timed
 from myna.marks.watermark import detect_watermark
+from myna.pretrained.ge2e import DIMS as SPEAKER_DIMS
 from myna.tts import speaker as speaking
+from myna.tts.convert import load_decoder
+from myna.tts.decoders.flow.sound import FlowSpeechDecoder
 from myna.tts.presets import SpeechOptions
-from myna.tts.registry import load_ar, load_nar
+from myna.tts.registry import load_ar
 from myna.tts.speaker import Speaker, Speech
 from myna.tts.text.normalize import normalize
 from myna.tts.text.phonemes import phonemize
@@ -29,8 +32,12 @@ VOICES = ("nova", "daniel")
 SEED = 1
 HARD = ("Yes.", "No, no, no, no!", "Six slick swans swam swiftly south.", "A, B, C, D, E, F, G.")
 
-LEAST_WORDS = 0.6  # share of SENTENCE that Whisper tiny.en understands, over VOICES
-LEAST_SIMILARITY = 0.45  # of SENTENCE to the voice's recording, Resemblyzer's cosine
+LEAST_WORDS = (
+    0.8  # share of SENTENCE that Whisper tiny.en understands, over VOICES: all with seeds 1, 2 and 3
+)
+LEAST_SIMILARITY = (
+    0.7  # of SENTENCE to the voice's recording, Resemblyzer's cosine: .78 to .83 with these seeds
+)
 SECONDS = 1.5, 5.0  # SENTENCE lasts
 SECONDS_A_PHONE = 0.03, 0.25  # a hard sentence lasts, and a second more
 MOST_STOPPED = 1  # hard sentences, in a sound or a pause that had lasted the longest it may
@@ -57,15 +64,23 @@ def recording(voice: str) -> np.ndarray:
     return read_audio(ROOT / "voices" / f"{voice}.flac", 24_000, mono=True).samples[0]
 
 
-def test_the_models_belong_to_the_codec_and_to_one_another():
+def test_the_models_belong_to_the_codec_and_to_one_another(speaker):
     codec = load_codec("myna-24k")
-    spoken = weights_hash(codec)
-    ar, nar = load_ar(codec_hash=spoken), load_nar(codec_hash=spoken)  # another codec's are refused
-    assert ar.config.n_coarse == nar.config.n_given
-    assert ar.config.n_codebooks == nar.config.n_codebooks == codec.n_codebooks
-    assert ar.config.codebook_size == nar.config.codebook_size == codec.codebook_size
-    filled = sorted(k for group in nar.config.groups for k in group)
-    assert filled == list(range(nar.config.n_given, codec.n_codebooks))
+    ar = load_ar(codec_hash=weights_hash(codec))  # another codec's is refused
+    assert ar.config.n_codebooks == codec.n_codebooks
+    assert ar.config.codebook_size == codec.codebook_size
+    decoder = speaker.models.decoder()
+    assert isinstance(decoder, FlowSpeechDecoder)
+    assert decoder.name == "flow"
+    converting = load_decoder()  # the tokens are those that the decoder was trained with, or it is refused
+    assert converting.tokenizer is not None
+    assert (
+        converting.tokenizer.config.mel_bands
+        == decoder.flow.config.mel_bands
+        == decoder.vocoder.config.mel_bands
+    )
+    assert len(converting.tokenizer.config.levels) == decoder.flow.config.token_dims
+    assert decoder.flow.config.speaker == SPEAKER_DIMS
 
 
 @pytest.mark.parametrize("voice", VOICES)
