@@ -33,7 +33,7 @@ class SpeechRequest(BaseModel):
 
     seed: int = Field(0, description="The same seed, text and voice give the same audio.")
     preset: str = Field("standard", description="fast, standard, or best.")
-    decoder: str | None = Field(None, description="What makes the sound.")
+    decoder: str | None = Field(None, description="What makes the sound: flow, or nar.")
     language: str = Field("en-us", description="As espeak-ng names it.")
     temperature: float | None = Field(None, description="Variety, 0 to 2.")
     timestamp_granularities: list[Literal["word"]] = Field(

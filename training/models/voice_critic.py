@@ -1,5 +1,5 @@
-"""A step of a discriminator that knows the voice, and what it says of what was made: for vocoders and for the head of
-the flow decoder. Least squares (Mao et al. 2017).
+"""A step of a discriminator that knows the voice, and what it says of what was made: for the head of the flow
+decoder. Least squares (Mao et al. 2017).
 
 Shapes: B batch; what is judged has the shape that the discriminator reads, voices are (B, V).
 """

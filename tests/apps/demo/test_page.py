@@ -11,8 +11,10 @@ import wave
 import numpy as np
 import pytest
 from myna.apps.demo.compress import at_bitrate, encode
+from myna.apps.demo.engine import VoiceFacts
 from myna.apps.demo.pictures import BANDS, mel_spectrogram
 from myna.apps.demo.samples import sample_recordings
+from myna.apps.demo.voices import facts
 from myna.apps.demo.workspace import Workspace
 from myna.data.audio import read_audio
 from myna.errors import InputError, UsageError
@@ -250,3 +252,8 @@ def test_without_gradio_the_remedy_is_said(tones, monkeypatch):
 
 def read_wav(data: bytes) -> np.ndarray:
     return read_audio(io.BytesIO(data)).samples[0]
+
+
+def test_the_page_says_what_of_a_voice_is_not_used():
+    voice = VoiceFacts("me", 3.0, "me.wav", "2026-01-01", "mine", remarks=("<its adapters> are not used",))
+    assert "<dt>note</dt><dd>&lt;its adapters&gt; are not used</dd>" in facts(voice)
