@@ -377,6 +377,7 @@ class _Utterance:
         if last:
             self.progress = 1.0
             wav = np.concatenate([wav, self.sound.flush()])
+            self.sound = None  # megabytes of state: a text of many sentences is not to wait for a collection
         self._n_samples += len(wav)
         return wav
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -189,6 +191,26 @@ def test_every_sentence_is_said_and_ended(n):
     frames = sum(3 * len(phonemize(sentence.text, "en-us")) for sentence in TEXT)
     spoken = len(samples(chunks)) / 24_000 - 2 * PAUSE
     assert spoken == pytest.approx(frames / 50, abs=0.35)  # their silent ends are cut
+
+
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_what_a_sentence_remembers_goes_with_it(candidates, monkeypatch):
+    """Not at the next collection: a decoder may remember megabytes, and a text may have thousands of sentences."""
+    alive: weakref.WeakSet[Sound] = weakref.WeakSet()
+    begin = Models.sound
+
+    def watched(self, *given) -> Sound:
+        sound = begin(self, *given)
+        alive.add(sound)
+        return sound
+
+    monkeypatch.setattr(Models, "sound", watched)
+    gc.disable()
+    try:
+        assert speak(TEXT, candidates=candidates)
+        assert not alive
+    finally:
+        gc.enable()
 
 
 @every_n
