@@ -4,16 +4,20 @@ not fit."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from myna.codec.mel_vocoder import MelVocoderConfig
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.data.audio import read_audio
 from myna.errors import InputError, MissingModelError
+from myna.tts import registry
 from myna.tts.decoders.base import Latents
-from myna.tts.decoders.flow.sound import is_narrow
+from myna.tts.decoders.flow.sound import FlowSpeechDecoder, is_narrow
 from myna.tts.flow_speech import FlowSpeech, load_flow_speech
+from myna.tts.lm.ar import ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.registry import FLOW_FILES
@@ -100,6 +104,36 @@ def test_models_that_do_not_belong_together_are_refused(save_tiny_flow, codec, t
     (tmp_path / FLOW_FILES["ar"]).unlink()
     with pytest.raises(MissingModelError, match=r"needs myna-token-ar\.safetensors"):
         load_flow_speech(codec, folder=tmp_path)
+
+
+def test_an_ar_that_does_not_ship_speaks_through_what_does(save_tiny_flow, codec, tmp_path, monkeypatch):
+    ships, trained = tmp_path / "weights", tmp_path / "next"
+    ships.mkdir()
+    trained.mkdir()
+    monkeypatch.setattr(registry, "WEIGHTS", ships)
+    monkeypatch.setattr(registry, "NEXT", trained)
+    save_tiny_flow(ships)
+    (ships / FLOW_FILES["ar"]).unlink()
+    assert not registry.after_tokens("flow")
+    with pytest.raises(MissingModelError, match=r"myna-token-ar\.safetensors, which is not in .*next"):
+        load_flow_speech(codec)
+    save_tiny_flow(trained)
+    for role in ("flow", "tokens", "vocoder"):
+        (trained / FLOW_FILES[role]).unlink()
+    assert registry.after_tokens("flow")
+    assert not registry.after_tokens(None)  # the default stays what ships
+    assert isinstance(load_flow_speech(codec), FlowSpeech)
+
+
+def test_a_decoder_alone_in_its_folder_speaks_through_the_vocoder_that_ships(save_tiny_flow, codec, tmp_path):
+    save_tiny_flow(tmp_path)
+    path = tmp_path / FLOW_FILES["flow"]
+    ar = cast(ARModel, None)  # which it does not ask
+    beside = registry.DECODERS["flow"].load(codec, ar, path, "cpu", "float32")
+    (tmp_path / FLOW_FILES["vocoder"]).unlink()
+    alone = registry.DECODERS["flow"].load(codec, ar, path, "cpu", "float32")
+    widths = [cast(FlowSpeechDecoder, one).vocoder.config.width for one in (beside, alone)]
+    assert widths == [16, MelVocoderConfig().width]
 
 
 def test_recordings_of_16_khz_are_noticed():
