@@ -133,13 +133,15 @@ class _Conversion:
     ):
         self.decoder, self.voice, self.seed = decoder, voice, seed
         tokenizer = cast(SpeechTokenizer, decoder.tokenizer)
+        self._nothing = next(decoder.vocoder.parameters()).detach().new_zeros(0)
         self._mel = MelStream(decoder.vocoder.mel)
         self._tokens = TokenStream(tokenizer)
         self._vocoder = MelVocoderStream(decoder.vocoder, decoder.contrast, seed)
         self._stretches = Stretches()
         self._leveller, self._watermark = Leveller(RATE, level), watermark
-        self._loudness = torch.zeros(0)  # of tokens that are not out yet
-        self._frames = torch.zeros(decoder.vocoder.config.mel_bands, 0)  # of a token that is not whole
+        self._loudness = self._nothing  # of tokens that are not out yet
+        bands = decoder.vocoder.config.mel_bands
+        self._frames = self._nothing.new_zeros(bands, 0)  # of a token that is not whole
         self._flow: FlowStream | None = None
         self._n_stretches = self._n_in = self._n_out = 0
         self._peak = 0.0
@@ -151,7 +153,7 @@ class _Conversion:
         self._n_in += len(wav)
         self._peak = max(self._peak, float(np.abs(wav).max()))
         with torch.inference_mode():
-            mel = self._mel.push(torch.from_numpy(np.ascontiguousarray(wav, np.float32)))
+            mel = self._mel.push(torch.from_numpy(np.ascontiguousarray(wav, np.float32)).to(self._nothing))
             return self._out(self._heard(mel, self._tokens.push(mel)))
 
     def flush(self) -> np.ndarray:
@@ -160,7 +162,7 @@ class _Conversion:
             raise InputError("the recording is silent; give one in which somebody speaks")
         rest = -self._n_in % _TOKEN_SAMPLES
         with torch.inference_mode():
-            mel = torch.cat([self._mel.push(torch.zeros(rest)), self._mel.flush()], dim=1)
+            mel = torch.cat([self._mel.push(self._nothing.new_zeros(rest)), self._mel.flush()], dim=1)
             parts = [self._heard(mel, self._tokens.push(mel)), self._heard(mel[:, :0], self._tokens.flush())]
             if self._flow is not None:
                 parts.append(self._vocoder.push(self._flow.flush()))
@@ -190,7 +192,7 @@ class _Conversion:
 
     def _said(self, tokens: Tensor) -> Tensor:
         if not len(tokens):
-            return torch.zeros(0)
+            return self._nothing
         if self._flow is None:
             seed = sentence_seed(self.seed, self._n_stretches)
             self._flow = FlowStream(
@@ -203,7 +205,7 @@ class _Conversion:
 
     def _ended(self) -> Tensor:
         flow, self._flow = self._flow, None
-        return torch.zeros(0) if flow is None else self._vocoder.push(flow.flush())
+        return self._nothing if flow is None else self._vocoder.push(flow.flush())
 
 
 class Stretches:

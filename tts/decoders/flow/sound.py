@@ -120,7 +120,8 @@ class FlowSound:
         self._odd = torch.zeros(0, dtype=torch.long)  # a frame that waits for its other half
 
     def push(self, latents: Latents) -> np.ndarray:
-        pointer = torch.cat([self._odd, latents.pointer.flatten()])
+        pointer = latents.pointer.flatten()
+        pointer = torch.cat([self._odd.to(pointer), pointer])
         n = len(pointer) // PATCH * PATCH
         pointer, self._odd = pointer[:n], pointer[n:]
         if n == 0:
