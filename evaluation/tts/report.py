@@ -25,6 +25,7 @@ from ...data.files import output_errors
 from ...errors import InputError, MissingModelError, UsageError
 from ...marks.tags import synthetic_tags
 from ...tts import speaker as tts
+from ...tts.lm.adapter import GONE
 from ...tts.presets import SpeechOptions
 from ...tts.registry import DECODERS, FLOW_FILES, SHIPPED_AR
 from ...tts.voices.library import find_voice
@@ -442,7 +443,7 @@ def _with_adapted(casts: Sequence[_Cast], name: str, codec: Codec) -> _Cast:
             "--source, --max-voices 1 or other recordings"
         )
     voice = find_voice(name, codec)
-    if not voice.adapters:
+    if not voice.adapters.keys() - GONE.keys():  # those of a decoder that is gone are not heard
         raise UsageError(
             f"the voice {name} has not been adapted; do it with `myna voices adapt {name} RECORDINGS`"
         )

@@ -31,18 +31,21 @@ from myna.evaluation.tts.report import FILES, MYNA, MYNA_TEXT, SpeechEvaluation,
 from myna.evaluation.tts.scores import HeardText, Judge, Likeness
 from myna.evaluation.tts.systems import WatchedValle
 from myna.evaluation.tts.tables import GROUND_TRUTH, SpokenClip, row_of
+from myna.layers.lora import LoRAWeights
 from myna.marks.tags import is_synthetic
 from myna.marks.watermark import detect_watermark
 from myna.tts import registry as tts_registry
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
 from myna.tts.flow_speech import FlowSpeech
+from myna.tts.lm.adapter import Adapter
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.presets import SpeechOptions
 from myna.tts.speaker import Speaker
 from myna.tts.text.phones import Phones
 from myna.tts.voices import two_voices
+from myna.tts.voices.voice import Voice, codec_hash
 
 ROOT = Path(__file__).parents[3]
 SMALL = {"width": 32, "depth": 1, "n_heads": 2, "n_kv_heads": 1, "hidden": 64, "text_depth": 1, "extra": 4}
@@ -376,6 +379,19 @@ def test_a_measure_that_is_needed_is_not_left_out(voices, speaker, monkeypatch, 
     assert "left out" in json.loads(capsys.readouterr().out)["notes"][0]
     with pytest.raises(UsageError, match="unknown measure 'pesq'"):
         evaluate_tts([voices], SpeechEvaluation(measures=("pesq",)), speaker=speaker)
+
+
+def test_adapters_of_a_decoder_that_is_gone_adapt_nothing(voices, speaker, tmp_path):
+    codes = torch.zeros(8, 60, dtype=torch.long)
+    weights = LoRAWeights({"net": torch.ones(2, 3)}, {"net": torch.ones(4, 2)}, 1.0)
+    old = Voice(
+        "old", codes, None, None, codec_hash(speaker.models.codec), "a.wav", "2026-01-01", "Ada agreed in May"
+    )
+    path = tmp_path / "old.safetensors"
+    dataclasses.replace(old, adapters={"vocoder": Adapter(weights, "0123456789abcdef")}).save(path)
+    options = SpeechEvaluation(max_speakers=1, hard=False, adapted=str(path))
+    with pytest.raises(UsageError, match="has not been adapted"):
+        evaluate_tts([voices], options, speaker=speaker)
 
 
 def test_missing_weights_leave_out_mynas_row_with_a_note(
