@@ -10,7 +10,7 @@ T frames of 50 Hz.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -122,12 +122,18 @@ class Planner:
     def draw(self, rng: np.random.Generator, n: int) -> Plans:
         """n examples."""
         sources = rng.choice(len(self._sources), size=n, p=self._odds)
-        return _stacked([self._one(self._voices[self._sources[s]], rng) for s in sources])
+        return self._told(_stacked([self._one(self._voices[self._sources[s]], rng) for s in sources]), rng)
 
     def each(self, targets: Sequence[int], rng: np.random.Generator) -> Plans:
         """One example of each of the utterances `targets`, which are among the chosen ones."""
         mates = {i: us for voices in self._voices.values() for us in voices for i in us}
-        return _stacked([self._example(i, mates[i], rng) for i in targets])
+        return self._told(_stacked([self._example(i, mates[i], rng) for i in targets]), rng)
+
+    def _told(self, plans: Plans, rng: np.random.Generator) -> Plans:
+        """Of a share it is not told how clearly they are said. By a generator of its own: examples of recipes that do
+        not ask for it stay what they were."""
+        hidden = rng.spawn(1)[0].random(len(plans.utterance)) < self.options.hide_clarity
+        return replace(plans, hide_clarity=plans.hide_clarity | torch.from_numpy(hidden))
 
     def _one(self, voices: list[list[int]], rng: np.random.Generator) -> list[int | bool]:
         utterances = voices[int(rng.integers(len(voices)))]
@@ -155,7 +161,7 @@ class Planner:
         if frames > o.max_frames:
             start += int(rng.integers(0, (frames - o.max_frames) // 2 + 1)) * 2
             frames = o.max_frames // 2 * 2
-        u = rng.random(5)
+        u = rng.random(4)
         hide_voice = u[0] < o.hide_voice
         hide_prompt = hide_voice or o.hide_voice <= u[0] < o.hide_voice + o.hide_prompt
         hide_speaker = hide_voice or 0 <= u[0] - o.hide_voice - o.hide_prompt < o.hide_speaker
@@ -165,7 +171,7 @@ class Planner:
         return [
             *(prompt_start, n_prompt, start, frames, target, prompt),
             *(bool(hide_prompt), bool(hide_speaker), hide_phones, hide_tokens, hide_highs),
-            bool(self._n_phones[target] == 0 or u[4] < o.hide_clarity),
+            bool(self._n_phones[target] == 0),
         ]
 
 
