@@ -10,7 +10,7 @@ is marked. On one thread. FOLDER: of weights in the place of those of the reposi
 
 With --texts every person says a short text of those recordings instead: voices of different corpora then differ by
 nothing but the voice. One recording a person is enough: its first 3 s are the voice, and likeness is compared with the
-rest.
+rest, with the whole where it is shorter than 5 s.
 """
 
 from __future__ import annotations

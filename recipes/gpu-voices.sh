@@ -57,7 +57,7 @@ smoke)
   flow "output=$WORK/runs/smoke-flow" "${few[@]}" max_steps=12 data.sources=null data.held_out.examples=16 \
     "init_tokens=$WORK/runs/smoke-tokens/best.safetensors" train_tokens=false "${@:2}"
   head "$WORK/runs/smoke-flow" "output=$WORK/runs/smoke-head" "${few[@]}" max_steps=12 data.sources=null \
-    data.held_out.examples=16 adversary.heard_from=4 "${@:2}"
+    data.held_out.examples=16 adversary.heard_from=4 reading.heard_from=4 "${@:2}"
   ar "output=$WORK/runs/smoke-ar" "${few[@]}" max_steps=12 data.sources=null data.held_out.examples=16 \
     "data.tokens=$WORK/runs/smoke-tokens/best.safetensors" "${@:2}"
   vocoder "output=$WORK/runs/smoke-vocoder" "${few[@]}" max_steps=12 data.sources=null data.held_out.crops=8 \

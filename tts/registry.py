@@ -187,7 +187,7 @@ class DecoderRow:
             return "install myna again"
         return (
             f"its weights do not ship: train them (myna train recipes/{self.recipe}.yaml), and put "
-            f"runs/{self.recipe}/best.safetensors at {NEXT / self.file}"
+            f"runs/{self.recipe}/best.safetensors at {(NEXT if NEXT.is_dir() else WEIGHTS) / self.file}"
         )
 
 

@@ -189,6 +189,9 @@ class Speaker:
         prompt = voice.prompt()
         digest.update(prompt.codes.cpu().numpy().tobytes())
         digest.update(repr(prompt.pointer.tolist() if prompt.pointer is not None else None).encode())
+        for name, part in (("mel", prompt.mel), ("speaker", prompt.speaker)):
+            if part is not None:
+                digest.update(name.encode() + part.float().cpu().numpy().tobytes())
         for part, adapter in sorted(prompt.adapters.items()):
             digest.update(f"{part} {adapter.base} {adapter.weights.digest()}".encode())
         return digest.hexdigest()

@@ -19,7 +19,7 @@ from ..layers.lora import LoRAWeights
 from .aligner import Aligner
 from .decoders.base import SoundStream, SpeechDecoder, VoiceState
 from .finish.level import LevelState, active_level, start_state
-from .lm.adapter import adapted_model, adapter_of, folded
+from .lm.adapter import GONE, adapted_model, adapter_of, folded
 from .lm.ar import ARModel
 from .lm.batch import Prompt
 from .lm.generate import ARGenerator
@@ -28,7 +28,7 @@ from .lm.row_exact import row_exact
 from .lm.sampling import SamplingOptions
 from .lm.several import several
 from .lm.step import Frame
-from .registry import DECODERS
+from .registry import DECODERS, find_decoder
 from .rerank.base import Attempt
 from .rerank.ranking import Ranking, RankingOptions, Scorers, Verdict
 from .rerank.words import Words
@@ -92,6 +92,8 @@ class Valle:
         with self._lock:
             if name not in self._checked:
                 if name not in self.decoders:
+                    if name in GONE:
+                        find_decoder(name)  # says what took its place
                     remedy = f"; {DECODERS[name].remedy}" if name in DECODERS else ""
                     raise MissingModelError(
                         f"the decoder {name!r} is not installed; there is {', '.join(self.decoders)}{remedy}"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from myna.codec.myna import MynaCodec, MynaConfig
-from myna.errors import MissingModelError
+from myna.errors import MissingModelError, UsageError
 from myna.evaluation.tts.systems import WatchedValle
 from myna.layers.dit import DiTConfig
 from myna.layers.lora import LoRAWeights
@@ -158,6 +158,8 @@ def test_the_first_decoder_is_the_default_and_one_that_is_missing_is_named():
         ) as error:
             alone.decoder(name)
         assert "\n" not in str(error.value)
+    with pytest.raises(UsageError, match="vocoder is gone: flow took its place"):
+        alone.decoder("vocoder")
     with pytest.raises(MissingModelError, match="no decoder"):
         Valle(valle.codec, valle.ar, {})
 

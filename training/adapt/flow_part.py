@@ -120,6 +120,7 @@ class FlowPart:
             hide_phones=0.1 if with_tokens else 0.0,
             hide_tokens=tokens,
             hide_both=0.0 if mine.speech is None or with_tokens else 1.0,
+            hide_clarity=1.0,
         )
         self._mine, self._mine_reader = self._batches(mine, work / "mels.safetensors", examples)
         self._others = None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from .flow import FlowNoise, FlowTraining
 from .flow_batch import FlowBatch, Reader
 
 _BLOCK = 24  # frames of a block, about as in speaking
+AS_SPOKEN = replace(ALL_SHOWN, hide_clarity=1.0)
 _MEL_HOPS = 2  # of a frame
 
 
@@ -129,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drawer = Drawer(decoder, tokenizer, speech, bf16=options.bf16)
         generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
         made: list[tuple[str, int, np.ndarray]] = []
-        for plans in batches(Planner(speech, chosen, ALL_SHOWN), chosen, options.batch_frames, rng):
+        for plans in batches(Planner(speech, chosen, AS_SPOKEN), chosen, options.batch_frames, rng):
             for i, start, mel in zip(
                 plans.utterance.tolist(), plans.start.tolist(), drawer.draw(plans, generator), strict=True
             ):

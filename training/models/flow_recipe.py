@@ -122,8 +122,10 @@ class FlowRecipe(TrainerRecipe):
             )
         if self.head_alone and self.flow_from:
             raise ValueError("head_alone learns from the first step on: set flow_from: 0")
-        if self.adversary is not None and self.max_steps is not None and self.flow_from >= self.max_steps:
-            raise ValueError(
-                "adversary judges the head, which learns nothing before the run ends: lower flow_from"
-            )
+        late = self.max_steps is not None and self.flow_from >= self.max_steps
+        for name in ("adversary", "reading"):
+            if late and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} judges the head, which learns nothing before the run ends: lower flow_from"
+                )
         return self

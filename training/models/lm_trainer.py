@@ -26,13 +26,13 @@ from ...errors import InputError, UsageError
 from ...tts.decoders.nar import NARModel
 from ...tts.lm.ar import ARModel, ARResult
 from ...tts.lm.batch import SpeechBatch
-from ...tts.registry import load_ar, load_nar, save_model
+from ...tts.registry import load_ar, load_nar, save_model, weights_file
 from ..engine import distributed
 from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
 from ..engine.recipe import read_key
 from ..engine.start import check_dimensions
-from ..engine.trainer import SHIPPED_WEIGHTS, Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
+from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
 from ..sets.lm_data import Batches, Planner, collate, select
 from ..sets.speech_set import SpeechSet
 from .lm_recipe import ARRecipe, LMHeldOutSection, LMRecipe, NARRecipe
@@ -176,7 +176,7 @@ class LMTrainer(Trainer[R, SpeechBatch], Generic[R]):
         model = self.build()
         if given is None:
             return model
-        path = SHIPPED_WEIGHTS / f"{self.name}.safetensors" if given == "shipped" else Path(given)
+        path = weights_file(f"{self.name}.safetensors") if given == "shipped" else Path(given)
         weights = self.load(path)
         check_dimensions(weights.config, config, path, free=_FREE)
         model.load_state_dict(weights.state_dict())

@@ -25,7 +25,7 @@ from torch import Tensor
 from ...asr.model.registry import load_whisper
 from ...data.corpus import Corpus, Item, open_corpus
 from ...data.files import atomic_output
-from ...errors import MynaError
+from ...errors import InputError, MynaError
 from ...layers.mel import MelFrames
 from ...pretrained.ge2e import GE2E, RATE, cut, load_ge2e
 from .content import RATE as CONTENT_RATE
@@ -54,8 +54,13 @@ class Utterance:
 
 
 def utterances(corpus: Corpus, aligned: AlignedSet) -> list[Utterance]:
-    """Of every recording, the part that speaks. Those with a text that was dropped are left out."""
-    by_key = {one.key: i for i, one in enumerate(aligned.items)}
+    """Of every recording, the part that speaks. Those with a text that was dropped are left out. Raises InputError for
+    alignments of resampled recordings alone."""
+    by_key = {one.key: i for i, one in enumerate(aligned.items) if one.speed == 1}
+    if aligned.items and not by_key:
+        raise InputError(
+            "the alignments are of resampled recordings; make them with `align_corpus --speed 1`"
+        )
     with_text = {one.source for one in aligned.items}
     found = []
     for item in corpus.items:
@@ -194,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m myna.training.sets.extract_mels", description=__doc__)
     parser.add_argument("corpus", type=Path, help="folder of WebDataset shards")
     parser.add_argument("out", type=Path, help="file to write (.safetensors)")
-    parser.add_argument("--aligned", type=Path, required=True, help="file of training.align_corpus")
+    parser.add_argument("--aligned", type=Path, required=True, help="file of training.sets.align_corpus")
     parser.add_argument("--pitch", type=Path, required=True, help="file of training.sets.extract_pitch")
     parser.add_argument(
         "--scale", action="append", help="scale:tempo, such as 0.9:1; repeat for more; default 1:1"

@@ -87,7 +87,7 @@ class AlignedSet(Sequence[Aligned]):
             self._check()
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
             raise InputError(
-                f"{path} is not a file of `python -m myna.training.{self.made_by}` ({error}); make it again"
+                f"{path} is not a file of `python -m myna.training.sets.{self.made_by}` ({error}); make it again"
             ) from error
 
     def __len__(self) -> int:
@@ -141,7 +141,9 @@ class SpeechSet(AlignedSet):
     def __init__(self, path: str | Path):
         super().__init__(path)
         if "codebook_size" not in self.metadata:
-            raise InputError(f"{path} has no codes; add them with `python -m myna.training.{self.made_by}`")
+            raise InputError(
+                f"{path} has no codes; add them with `python -m myna.training.sets.{self.made_by}`"
+            )
         code_set = CodeSet.load(path)
         self.codec, self.codec_hash = code_set.codec, code_set.codec_hash
         self.codebook_size, self.n_codebooks = code_set.codebook_size, int(code_set.codes.shape[0])

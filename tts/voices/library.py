@@ -167,7 +167,9 @@ def prepared_voice(shipped: ShippedVoice, codec: Codec, aligner: Aligner | None 
     cached = cache_dir() / "voices" / f"{shipped.name}-{codec_hash(codec)}{timed_by}{SUFFIX}"
     if cached.is_file():
         with contextlib.suppress(MynaError):  # damaged: made anew below
-            return load_voice(cached)
+            voice = load_voice(cached)
+            if voice.mel is not None and voice.speaker is not None:  # an earlier version kept neither
+                return voice
     options = PromptOptions(two_people=False)
     voice = make_voice(
         shipped.path, codec, shipped.consent, shipped.name, shipped.text, aligner=aligner, options=options

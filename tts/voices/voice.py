@@ -100,14 +100,13 @@ class Voice:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What its user should know, a line each: `notes`, and what of the file is not used."""
-        unused = [part for part in self.adapters if part in GONE]
-        if not unused:
-            return self.notes
-        line = (
-            f"its adapters of the old decoder {', '.join(unused)} are not used any more; run `myna voices adapt "
-            f"{self.name} RECORDINGS` again"
-        )
-        return (*self.notes, line)
+        lines = [*self.notes]
+        if unused := [part for part in self.adapters if part in GONE]:
+            lines.append(
+                f"its adapters of the old decoder {', '.join(unused)} are not used any more; run `myna voices adapt "
+                f"{self.name} RECORDINGS` again"
+            )
+        return tuple(lines)
 
     def save(self, path: str | Path, force: bool = False) -> None:
         """Write a `.safetensors` file. Raises UsageError if it exists without `force` or its adapters are too large,

@@ -247,7 +247,7 @@ def test_resampling_moves_the_pitch_and_silence_is_cut():
     assert spoken(wav[:100]) == (0, 0)
 
 
-def test_mels_are_extracted_from_a_corpus(corpus, tmp_path, monkeypatch, vowels):
+def test_mels_are_extracted_from_a_corpus(corpus, tmp_path, monkeypatch, vowels, capsys):
     monkeypatch.setenv("MYNA_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "corpus"
     folder.mkdir()
@@ -256,7 +256,9 @@ def test_mels_are_extracted_from_a_corpus(corpus, tmp_path, monkeypatch, vowels)
     item = SpeechItem("a0", "one", "train", "a0", 1.0, 0.0, 1.4, "", -1.0)
     phones = Phones.from_ipa("aɪ")
     pointer = torch.arange(70) * len(phones) // 70
-    (tmp_path / "aligned.safetensors").write_bytes(aligned_set_bytes([Aligned(item, phones, pointer)], 50))
+    faster = Aligned(replace(item, speed=1.13), phones, pointer[:62])  # as a set for the AR holds it, too
+    both = aligned_set_bytes([Aligned(item, phones, pointer), faster], 50)
+    (tmp_path / "aligned.safetensors").write_bytes(both)
     assert extract_pitch([str(folder), str(tmp_path / "pitch.safetensors")]) == 0
     track = PitchSet(tmp_path / "pitch.safetensors")["a0"]
     assert np.median(track[track > 0]) == pytest.approx(110, rel=0.02)
@@ -290,7 +292,11 @@ def test_mels_are_extracted_from_a_corpus(corpus, tmp_path, monkeypatch, vowels)
     assert found.content.shape == (found.starts[-1], 16)
     lengths = {(one.key, one.scale): n for one, n in zip(found.items, found.n_frames, strict=True)}
     assert lengths["a0", 0.8] == pytest.approx(lengths["a0", 1.0] / 1.25, abs=2)
+    assert lengths["a0", 1.0] == 70
     assert extract_mels([*made, *files]) != 0  # the output exists
+    (tmp_path / "aligned.safetensors").write_bytes(aligned_set_bytes([faster], 50))
+    assert extract_mels([*made, *files, "--force"]) != 0
+    assert "--speed 1" in capsys.readouterr().err.splitlines()[-1]
 
 
 # ---- trainers
@@ -402,6 +408,7 @@ def test_the_head_alone_learns(mels, trained, tmp_path):
         ["head_alone=true", "max_steps=6"],
         [*alone, "flow_from=3"],
         [ADVERSARY, "flow_from=9", "max_steps=9"],
+        [READING, "flow_from=9", "max_steps=9"],
     ):
         with pytest.raises(UsageError, match=r"head_alone|flow_from"):
             train("myna-flow-cpu", flow_run(mels, tmp_path / "wrong", *wrong), quiet=True)
@@ -642,9 +649,14 @@ def test_the_vocoder_learns(corpus, tmp_path, monkeypatch):
 
 def test_two_processes_share_their_gradients(mels, trained, tmp_path, two_processes):
     judged = ADVERSARY.replace("from_step: 1", "from_step: 1, spoken: 0.2")
-    flow = flow_run(mels, tmp_path / "flow", "max_steps=4", "flow_from=1", judged)
+    flow = flow_run(mels, tmp_path / "flow", "max_steps=4", "flow_from=1", judged, READING)
     found = two_processes(FlowTrainer, FlowRecipe, "myna-flow-cpu", flow)
-    assert found == ["batches differ 4", "discriminator same 4", "myna-flow same 4"]
+    assert found == [
+        "batches differ 4",
+        "discriminator same 4",
+        "myna-flow same 4",
+        "phone_reader same 4",
+    ]
     tokens = trained / "best.tokens.safetensors"
     own = [f"data.mel_sets=[{mels}]", f"data.tokens={tokens}", f"output={tmp_path / 'ar'}", "max_steps=3"]
     ar = [*own, "data.held_out=null", *AR]

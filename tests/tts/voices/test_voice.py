@@ -318,6 +318,10 @@ def test_voices_that_ship(codec, monkeypatch, tmp_path):
         voice_library.known_voice("liam", tiny(1), aligner)  # pyright: ignore  # another codec needs its own
     with pytest.raises(TypeError):
         voice_library.known_voice("liam", codec)  # and so does another aligner, or none
+    (cached,) = (voice_library.cache_dir() / "voices").glob("liam-*")
+    dataclasses.replace(first, mel=None, speaker=None).save(cached, force=True)
+    with pytest.raises(TypeError):
+        voice_library.known_voice("liam", codec, aligner)  # pyright: ignore  # one of an earlier version is made anew
 
 
 def test_what_a_word_means(codec, tmp_path, monkeypatch):
