@@ -17,6 +17,7 @@ from myna.tts.decoders.base import Latents
 from myna.tts.lm.adapter import Adapter
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
+from myna.tts.presets import SpeechOptions
 from myna.tts.registry import DecoderRow, load_decoders
 from myna.tts.text.phones import Phones
 from myna.tts.valle import Valle
@@ -103,6 +104,23 @@ def test_a_new_decoder_speaks(hum, myna):
     assert min(n_first, n_second) > 5
     assert level > 0
     assert len({seed for *_, seed in hum.heard}) == 4  # two sentences, two seeds
+
+
+def test_a_draft_goes_on_only_in_the_same_voice(hum):
+    """Of a voice, mel and speaker vector are heard as its codes are."""
+    known = load_voice("ada.safetensors")
+    heard = replace(known, mel=torch.zeros(80, 120), speaker=torch.ones(256) / 16)
+    voices = (
+        known,
+        heard,
+        replace(heard, mel=torch.ones(80, 120)),
+        replace(heard, speaker=-torch.ones(256) / 16),
+    )
+    one = speaker.Speaker()
+    options = SpeechOptions(decoder="hum")
+    keys = [one.fingerprint([], voice, options, "") for voice in voices]
+    assert len(set(keys)) == 4
+    assert one.fingerprint([], replace(heard, name="other"), options, "") == keys[1]
 
 
 def test_one_that_nobody_registered_is_one_line(hum, myna):

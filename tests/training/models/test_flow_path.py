@@ -331,6 +331,7 @@ def test_tokens_learn_what_a_recogniser_hears(mels, tmp_path):
 
 
 ADVERSARY = "adversary={width: 4, frames: 24, from_step: 1, heard_from: 2, generator: 0.1, features: 0.1}"
+READING = "reading={width: 8, heard_from: 3, weight: 0.5, lr: 0.003}"
 
 
 def test_a_discriminator_sees_a_stretch_of_the_target_and_nothing_else():
@@ -361,21 +362,28 @@ def test_a_discriminator_sees_a_stretch_of_the_target_and_nothing_else():
             assert not frames(part)[n:].any()
 
 
-def test_the_head_learns_from_a_discriminator(mels, tmp_path):
-    """The decoder follows it from its step on, and a run with one goes on exactly."""
+@pytest.mark.parametrize(
+    ("judge", "heard_from", "rows"),
+    [
+        (ADVERSARY, 2, dict.fromkeys(("discriminator", "generator", "voice", "features"), 5)),
+        (READING, 3, {"reading": 6, "read": 6}),
+    ],
+    ids=["discriminator", "reader of phones"],
+)
+def test_the_decoder_learns_from_what_judges_it(mels, tmp_path, judge, heard_from, rows):
+    """It follows it from its step on, and a run with one goes on exactly."""
     whole, parts, alone = (tmp_path / name for name in ("whole", "parts", "alone"))
     constant = "schedule.decay=constant"
-    train("myna-flow-cpu", flow_run(mels, whole, "max_steps=6", constant, ADVERSARY), quiet=True)
+    train("myna-flow-cpu", flow_run(mels, whole, "max_steps=6", constant, judge), quiet=True)
     for steps in (3, 6):
-        train("myna-flow-cpu", flow_run(mels, parts, f"max_steps={steps}", constant, ADVERSARY), quiet=True)
+        train("myna-flow-cpu", flow_run(mels, parts, f"max_steps={steps}", constant, judge), quiet=True)
     assert_same_state(whole / "state.pt", parts / "state.pt")
-    for name in ("discriminator", "generator", "voice", "features"):
-        assert len(scalars(whole, "train", name)) == 5
-    unheard = ADVERSARY.replace("heard_from: 2", "heard_from: 100")
+    assert {name: len(scalars(whole, "train", name)) for name in rows} == rows
+    unheard = judge.replace(f"heard_from: {heard_from}", "heard_from: 100")
     train("myna-flow-cpu", flow_run(mels, alone, "max_steps=6", constant, unheard), quiet=True)
     mine, other = scalars(whole, "train", "flow"), scalars(alone, "train", "flow")
-    assert mine[:3] == other[:3]
-    assert mine[3:] != other[3:]
+    assert mine[: heard_from + 1] == other[: heard_from + 1]
+    assert mine[heard_from + 1 :] != other[heard_from + 1 :]
 
 
 def test_the_head_alone_learns(mels, trained, tmp_path):
@@ -412,26 +420,6 @@ def test_the_head_alone_learns(mels, trained, tmp_path):
     ):
         with pytest.raises(UsageError, match=r"head_alone|flow_from"):
             train("myna-flow-cpu", flow_run(mels, tmp_path / "wrong", *wrong), quiet=True)
-
-
-READING = "reading={width: 8, heard_from: 3, weight: 0.5, lr: 0.003}"
-
-
-def test_the_decoder_learns_to_be_read(mels, tmp_path):
-    """It follows the reader from its step on, and a run with one goes on exactly."""
-    whole, parts, alone = (tmp_path / name for name in ("whole", "parts", "alone"))
-    constant = "schedule.decay=constant"
-    train("myna-flow-cpu", flow_run(mels, whole, "max_steps=6", constant, READING), quiet=True)
-    for steps in (3, 6):
-        train("myna-flow-cpu", flow_run(mels, parts, f"max_steps={steps}", constant, READING), quiet=True)
-    assert_same_state(whole / "state.pt", parts / "state.pt")
-    for name in ("reading", "read"):
-        assert len(scalars(whole, "train", name)) == 6
-    unheard = READING.replace("heard_from: 3", "heard_from: 100")
-    train("myna-flow-cpu", flow_run(mels, alone, "max_steps=6", constant, unheard), quiet=True)
-    mine, other = scalars(whole, "train", "flow"), scalars(alone, "train", "flow")
-    assert mine[:4] == other[:4]
-    assert mine[4:] != other[4:]
 
 
 def reading_batch(b: int, t: int, generator: torch.Generator) -> SimpleNamespace:
