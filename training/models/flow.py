@@ -202,7 +202,9 @@ class FlowTrainer(Trainer[FlowRecipe, Plans]):
         self.speech = MelSet(data.mel_sets, world.device)
         chosen = select(self.speech, "train", data.leave_out_worst)
         self.batches = Batches(
-            Planner(self.speech, chosen, data.examples, data.sources), data.batch_frames, recipe.seed
+            Planner(self.speech, chosen, data.examples, data.sources, data.least_quality),
+            data.batch_frames,
+            recipe.seed,
         )
         self.reader = Reader(self.speech, recipe.model)
         content = self.speech.content_whitening() if recipe.losses.content else None

@@ -15,6 +15,7 @@ from ...layers.mel import mel_centres
 from ...tts.decoders.flow.decoder import FlowConfig
 from ..sets.examples import Plans
 from ..sets.mel_set import MelSet
+from .prompt_noise import disturbed
 
 _NEVER = 1_000_000  # the block of what nobody may see
 _HIGHS = 68  # the first mel band above 7.4 kHz
@@ -95,6 +96,9 @@ class Reader:
         hidden_prompt = own & p.hide_prompt[:, None]
         blocks = torch.where(inside & ~hidden_prompt, blocks, _NEVER)
         prompted = own & inside & ~p.hide_prompt[:, None]
+        heard = own.repeat_interleave(2, 1) & p.disturb_prompt[:, None]
+        if bool(plans.disturb_prompt.any()):
+            mel = torch.where(heard[:, None], disturbed(mel, heard), mel)
         loudness = mel.unflatten(2, (t, 2)).mean((1, 3)) / 2.5 + 2
         even = inside[:, ::2]
         shown = torch.arange(bands, device=device) < _HIGHS

@@ -26,6 +26,9 @@ class FlowData(Section):
     leave_out_worst: float = Field(
         default=0.05, ge=0, lt=1
     )  # share of each source's utterances, by alignment
+    least_quality: float | None = (
+        None  # DNSMOS of what is said; prompts may have less (`extract_mels --quality`)
+    )
     batch_frames: int = Field(default=4000, ge=100)  # a step's, on each process
     examples: strict(ExampleOptions) = ExampleOptions()  # pyright: ignore[reportInvalidTypeForm]
     held_out: FlowHeldOut | None = FlowHeldOut()  # None: train blindly, keep the last weights only
@@ -82,6 +85,7 @@ class FlowRecipe(TrainerRecipe):
         *(
             "data.mel_sets",
             "data.sources",
+            "data.least_quality",
             "data.batch_frames",
             "losses",
             "optimizer.lr",

@@ -35,6 +35,9 @@ class ExampleOptions:
     hide_both: float = 0.1  # of those without phones, tokens are hidden too
     hide_highs: float = 0.5  # bands above 7.4 kHz of the prompt
     hide_clarity: float = 0.2  # how clearly the target is said
+    disturb_prompt: float = (
+        0.0  # noise and reverberation are added to the prompt, and the target stays as it is
+    )
 
     def __post_init__(self) -> None:
         low, high = self.prompt_frames
@@ -55,13 +58,15 @@ ALL_SHOWN = ExampleOptions(
     hide_tokens=0,
     hide_highs=0,
     hide_clarity=0,
+    disturb_prompt=0,
 )
 
 
 @dataclass(frozen=True)
 class Plans:
     """Examples before they are read. All (B,): where the prompt and the target begin in the set, and how many frames
-    they have (all even); the target's utterance, the prompt's, and what is hidden (bool)."""
+    they have (all even); the target's utterance, the prompt's, what is hidden (bool), and whether the prompt is
+    disturbed."""
 
     prompt_start: Tensor
     prompt_frames: Tensor
@@ -75,6 +80,7 @@ class Plans:
     hide_tokens: Tensor
     hide_highs: Tensor
     hide_clarity: Tensor
+    disturb_prompt: Tensor
 
     def to(self, device: str | torch.device) -> Plans:
         return Plans(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
@@ -84,11 +90,21 @@ class Plans:
         return Plans(*(getattr(self, field.name)[at] for field in fields(self)))
 
 
+@dataclass(frozen=True)
+class Voice:
+    """The utterances of a speaker at one scale, and those of them that are said."""
+
+    targets: list[int]
+    utterances: list[int]
+
+
 class Planner:
     """Draws examples from the utterances `chosen` of a mel set: a source by weight, a voice of it, an utterance.
 
-    weights: share of the examples that each source gives; None: by its number of voices.
-    Raises UsageError for a source with a weight but without utterances.
+    weights: share of the examples that each source gives; None: by its number of voices.   least_quality: DNSMOS of
+    the targets; prompts may have less.
+    Raises UsageError for a source with a weight but without utterances, and where a quality is asked for that was not
+    measured.
     """
 
     def __init__(
@@ -97,15 +113,18 @@ class Planner:
         chosen: Sequence[int],
         options: ExampleOptions,
         weights: dict[str, float] | None = None,
+        least_quality: float | None = None,
     ):
         self.speech, self.options = speech, options
-        self._voices: dict[str, list[list[int]]] = {}
+        self._voices: dict[str, list[Voice]] = {}
+        spoken = set(_good(speech, chosen, least_quality))
         by_voice: dict[tuple[str, str, float], list[int]] = {}
         for i in chosen:
             item = speech.items[i]
             by_voice.setdefault((item.source, item.speaker, item.scale), []).append(i)
         for (source, _, _), utterances in by_voice.items():
-            self._voices.setdefault(source, []).append(utterances)
+            if targets := [i for i in utterances if i in spoken]:
+                self._voices.setdefault(source, []).append(Voice(targets, utterances))
         if weights is None:
             weights = {source: len(voices) for source, voices in self._voices.items()}
         missing = [source for source, weight in weights.items() if weight and source not in self._voices]
@@ -126,18 +145,22 @@ class Planner:
 
     def each(self, targets: Sequence[int], rng: np.random.Generator) -> Plans:
         """One example of each of the utterances `targets`, which are among the chosen ones."""
-        mates = {i: us for voices in self._voices.values() for us in voices for i in us}
+        mates = {i: v.utterances for voices in self._voices.values() for v in voices for i in v.utterances}
         return self._told(_stacked([self._example(i, mates[i], rng) for i in targets]), rng)
 
     def _told(self, plans: Plans, rng: np.random.Generator) -> Plans:
-        """Of a share it is not told how clearly they are said. By a generator of its own: examples of recipes that do
-        not ask for it stay what they were."""
-        hidden = rng.spawn(1)[0].random(len(plans.utterance)) < self.options.hide_clarity
-        return replace(plans, hide_clarity=plans.hide_clarity | torch.from_numpy(hidden))
+        """Of a share it is not told how clearly they are said, and of a share the prompt is disturbed. By generators of
+        their own: examples of recipes that do not ask for it stay what they were."""
+        hidden, disturbed = (one.random(len(plans.utterance)) for one in rng.spawn(2))
+        return replace(
+            plans,
+            hide_clarity=plans.hide_clarity | torch.from_numpy(hidden < self.options.hide_clarity),
+            disturb_prompt=torch.from_numpy(disturbed < self.options.disturb_prompt),
+        )
 
-    def _one(self, voices: list[list[int]], rng: np.random.Generator) -> list[int | bool]:
-        utterances = voices[int(rng.integers(len(voices)))]
-        return self._example(utterances[int(rng.integers(len(utterances)))], utterances, rng)
+    def _one(self, voices: list[Voice], rng: np.random.Generator) -> list[int | bool]:
+        voice = voices[int(rng.integers(len(voices)))]
+        return self._example(voice.targets[int(rng.integers(len(voice.targets)))], voice.utterances, rng)
 
     def _example(self, target: int, utterances: list[int], rng: np.random.Generator) -> list[int | bool]:
         """An example of an utterance; those of its voice are what the prompt is cut from."""
@@ -172,6 +195,7 @@ class Planner:
             *(prompt_start, n_prompt, start, frames, target, prompt),
             *(bool(hide_prompt), bool(hide_speaker), hide_phones, hide_tokens, hide_highs),
             bool(self._n_phones[target] == 0),
+            False,
         ]
 
 
@@ -235,6 +259,18 @@ def held_out(
     ]
     plans = Planner(speech, plain, options or ALL_SHOWN).draw(np.random.default_rng(0), n)
     return [plans.rows(range(i, min(i + batch, n))) for i in range(0, n, batch)]
+
+
+def _good(speech: MelSet, chosen: Sequence[int], least_quality: float | None) -> Sequence[int]:
+    """Those of the chosen that were recorded well enough, or were not measured."""
+    if least_quality is None:
+        return chosen
+    quality = {i: speech.items[i].quality for i in chosen}
+    if all(q is None for q in quality.values()):
+        raise UsageError(
+            "data.least_quality: the mel sets have no quality; make them again with `extract_mels --quality`"
+        )
+    return [i for i, q in quality.items() if q is None or q >= least_quality]
 
 
 def _stacked(rows: list[list[int | bool]]) -> Plans:

@@ -1,7 +1,7 @@
 """Mel spectrograms, pitch, phones and speaker vectors of a corpus, at several scales of the voice (a MelSet).
 
     python -m myna.training.sets.extract_mels CORPUS_FOLDER OUT --aligned FILE --pitch FILE [--scale 0.9:1.0 ...]
-        [--content tiny.en]
+        [--content tiny.en] [--quality]
 
 A recording is resampled by `scale`, which moves pitch and formants as another speaker has them, and its frames are
 taken at a hop that makes it faster by `tempo` alone. Recordings without text keep their sound and lose nothing else.
@@ -27,6 +27,8 @@ from ...data.corpus import Corpus, Item, open_corpus
 from ...data.files import atomic_output
 from ...errors import InputError, MynaError
 from ...layers.mel import MelFrames
+from ...pretrained.dnsmos import RATE as DNSMOS_RATE
+from ...pretrained.dnsmos import dnsmos
 from ...pretrained.ge2e import GE2E, RATE, cut, load_ge2e
 from .content import RATE as CONTENT_RATE
 from .content import STEP, Content
@@ -110,8 +112,9 @@ class Extractor:
         speakers: GE2E,
         device: str | torch.device = "cpu",
         content: Content | None = None,
+        quality: bool = False,
     ):
-        self.content = content
+        self.content, self.quality = content, quality
         self.corpus, self.pitches, self.device = corpus, pitches, torch.device(device)
         self.mel = MelFrames(SAMPLE_RATE).to(self.device)
         self.speakers = speakers.to(self.device)
@@ -161,6 +164,12 @@ class Extractor:
         vectors = self.speakers(torch.cat(windows)).split([len(w) for w in windows])
         return F.normalize(torch.stack([v.mean(0) for v in vectors]), dim=1)
 
+    def _quality(self, u: Utterance) -> float | None:
+        """DNSMOS of what is said, as it was recorded, to two decimals."""
+        wav = self.corpus.read(u.item, u.first * FRAME, (u.last - u.first) * FRAME)
+        score = dnsmos(resample(torch.from_numpy(wav)[None], SAMPLE_RATE / DNSMOS_RATE)[0].numpy())
+        return None if score is None else round(score, 2)
+
     def _one(
         self,
         u: Utterance,
@@ -190,6 +199,7 @@ class Extractor:
             round(tempo, 3),
             min(i.bandwidth * scale, 12_000.0),
             score,
+            self._quality(u) if self.quality else None,
         )
         said = None if content is None else content[:n]
         return MelUtterance(item, mel[: 2 * n], pitch, pointer, phones, vector, said)
@@ -213,6 +223,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--content", metavar="WHISPER", help="a model, such as tiny.en, whose states the tokens learn from"
     )
+    parser.add_argument(
+        "--quality", action="store_true", help="with DNSMOS of each, which data.least_quality needs"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
     options = parser.parse_args(arguments)
@@ -228,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             and not {u.item.source, f"{u.item.source}/{u.item.speaker}"} & set(options.leave_out)
         ]
         teacher = Content(load_whisper(options.content, options.device)) if options.content else None
-        extractor = Extractor(corpus, pitches, load_ge2e(), options.device, teacher)
+        extractor = Extractor(corpus, pitches, load_ge2e(), options.device, teacher, options.quality)
         made: list[MelUtterance] = []
         for pair in options.scale or ["1:1"]:
             scale, tempo = map(float, pair.split(":"))

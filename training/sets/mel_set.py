@@ -42,6 +42,7 @@ class MelItem:
     tempo: float  # by which the speech is faster than recorded
     bandwidth: float  # Hz, where the spectrum ends
     score: float  # of the alignment; 0 without text
+    quality: float | None = None  # DNSMOS of the recording, 1 to 5; None where it was not measured
 
 
 @dataclass(frozen=True)
