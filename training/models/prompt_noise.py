@@ -2,9 +2,9 @@
 
     power of the prompt -> + its decaying echo -> + noise of a smooth spectrum -> logarithms
 
-The target stays as it was recorded, so the decoder learns that a room and a fan are not part of a voice. A room's echo
-is an exponential tail of the power (Polack 1988; Lebart, Boucher and Denbigh 2001, eq. 2), noise adds its power to that of the speech
-(Ephraim and Malah 1984): both are sums of powers, so no samples are needed.
+The target stays as it was recorded, so the decoder learns that a room and a fan are not part of a voice. The echo of a
+room is an exponential tail of the power (Lebart, Boucher and Denbigh 2001), and noise adds its power to that of the
+speech: both are sums of powers, so no samples are needed.
 
 Shapes: B batch, M mel bands, T frames of 100 Hz.
 """

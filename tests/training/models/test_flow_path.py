@@ -293,6 +293,14 @@ def test_mels_are_extracted_from_a_corpus(corpus, tmp_path, monkeypatch, vowels,
     lengths = {(one.key, one.scale): n for one, n in zip(found.items, found.n_frames, strict=True)}
     assert lengths["a0", 0.8] == pytest.approx(lengths["a0", 1.0] / 1.25, abs=2)
     assert lengths["a0", 1.0] == 70
+    assert all(one.quality is None for one in found.items)
+    wavs: list[np.ndarray] = []
+    monkeypatch.setattr("myna.training.sets.extract_mels.dnsmos", lambda wav: wavs.append(wav) or 2.718)
+    measured = [str(folder), str(tmp_path / "measured.safetensors"), *files, "--quality"]
+    assert extract_mels(measured) == 0
+    again = MelSet([tmp_path / "measured.safetensors"])
+    assert [one.quality for one in again.items] == [2.72] * 2
+    assert sorted(map(len, wavs)) == sorted(320 * int(n) for n in again.n_frames)  # at 16 kHz
     assert extract_mels([*made, *files]) != 0  # the output exists
     (tmp_path / "aligned.safetensors").write_bytes(aligned_set_bytes([faster], 50))
     assert extract_mels([*made, *files, "--force"]) != 0
@@ -513,6 +521,42 @@ def test_how_clearly_is_told_unless_hidden_or_without_text(mels):
                 assert told[row].isnan()
             else:
                 assert told[row] == pytest.approx(speech.items[i].score)
+
+
+def test_what_is_said_was_recorded_well_and_prompts_need_not_be(mels):
+    speech = MelSet([mels])
+    chosen = [i for i, item in enumerate(speech.items) if item.split == "train"]
+    with pytest.raises(UsageError, match=r"no quality; make them again with `extract_mels --quality`"):
+        Planner(speech, chosen, ExampleOptions(), least_quality=3.0)
+    # Every other recording is bad, the last was not measured.
+    speech.items = tuple(
+        replace(item, quality=None if i == chosen[-1] else 3.5 if i % 2 else 2.5)
+        for i, item in enumerate(speech.items)
+    )
+    options = ExampleOptions(prompt_frames=(8, 12), own_prompt=0)
+    plans = Planner(speech, chosen, options, least_quality=3.0).draw(np.random.default_rng(0), 200)
+    good = {i for i in chosen if i % 2 or i == chosen[-1]}
+    assert set(plans.utterance.tolist()) == good
+    assert set(plans.prompt_utterance.tolist()) - good
+
+
+def test_noise_is_added_to_prompts_and_to_nothing_else(mels):
+    speech = MelSet([mels])
+    chosen = [i for i, item in enumerate(speech.items) if item.split == "train"]
+    plain = ExampleOptions(prompt_frames=(8, 12))
+    batches = []
+    for options in (plain, replace(plain, disturb_prompt=0.5)):
+        torch.manual_seed(0)
+        plans = Planner(speech, chosen, options).draw(np.random.default_rng(0), 30)
+        batches.append((plans, Reader(speech, FlowConfig()).batch(plans, 24, 0)))
+    (_, clean), (plans, noisy) = batches
+    changed = (clean.mel != noisy.mel).any(1)
+    for row, n in enumerate(plans.prompt_frames.tolist()):
+        assert not changed[row, 2 * n :].any()
+        assert bool(changed[row, : 2 * n].any()) == bool(plans.disturb_prompt[row])
+    assert 5 < int(plans.disturb_prompt.sum()) < 25
+    assert torch.equal(clean.pointer, noisy.pointer)
+    assert torch.equal(clean.speaker, noisy.speaker)
 
 
 def test_a_share_of_the_examples_is_drawn_as_in_speaking():
