@@ -34,7 +34,7 @@ from .pool import Pool
 from .pump import pumped
 from .speech import Ticket
 
-# The only one with which a CPU says a sentence or two before a request's deadline.
+# The least work of those that choose among candidates: requests have a deadline, and most of them name no preset.
 _PRESET = "ultra_fast"
 
 

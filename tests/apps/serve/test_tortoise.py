@@ -1,4 +1,4 @@
-"""TorToise behind the server: small networks with random weights in the cache, as `myna models download` leaves them."""
+"""TorToise behind the server: small networks of random weights in the cache, as `myna models convert` leaves them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def speaker(library: Path, published: Path) -> TortoiseSpeaker:
-    """In Python, on the networks in the cache, which the server finds there, too. The library has a voice of it, ann."""
+    """In Python, on the networks in the cache, where the server finds them, too. The library has a voice of it: ann."""
     convert_folder(published, Path(os.environ["MYNA_CACHE"]) / "tortoise")
     speaker = TortoiseSpeaker()
     add_voice(replace(speaker.voice(SPEECH, AGREED), name="ann"))
