@@ -68,7 +68,7 @@ class TortoiseSpeaking(Speaking):
         began, n_sentences = time.perf_counter(), len(self.sentences)
 
         def report(sentence: int, stage: str, done: int, of: int) -> None:
-            if progress is None or not of:
+            if progress is None or not of or stage == "codes":  # nobody knows how many it will be
                 return
             share = 0.9 * done / of if stage == "candidates" else 0.9 + 0.1 * done / of
             elapsed = time.perf_counter() - began

@@ -89,6 +89,8 @@ def say(
     def report(sentence: int, stage: str, done: int, of: int) -> None:
         if stop.is_set():
             raise _StoppedError
+        if stage == "codes":  # some number of as many as there may be: it says nothing
+            return
         events.put((f"Sentence {sentence + 1}: {stage}, {done} of {of}", done / max(of, 1)))
 
     def work() -> None:

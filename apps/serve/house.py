@@ -12,14 +12,16 @@ from ...tts.presets import SpeechOptions
 from ...tts.text.long_text import split_text
 from .admission import Admission
 from .audio.decoding import Decoders, DecodingLimits
+from .engines.model import MynaModel, SpeechModel
 from .engines.recognition import Recognition
 from .engines.speech import SpeechEngine
+from .engines.tortoise import TortoiseModel
 from .metrics import Metrics
 from .options import ServeOptions
-from .problems import TooLateError
+from .problems import NotFoundError, TooLateError
 from .voices import Voices
 
-# OpenAI's names and ours for the one speech engine there is.
+# OpenAI's names and ours for our own speech.
 SPEECH_MODELS = ("myna", "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 
 
@@ -38,11 +40,15 @@ class House:
         self.options = options or ServeOptions()
         self._speech, self._voices = speech, None
         self.recognition = recognition or Recognition(self.options.default_model, self.options.models)
+        self.tortoise = TortoiseModel(self.options.idle)
         self.metrics = Metrics()
         self.decoders = Decoders(DecodingLimits(seconds=self.options.limits.seconds))
         slots, places = self.options.max_concurrency, self.options.queue
         self.admissions = {
-            "speech": Admission(slots, places),
+            MynaModel.queue: Admission(slots, places),
+            # One at a time: its networks are large, and it keeps a processor for minutes. A queue of its own, so that
+            # nobody else waits for it.
+            TortoiseModel.queue: Admission(1, places),
             "transcription": Admission(slots, places),
             "session": Admission(4 * slots, 0),  # connections that stay
         }
@@ -73,6 +79,20 @@ class House:
             if self._speech is None:
                 self._speech = await asyncio.to_thread(_warm_engine)
         return self._speech
+
+    async def speech_model(self, name: str) -> SpeechModel:
+        """By the name that a request gives, never a path. Raises NotFoundError, MissingModelError."""
+        if name in SPEECH_MODELS:
+            return MynaModel(await self.speech(), await self.voices())
+        if name == self.tortoise.name:
+            self.tortoise.check_installed()
+            return self.tortoise
+        names = [*SPEECH_MODELS, *([self.tortoise.name] if self.tortoise.is_installed else [])]
+        raise NotFoundError(
+            f"no model named {name[:64]!r} speaks here; there is {', '.join(names)}",
+            param="model",
+            code="model_not_found",
+        )
 
     async def voices(self) -> Voices:
         engine = await self.speech()

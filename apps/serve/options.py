@@ -28,8 +28,8 @@ class ServeOptions:
     """host, port: where.   api_keys: of which every request has to carry one; empty: none is asked for.
     cors: origins whose pages may use the server, "*": all.   max_concurrency: requests of a kind (speech,
     transcription) that are worked on at a time.   queue: requests of a kind that wait for that.
-    models: that are kept in memory.   default_model: for transcription, None: the best on this machine.
-    page: the demo at "/".
+    models: Whispers that are kept in memory.   default_model: for transcription, None: the best on this machine.
+    idle: seconds after which TorToise is let go when nobody speaks with it.   page: the demo at "/".
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +40,7 @@ class ServeOptions:
     queue: int = 64
     models: int = 2
     default_model: str | None = None
+    idle: float = 900.0
     page: bool = True
     limits: Limits = field(default_factory=Limits)
 

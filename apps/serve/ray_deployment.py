@@ -78,7 +78,7 @@ def deployment(
     # in one process, so there is none.
     options = replace(options, host="0.0.0.0", page=False)
     variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    sessions, kinds = 4 * options.max_concurrency, 2
+    sessions, kinds = 4 * options.max_concurrency, 3
 
     def build() -> Any:
         return build_app(options, make_house(options))

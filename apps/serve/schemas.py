@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from ...tts.presets import SpeechOptions
-
 
 def _voice_name(voice: Any) -> Any:
     """A name, or a voice object {"id": name}."""
@@ -21,35 +19,31 @@ class SpeechRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    model: str = Field("myna", description="myna, or any of OpenAI's speech models, which stand for it.")
+    model: str = Field(
+        "myna", description="myna, any of OpenAI's speech models, which stand for it, or tortoise."
+    )
     input: str = Field(description="What to say.")
     voice: Annotated[str, BeforeValidator(_voice_name)] = Field(
         "alloy", description="A name of /v1/audio/voices, one of OpenAI's voices, or a voice object."
     )
     instructions: str | None = Field(None, max_length=4096, description="Taken and not followed.")
     response_format: str = Field("mp3", description="mp3, opus, aac, flac, wav or pcm.")
-    speed: float = Field(1.0, description="0.25 to 4, at the same pitch.")
+    speed: float = Field(1.0, description="0.25 to 4 (tortoise: 0.5 to 2), at the same pitch.")
     stream_format: Literal["audio", "sse"] = "audio"
 
     seed: int = Field(0, description="The same seed, text and voice give the same audio.")
-    preset: str = Field("standard", description="fast, standard, or best.")
-    decoder: str | None = Field(None, description="What makes the sound: flow, or nar.")
-    language: str = Field("en-us", description="As espeak-ng names it.")
+    preset: str = Field(
+        "standard",
+        description="fast, standard, or best; tortoise: ultra_fast (without a preset), fast, standard, high_quality, "
+        "or streaming.",
+    )
+    decoder: str | None = Field(None, description="What makes the sound: flow, or nar. Not with tortoise.")
+    language: str = Field("en-us", description="As espeak-ng names it. Not with tortoise.")
     temperature: float | None = Field(None, description="Variety, 0 to 2.")
     timestamp_granularities: list[Literal["word"]] = Field(
-        [], description="With stream_format sse: when each word is said, as speech.audio.words events."
+        [],
+        description="With stream_format sse: when each word is said, as speech.audio.words events. Not with tortoise.",
     )
-
-    def options(self) -> SpeechOptions:
-        """Raises UsageError."""
-        return SpeechOptions(
-            preset=self.preset,
-            seed=self.seed,
-            language=self.language,
-            temperature=self.temperature,
-            speed=self.speed,
-            decoder=self.decoder,
-        )
 
 
 class ServerVad(BaseModel):

@@ -56,7 +56,7 @@ class Voices:
         Raises NotFoundError, InputError."""
         models = self.speaker.models
         with self._lock:
-            name = self.resolve(name)
+            name = resolve(name)
             changed = self._changed_at(name)
             known = self._read.get(name)
             if known is None or known[0] != changed:
@@ -69,23 +69,6 @@ class Voices:
                     self._read.popitem(last=False)
             self._read.move_to_end(name)
             return known[1]
-
-    def resolve(self, name: str) -> str:
-        """The name of a voice that is kept. Raises NotFoundError: of a name that could be a path, too."""
-        shipped = library.shipped_voices()
-        try:
-            path = library.voice_path(name)
-        except UsageError:
-            raise self._unknown(name) from None
-        if path.is_file() or name in shipped:
-            return name
-        if name in OPENAI and shipped:
-            names = list(shipped)
-            deep = [own for own in names if own in ("liam", "daniel")] or names
-            light = [own for own in names if own not in deep] or names
-            among = deep if name in _DEEP else light
-            return among[OPENAI.index(name) % len(among)]
-        raise self._unknown(name)
 
     def entries(self) -> list[VoiceEntry]:
         """The users' own first."""
@@ -120,7 +103,7 @@ class Voices:
         """Raises NotFoundError, and UsageError for a voice of the package."""
         with self._lock:
             if name not in library.shipped_voices() and not self._exists(name):
-                raise self._unknown(name)
+                raise _unknown(name)
             library.remove_voice(name)
             self._read.pop(name, None)
 
@@ -134,12 +117,31 @@ class Voices:
         path = library.voice_path(name)
         return path.stat().st_mtime_ns if path.is_file() else 0
 
-    def _unknown(self, name: str) -> NotFoundError:
-        names = [kept.name for kept in library.kept_voices()] + list(library.shipped_voices())
-        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        return NotFoundError(
-            f"no voice named {name[:64]!r}; there are {shown}", param="voice", code="voice_not_found"
-        )
+
+def resolve(name: str) -> str:
+    """The name of a voice of the library or the package. Raises NotFoundError: of a name that could be a path, too."""
+    shipped = library.shipped_voices()
+    try:
+        path = library.voice_path(name)
+    except UsageError:
+        raise _unknown(name) from None
+    if path.is_file() or name in shipped:
+        return name
+    if name in OPENAI and shipped:
+        names = list(shipped)
+        deep = [own for own in names if own in ("liam", "daniel")] or names
+        light = [own for own in names if own not in deep] or names
+        among = deep if name in _DEEP else light
+        return among[OPENAI.index(name) % len(among)]
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> NotFoundError:
+    names = [kept.name for kept in library.kept_voices()] + list(library.shipped_voices())
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return NotFoundError(
+        f"no voice named {name[:64]!r}; there are {shown}", param="voice", code="voice_not_found"
+    )
 
 
 _RELEASED = int(datetime(2026, 11, 1, tzinfo=timezone.utc).timestamp())

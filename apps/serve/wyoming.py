@@ -149,9 +149,12 @@ class _Handler(AsyncEventHandler):
         given = {"input": text, "voice": voice or "alloy", "response_format": "pcm"}
         body = SpeechRequest.model_validate(given)
         utterance = await Utterance.of(self.house, body)
-        form = {"rate": utterance.engine.sample_rate, "width": 2, "channels": 1}
+        form = {"rate": utterance.model.sample_rate, "width": 2, "channels": 1}
         started = False
-        async with self.house.admitted("speech", self.client), aclosing(utterance.chunks()) as chunks:
+        async with (
+            self.house.admitted(utterance.model.queue, self.client),
+            aclosing(utterance.chunks()) as chunks,
+        ):
             async for chunk in chunks:
                 if not started:
                     await self.write_event(AudioStart(**form).event())

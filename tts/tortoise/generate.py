@@ -8,7 +8,7 @@ generation without does not. Shapes: B candidates, N codes, V vocabulary, W widt
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,12 +93,18 @@ def code_steps(
 
 
 def generate(
-    model: Autoregressive, voice: Tensor, text: Tensor, options: CodeOptions, seeds: Sequence[int]
+    model: Autoregressive,
+    voice: Tensor,
+    text: Tensor,
+    options: CodeOptions,
+    seeds: Sequence[int],
+    each: Callable[[int], None] = lambda n: None,
 ) -> list[Tensor]:
-    """The codes (N,) of every candidate, its end left out."""
+    """The codes (N,) of every candidate, its end left out.   each: called after every position, with their number."""
     spoken: list[list[int]] = [[] for _ in seeds]
     ended = [False] * len(seeds)
-    for step in code_steps(model, voice, text, options, seeds):
+    for n, step in enumerate(code_steps(model, voice, text, options, seeds), 1):
+        each(n)
         for row, code in zip(step.rows.tolist(), step.codes.tolist(), strict=True):
             ended[row] = ended[row] or code == model.config.stop_code
             if not ended[row]:

@@ -121,12 +121,15 @@ class Networks:
         seeds: Sequence[int],
         batch: int,
         done: Callable[[int], None] = lambda n: None,
+        each: Callable[[int], None] = lambda n: None,
     ) -> list[Candidate]:
-        """A candidate for every seed, in batches; scored if there are several.   done: called with the number drawn."""
+        """A candidate for every seed, in batches; scored if there are several.   done: called with the number drawn.
+        each: as for `generate`."""
         ar = self.get("autoregressive", Autoregressive)
         codes: list[Tensor] = []
         for start in range(0, len(seeds), batch):
-            codes += generate(ar, *self._asked(ar, voice, text), options, seeds[start : start + batch])
+            part = seeds[start : start + batch]
+            codes += generate(ar, *self._asked(ar, voice, text), options, part, each)
             done(len(codes))
         if len(codes) == 1:
             return [Candidate(codes[0], None, 0)]

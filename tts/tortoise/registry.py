@@ -21,6 +21,9 @@ ENTRY = ModelEntry(
 )
 
 
+NEEDED = tuple(network for network in FILES if network != "classifier")  # all that speech takes
+
+
 def is_known(name: str) -> bool:
     return name == FAMILY
 
@@ -45,7 +48,7 @@ def model_path(name: str) -> Path:
 def is_installed(name: str) -> bool:
     """Whether all that the presets need is there."""
     find_model(name)
-    return all(find_network(network) for network in FILES if network != "classifier")
+    return all(find_network(network) for network in NEEDED)
 
 
 def download(name: str, progress: Progress | None = None, force: bool = False) -> Path:

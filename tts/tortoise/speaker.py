@@ -58,7 +58,8 @@ class Kept:
 
 
 Report = Callable[[int, str, int, int], None]
-"""(sentence, what is done, how much of it, of how much)"""
+"""(sentence, what is done, how much of it, of how much): "codes" at every step of the autoregressive network, anew for
+each batch; "candidates" after each batch; "diffusion" at each of its steps. What it raises ends the work."""
 
 
 class TortoiseSpeaker:
@@ -91,6 +92,10 @@ class TortoiseSpeaker:
     ) -> TortoiseVoice:
         """A voice by what `tts.tortoise.voices` lists. Raises UsageError, InputError, MissingModelError."""
         return VoiceReader(self.networks).read(source, consent, seed)
+
+    def known_voice(self, name: str, seed: int = 0) -> TortoiseVoice:
+        """The voice of a name, which is never taken for a path. Raises as `VoiceReader.known`."""
+        return VoiceReader(self.networks).known(name, seed)
 
     def say(
         self,
@@ -176,11 +181,15 @@ class TortoiseSpeaker:
         report: Report | None,
     ) -> Iterator[np.ndarray]:
         """Its samples, not yet marked."""
-        seeds = [sentence_seed(options.seed, index, number) for number in range(options.n_candidates)]
-        if options.streams:
-            yield from self._streamed(tokens, voice, options, seeds[0])
-            return
         tell = report or (lambda *_: None)
+        seeds = [sentence_seed(options.seed, index, number) for number in range(options.n_candidates)]
+
+        def each(n: int) -> None:
+            tell(index, "codes", n, options.max_codes)
+
+        if options.streams:
+            yield from self._streamed(tokens, voice, options, seeds[0], each)
+            return
         drawn = self.networks.draw(
             voice.autoregressive,
             tokens,
@@ -188,6 +197,7 @@ class TortoiseSpeaker:
             seeds,
             options.batch,
             lambda n: tell(index, "candidates", n, len(seeds)),
+            each,
         )
         best = sorted(drawn, key=lambda one: (-(one.score or 0.0), one.number))
         for place, candidate in enumerate(best[: kept.n if kept else 1]):
@@ -221,14 +231,20 @@ class TortoiseSpeaker:
         return networks.wav(mel, generator).numpy()
 
     def _streamed(
-        self, tokens: list[int], voice: TortoiseVoice, options: TortoiseOptions, seed: int
+        self,
+        tokens: list[int],
+        voice: TortoiseVoice,
+        options: TortoiseOptions,
+        seed: int,
+        each: Callable[[int], None],
     ) -> Iterator[np.ndarray]:
         """Sound while the codes are drawn."""
         model = self.networks.hifigan
         stream = HiFiGANStream(model, voice.autoregressive.to(self.networks.device))
         held: list[torch.Tensor] = []
         size = _FIRST_CHUNK
-        for step in self.networks.steps(voice.autoregressive, tokens, options.codes, seed):
+        for n, step in enumerate(self.networks.steps(voice.autoregressive, tokens, options.codes, seed), 1):
+            each(n)
             held.append(step.latents.float())
             if len(held) == size:
                 yield stream.push(torch.cat(held))

@@ -143,17 +143,21 @@ class VoiceReader:
             tuple(note for voice in voices for note in voice.notes),
         )
 
+    def known(self, name: str, seed: int = 0) -> TortoiseVoice:
+        """A voice of the library or of the package, or "random", by its name alone: for names of strangers, who have no
+        say over which files are opened. Raises UsageError for a name that nobody has, InputError as `read`."""
+        part = self._random(seed) if name == RANDOM else self._known(name)
+        return self._of_clips(part.wavs, [part]) if isinstance(part, _Clips) else part
+
+    def _random(self, seed: int) -> TortoiseVoice:
+        latents = self.networks.random_latents(seed)
+        made_by = self.networks.voice_fingerprint()
+        return TortoiseVoice(RANDOM, *latents, f"seed {seed}", _now(), "", made_by)
+
     def _part(self, name: str, consent: str | None, seed: int) -> TortoiseVoice | _Clips:
         path = Path(name)
         if name == RANDOM:
-            return TortoiseVoice(
-                RANDOM,
-                *self.networks.random_latents(seed),
-                f"seed {seed}",
-                _now(),
-                "",
-                self.networks.voice_fingerprint(),
-            )
+            return self._random(seed)
         if path.suffix == ".pth":
             return self._of_pth(path, check_consent(consent))
         if path.suffix == ".safetensors":

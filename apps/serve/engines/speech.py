@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -144,14 +144,6 @@ class _Sound:
         return samples
 
 
-@dataclass(frozen=True)
-class Said:
-    """What it cost. frames: of the AR, all candidates.   characters: of the text as it is said."""
-
-    frames: int
-    characters: int
-
-
 class SpeechEngine:
     """The models of a speaker for any number of requests; safe to use from several threads."""
 
@@ -181,9 +173,6 @@ class SpeechEngine:
         for chunk in speaker.chunks(sentences, voice, options, None, after, position):
             ticket.check()
             yield chunk
-
-    def said(self, sentences: list[Sentence], ticket: Ticket) -> Said:
-        return Said(ticket.n_frames, sum(len(sentence.text) for sentence in sentences))
 
 
 def n_cores() -> int:

@@ -42,6 +42,9 @@ async def _all(request: Request) -> list[dict[str, Any]]:
     installed = await asyncio.to_thread(house.recognition.installed)
     loaded = house.recognition.pool.loaded
     speak = [_entry(house, name, "speech", house.problem is None) for name in SPEECH_MODELS]
+    tortoise = house.tortoise
+    if tortoise.is_installed:
+        speak.append(_entry(house, tortoise.name, "speech", tortoise.name in tortoise.pool.loaded))
     names = installed + [name for name in OPENAI if installed]
     return speak + [_entry(house, name, "transcription", name in loaded) for name in names]
 

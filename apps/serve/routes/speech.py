@@ -14,14 +14,13 @@ from fastapi import APIRouter, Request
 
 from ....marks.tags import SYNTHETIC, synthetic_tags
 from ....tts.synthesis import SpokenChunk
-from ....tts.text.long_text import Sentence, split_text
-from ....tts.voices.voice import Voice
+from ....tts.text.long_text import Sentence
 from ..audio.encoders import find_format
-from ..engines.pump import pumped
-from ..engines.speech import SpeechEngine, Ticket
-from ..house import SPEECH_MODELS, House
+from ..engines.model import SpeechModel
+from ..engines.speech import Ticket
+from ..house import House
 from ..live import STREAM_HEADERS, Answer, Head, Live
-from ..problems import InvalidError, NotFoundError, TooLargeError, envelope, problem_of
+from ..problems import InvalidError, TooLargeError, envelope, problem_of
 from ..schemas import SpeechRequest
 
 router = APIRouter()
@@ -38,8 +37,9 @@ async def _answer(house: House, body: SpeechRequest, client: str) -> Answer:
     began = time.monotonic()
     form = find_format(body.response_format)
     utterance = await Utterance.of(house, body)
-    async with house.admitted("speech", client):
-        encoder = form.encoder(utterance.engine.sample_rate, synthetic_tags(utterance.voice.name))
+    model = utterance.model
+    async with house.admitted(model.queue, client):
+        encoder = form.encoder(model.sample_rate, synthetic_tags(utterance.voice.name))
         headers = {
             **STREAM_HEADERS,
             "Content-Disposition": f'attachment; filename="speech.{body.response_format}"',
@@ -57,7 +57,7 @@ async def _answer(house: House, body: SpeechRequest, client: str) -> Answer:
                         house.metrics.first_audio.observe(time.monotonic() - began)
                         waiting = False
                         yield head
-                    house.metrics.speech.inc(len(chunk.samples) / utterance.engine.sample_rate)
+                    house.metrics.speech.inc(len(chunk.samples) / model.sample_rate)
                     data = encoder.push(chunk.samples)
                     if not events:
                         yield data
@@ -88,20 +88,14 @@ class Utterance:
     >>> async for chunk in utterance.chunks(): ...
     """
 
-    def __init__(self, engine: SpeechEngine, sentences: list[Sentence], voice: Voice, body: SpeechRequest):
-        self.engine, self.sentences, self.voice = engine, sentences, voice
-        self.options = body.options()
-        self.ticket: Ticket = engine.ticket()
+    def __init__(self, model: SpeechModel, sentences: list[Sentence], voice: Any, options: Any):
+        self.model, self.sentences, self.voice, self.options = model, sentences, voice, options
+        self.ticket = Ticket(model.sample_rate)
 
     @classmethod
     async def of(cls, house: House, body: SpeechRequest) -> Utterance:
         """Raises NotFoundError for a model or a voice that there is not, TooLargeError, UsageError."""
-        if body.model not in SPEECH_MODELS:
-            raise NotFoundError(
-                f"no model named {body.model[:64]!r} speaks here; there is {', '.join(SPEECH_MODELS)}",
-                param="model",
-                code="model_not_found",
-            )
+        model = await house.speech_model(body.model)
         most = house.options.limits.characters
         if len(body.input) > most:
             raise TooLargeError(
@@ -109,29 +103,22 @@ class Utterance:
             )
         if not body.input.strip():
             raise InvalidError("there is no text to be said; give at least one word", param="input")
-        options = body.options()
-        engine, voices = await house.speech(), await house.voices()
-        sentences = await asyncio.to_thread(split_text, body.input, options.language)
-        voice = await asyncio.to_thread(voices.find, body.voice)
-        return cls(engine, sentences, voice, body)
+        options = model.options(body)
+        sentences = await asyncio.to_thread(model.split, body.input, options)
+        voice = await asyncio.to_thread(model.voice, body.voice)
+        return cls(model, sentences, voice, options)
 
     def chunks(self) -> AsyncGenerator[SpokenChunk, None]:
         """Chunks with samples, or with words. Closing it ends the work within a step."""
-        ticket = self.ticket
-        return pumped(
-            lambda: self.engine.say(self.sentences, self.voice, self.options, ticket),
-            depth=32,
-            on_cancel=ticket.cancel,
-            name="say",
-        )
+        return self.model.chunks(self.sentences, self.voice, self.options, self.ticket)
 
     def usage(self) -> dict[str, int]:
-        """Tokens are characters that go in, and frames of the speech model that come out."""
-        said = self.engine.said(self.sentences, self.ticket)
+        """Tokens are characters of the text as it is said that go in, and frames of the AR that come out."""
+        characters, frames = sum(len(one.text) for one in self.sentences), self.ticket.n_frames
         return {
-            "input_tokens": said.characters,
-            "output_tokens": said.frames,
-            "total_tokens": said.characters + said.frames,
+            "input_tokens": characters,
+            "output_tokens": frames,
+            "total_tokens": characters + frames,
         }
 
 

@@ -27,9 +27,9 @@ from pydantic import ValidationError
 from ....errors import MynaError
 from ....marks.tags import SYNTHETIC, synthetic_tags
 from ....tts.synthesis import PAUSE, SpokenChunk
-from ....tts.text.long_text import Sentence, split_text
+from ....tts.text.long_text import Sentence
 from ..audio.encoders import Encoder, find_format
-from ..engines.pump import pumped
+from ..engines.speech import Ticket
 from ..house import House
 from ..problems import BusyError, InvalidError, TooLargeError, envelope, problem_of
 from ..schemas import SpeechRequest
@@ -167,15 +167,14 @@ class _Session:
         except ValidationError as error:
             raise invalid(error.errors()[0]) from None
         find_format(config.response_format)
-        await Utterance.of(self.house, config)  # finds out what is wrong with it
+        utterance = await Utterance.of(self.house, config)  # finds out what is wrong with it
         self.config = config
-        engine = await self.house.speech()
         await self.socket.send_json(
             {
                 "type": "session.created",
                 "voice": config.voice,
                 "format": config.response_format,
-                "sample_rate": engine.sample_rate,
+                "sample_rate": utterance.model.sample_rate,
                 "synthetic": SYNTHETIC,
             }
         )
@@ -204,31 +203,28 @@ class _Session:
                     await self._finish()
                     continue
                 try:
-                    async with self.house.admitted("speech", self.socket.scope["client_name"]):
-                        await self._say(piece)
+                    utterance = self.utterance = self.utterance or await Utterance.of(self.house, self.config)
+                    queue = utterance.model.queue
+                    async with self.house.admitted(queue, self.socket.scope["client_name"]):
+                        await self._say(utterance, piece)
                 finally:
                     self.n_waiting -= len(piece)
             except MynaError as error:
+                # What failed is not tried again with the next piece.
+                del self.sentences[0 if self.after is None else self.after.sentence + 1 :]
                 await self._complain(error)
 
-    async def _say(self, piece: str) -> None:
-        if self.utterance is None:
-            self.utterance = await Utterance.of(self.house, self.config)
-        utterance, engine = self.utterance, self.utterance.engine
-        new = await asyncio.to_thread(split_text, piece, self.config.language)
+    async def _say(self, utterance: Utterance, piece: str) -> None:
+        model, voice, options = utterance.model, utterance.voice, utterance.options
+        new = await asyncio.to_thread(model.split, piece, options)
         end = self.sentences[-1].end if self.sentences else 0
         first = len(self.sentences)
         self.sentences += [Sentence(one.text, one.ends_paragraph, one.end + end) for one in new]
         await self._send_silence()
         index, started = first, False
-        ticket = engine.ticket()
-
-        def say() -> Any:
-            return engine.say(
-                self.sentences, utterance.voice, utterance.options, ticket, self.after, self.position
-            )
-
-        async with aclosing(pumped(say, depth=32, on_cancel=ticket.cancel, name="say")) as chunks:
+        ticket = Ticket(model.sample_rate)
+        saying = model.chunks(self.sentences, voice, options, ticket, self.after, self.position)
+        async with aclosing(saying) as chunks:
             async for chunk in chunks:
                 if not started:
                     await self._tell("audio.start", index, sentence_text=self.sentences[index].text)
@@ -242,7 +238,7 @@ class _Session:
     async def _send_silence(self) -> None:
         """Between a piece and the next: the last sentence of a text is said without a pause after it."""
         if self.after is not None and self.utterance is not None:
-            rate = self.utterance.engine.sample_rate
+            rate = self.utterance.model.sample_rate
             await self._send(np.zeros(round(PAUSE / self.config.speed * rate), np.float32))
 
     async def _finish(self) -> None:
@@ -254,7 +250,7 @@ class _Session:
 
     async def _send(self, samples: np.ndarray) -> None:
         assert self.utterance is not None
-        rate = self.utterance.engine.sample_rate
+        rate = self.utterance.model.sample_rate
         if self.encoder is None:
             tags = synthetic_tags(self.utterance.voice.name)
             self.encoder = find_format(self.config.response_format).encoder(rate, tags)
@@ -264,8 +260,9 @@ class _Session:
             await asyncio.wait_for(self.socket.send_bytes(data), self.house.options.limits.stall)
 
     async def _tell(self, kind: str, index: int, **more: Any) -> None:
-        engine = await self.house.speech()
-        about = {"format": self.config.response_format, "sample_rate": engine.sample_rate}
+        assert self.utterance is not None
+        rate = self.utterance.model.sample_rate
+        about = {"format": self.config.response_format, "sample_rate": rate}
         await self.socket.send_json({"type": kind, "sentence_index": index, **about, **more})
 
     async def _complain(self, error: MynaError) -> None:

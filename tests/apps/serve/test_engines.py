@@ -141,3 +141,60 @@ def test_models_are_loaded_once_and_let_go_by_least_use():
         assert len(pool.loaded) <= 2
 
     asyncio.run(main())
+
+
+def test_models_that_nobody_uses_are_let_go_after_a_while():
+    loaded, slowly = [], threading.Event()
+
+    def load(name: str) -> list[str]:
+        if name == "slow":
+            assert slowly.wait(10)
+        if name == "broken":
+            raise ValueError("cannot be loaded")
+        loaded.append(name)
+        return [name]
+
+    async def gone(pool: Pool[list[str]]) -> None:
+        while pool._entries:
+            await asyncio.sleep(0.001)
+
+    async def main():
+        pool = Pool(load, 2, idle=0.0)
+        async with pool.use("a") as outer:
+            async with pool.use("a") as inner:
+                assert inner is outer
+            await asyncio.sleep(0.01)
+            assert pool.loaded == ["a"]  # one is still at it
+        await gone(pool)
+        async with pool.use("a"):
+            pass
+        assert loaded == ["a", "a"]
+        await gone(pool)
+
+        # All who asked have gone before it was there.
+        for name in ("slow", "broken"):
+            asking = asyncio.create_task(pool.use(name).__aenter__())
+            await asyncio.sleep(0)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            slowly.set()
+            await gone(pool)
+        assert loaded[-1] == "slow"
+
+        # Whoever comes back in time finds the same.
+        patient = Pool(load, 2, idle=60.0)
+        async with patient.use("a") as first:
+            pass
+        async with patient.use("a") as second:
+            assert second is first
+        # One that had to make room is not held by its clock.
+        entry = patient._entries["a"]
+        for name in ("b", "c"):
+            async with patient.use(name):
+                pass
+        assert patient.loaded == ["b", "c"]
+        assert entry.leaving is not None
+        assert entry.leaving.cancelled()
+
+    asyncio.run(main())

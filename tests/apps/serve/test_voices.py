@@ -7,7 +7,7 @@ import io
 import httpx
 import pytest
 import soundfile
-from myna.apps.serve.voices import OPENAI, Voices
+from myna.apps.serve.voices import OPENAI, Voices, resolve
 from myna.data.audio import read_audio
 from myna.tts.voices.library import shipped_voices
 
@@ -90,12 +90,11 @@ def test_nothing_else_can_be_removed(server, library, path):
     assert (library / "ada.safetensors").is_file()
 
 
-def test_openai_s_voices_stand_for_those_of_the_package(engine, library):
-    voices = Voices(engine.speaker)
-    found = [voices.resolve(name) for name in OPENAI]
+def test_openai_s_voices_stand_for_those_of_the_package(library):
+    found = [resolve(name) for name in OPENAI]
     assert set(found) <= set(shipped_voices())
     assert len(set(found)) == len(shipped_voices())
-    assert voices.resolve("nova") == "nova"
+    assert resolve("nova") == "nova"
 
 
 def test_a_voice_is_read_once_and_again_when_it_has_changed(engine, library):

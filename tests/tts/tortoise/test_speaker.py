@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import published
@@ -88,6 +89,30 @@ def test_an_interruption_between_candidates_leaves_those_that_are_there(speaker,
     with pytest.raises(KeyboardInterrupt):
         speaker.say("Hello there.", voice, FAST, Kept(3, keep))
     assert len(heard) == 2
+
+
+@pytest.mark.parametrize("options", [replace(FAST, batch=2), TortoiseOptions("streaming", max_codes=40)])
+def test_every_step_is_told_and_can_be_the_last(options, speaker, voice):
+    told = []
+    list(speaker.chunks(split("Hello."), voice, options, report=lambda *told_of: told.append(told_of)))
+    codes = [done for _, stage, done, _ in told if stage == "codes"]
+    starts = [index for index, done in enumerate(codes) if done == 1]
+    assert len(starts) == -(-options.n_candidates // options.batch)
+    assert all(b == a + 1 for a, b in pairwise(codes) if b != 1)
+    steps = [] if options.streams else [(0, "diffusion", n, 4) for n in (1, 2, 3, 4)]
+    assert [one for one in told if one[1] == "diffusion"] == steps
+
+    n_told = 0
+
+    def stop(*_):
+        nonlocal n_told
+        n_told += 1
+        if n_told == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        list(speaker.chunks(split("Hello. Again."), voice, options, report=stop))
+    assert n_told == 3
 
 
 def test_a_seed_says_the_same_in_every_batch(speaker, voice):

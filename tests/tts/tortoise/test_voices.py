@@ -147,6 +147,23 @@ def test_a_voice_of_the_package(reader):
     assert reader.read(name).consent == shipped_voices()[name].consent
 
 
+def test_a_name_is_never_a_path(reader, clips, monkeypatch):
+    from myna.tts.voices.library import shipped_voices
+
+    monkeypatch.setenv("MYNA_VOICES", str(clips.parent / "library"))
+    monkeypatch.chdir(clips.parent)
+    reader.read(clips, AGREED).save(clips.parent / "beside.safetensors")
+    for name in (str(clips), "ada", "ada/a.wav", "../beside", "beside.safetensors", "nova&random", ""):
+        with pytest.raises(UsageError):
+            reader.known(name)
+    (clips.parent / "nova").mkdir()  # what lies beside is not what is meant
+    assert reader.known("nova").consent == shipped_voices()["nova"].consent
+    assert torch.equal(latents(reader.known("random", 4)), latents(reader.read("random", seed=4)))
+    (clips.parent / "library").mkdir()
+    (clips.parent / "beside.safetensors").rename(clips.parent / "library" / "ada.safetensors")
+    assert torch.equal(latents(reader.known("ada")), latents(reader.read(clips, AGREED)))
+
+
 def test_a_stereo_clip_is_heard_by_its_first_channel(tmp_path):
     audio = read_audio(SPEECH)
     both = np.stack([audio.samples[0], np.zeros_like(audio.samples[0])])
