@@ -74,7 +74,9 @@ def test_no_filter_does_more_than_a_few_decibels():
     assert float(response.abs().max()) < 8
     assert float(response.square().mean().sqrt()) < 3
     frequencies = torch.arange(2049) * RATE / 4096
-    assert float(response[:, frequencies < 800].abs().max()) < 3.5  # what speech is made of has the comb alone
+    assert (
+        float(response[:, frequencies < 800].abs().max()) < 3.5
+    )  # what speech is made of has the comb alone
     spectrum_db = spread_spectrum.gains_db(frequencies)
     inside = (frequencies > 1500) & (frequencies < 6000)
     assert (spectrum_db[:, frequencies < 800] == 0).all()
