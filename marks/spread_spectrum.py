@@ -2,7 +2,7 @@
 in a known pattern.
 
 Perth's mark is finer than what a codec of 4 kbps keeps of a spectrum; levels of broad bands are what such a codec
-keeps best. Bands below 0.9 kHz have the pattern, too, but are left alone since 2026-11-29: they had nine tenths of
+keeps best. Bands below 1 kHz have the pattern, too, but are left alone since 2026-11-29: they had nine tenths of
 what the mark costs in quality (docs/log.md). The pattern repeats every 2.4 s. The detector takes from the band levels
 what speech itself does, by a filter over bands and time and by how much they move just there (whitening), folds them
 to that period, and looks for the pattern at every offset with a matched filter (spread-spectrum watermarking as in
