@@ -7,11 +7,10 @@ Where they were trained, the NAR over the mel codec and that codec speak after t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -31,9 +30,8 @@ from .decoders.flow.decoder import FlowConfig, FlowDecoder
 from .decoders.flow.sound import FlowSpeechDecoder, ReadVoice
 from .lm.ar import ARModel
 from .lm.batch import Prompt
-from .lm.generate import Frame
+from .lm.generate import SpeechGenerator
 from .lm.sampling import SamplingOptions
-from .lm.several import side_by_side
 from .lm.token_ar import TokenAR, TokenARConfig
 from .lm.token_generate import TokenGenerator
 from .registry import (
@@ -54,7 +52,7 @@ class FlowSpeech(Valle):
     """Valle whose AR says speech tokens. decoder: reads them.   nar: loads the other decoder that does, None where it
     was not trained."""
 
-    ar_part = "token-ar"
+    ar_part, opening = "token-ar", 12
 
     def __init__(
         self,
@@ -72,21 +70,14 @@ class FlowSpeech(Valle):
             loaders["nar"] = nar
         super().__init__(codec, cast(ARModel, ar), LoadedOnUse(loaders), aligner, precision, scorers, ranking)
 
-    def first_codes(
-        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
-    ) -> Iterator[Frame]:
+    def utterance(
+        self, ar: Any, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
+    ) -> SpeechGenerator:
         voice = None
         if prompt is not None:
             read = self._read(prompt, self.decoder()).voices[self.decoder().name]
             voice = cast(ReadVoice, read).tokens
-        return iter(TokenGenerator(cast(TokenAR, self.ar_for(prompt)), phones, voice, sampling))
-
-    def several(
-        self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions, seeds: Sequence[int]
-    ) -> Iterator[Sequence[Frame | None]]:
-        return side_by_side(
-            [self.first_codes(phones, prompt, replace(sampling, seed=seed)) for seed in seeds]
-        )
+        return TokenGenerator(ar, phones, voice, sampling)
 
 
 def load_flow_speech(

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from .finish.level import LevelState, active_level, start_state
 from .lm.adapter import GONE, adapted_model, adapter_of, folded
 from .lm.ar import ARModel
 from .lm.batch import Prompt
-from .lm.generate import ARGenerator
+from .lm.generate import ARGenerator, SpeechGenerator
 from .lm.quantize import for_inference
 from .lm.row_exact import row_exact
 from .lm.sampling import SamplingOptions
@@ -57,6 +57,7 @@ class Valle:
     """
 
     ar_part = "ar"  # its name among a voice's adapters
+    opening = 24  # frames of the AR after which something can be heard
 
     def __init__(
         self,
@@ -108,7 +109,13 @@ class Valle:
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
     ) -> Iterator[Frame]:
-        return iter(ARGenerator(self.ar_for(prompt), phones, prompt, sampling))
+        return iter(self.utterance(self.ar_for(prompt), phones, prompt, sampling))
+
+    def utterance(
+        self, ar: Any, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
+    ) -> SpeechGenerator:
+        """What the AR, or a view of its weights, says of phones in a voice: before its first frame."""
+        return ARGenerator(ar, phones, prompt, sampling)
 
     def ar_for(self, prompt: Prompt | None) -> ARModel:
         """The AR as it speaks in a voice. Raises InputError for an adapter of other weights."""
@@ -129,7 +136,8 @@ class Valle:
             if self._exact is None or self._exact[0] is not ar:
                 self._exact = ar, cast(ARModel, row_exact(ar))
             exact = self._exact[1]
-        return several(exact, phones, prompt, sampling, seeds)
+        read = self.utterance(exact, phones, prompt, sampling)
+        return several(exact, read, seeds)
 
     def sound(
         self, phones: Phones, prompt: Prompt | None, decoder: str | None = None, seed: int = 0

@@ -9,10 +9,10 @@ Shapes: R rows, P phones, K codebooks, N coarse ones, V codebook_size, T frames,
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,12 +28,30 @@ from .sampling import SamplingOptions, uniforms
 from .step import ARStep, Ask, Frame
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .slots import ARSlots
 
 
 def may_capture(tensor: Tensor) -> bool:
     """Whether steps of a model whose tensor this is can be captured."""
     return tensor.device.type == "cuda"
+
+
+class SpeechGenerator(Protocol):
+    """One utterance of an autoregressive model, before its first frame; this file has one, `token_generate` another."""
+
+    def fork(self, seed: int) -> Self: ...
+
+    def on(self, model: Any) -> Self: ...
+
+    def run(self) -> Generator[Ask | Frame, Any, None]: ...
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+
+# Of a model, phones, a prompt and options.
+Reads = Callable[[Any, Phones, "Prompt | None", SamplingOptions], SpeechGenerator]
 
 
 class ARGenerator:

@@ -15,23 +15,16 @@ from typing import Any, cast
 
 import torch
 
-from ..text.phones import Phones
-from .ar import ARModel
-from .batch import Prompt
-from .generate import ARGenerator
-from .sampling import SamplingOptions
+from .generate import SpeechGenerator
 from .shared import answers
-from .step import Ask, Frame
+from .step import Ask, Frame, SpeechLM
 
 
-def several(
-    model: ARModel, phones: Phones, prompt: Prompt | None, options: SamplingOptions, seeds: Sequence[int]
-) -> Iterator[list[Frame | None]]:
-    """The next frame of the try with each seed, None of one that is over, until all are. model: of
-    `row_exact.row_exact`, so that a try is the same among any others. Raises InputError as `ARGenerator`."""
-    read = ARGenerator(model, phones, prompt, options)
+def several(model: SpeechLM, read: SpeechGenerator, seeds: Sequence[int]) -> Iterator[list[Frame | None]]:
+    """The next frame of the try with each seed, None of one that is over, until all are. read: the utterance, before
+    its first frame.   model: of `row_exact.row_exact`, so that a try is the same among any others."""
     with torch.inference_mode():
-        tries = [_Try(read.fork(seed)) for seed in seeds]
+        tries = [_Try(read.fork(seed).on(model)) for seed in seeds]
     while True:
         # Entered anew for every step: a generator that pauses inside would leave the mode on for its caller.
         with torch.inference_mode():
@@ -47,7 +40,7 @@ def side_by_side(tries: Sequence[Iterator[Frame]]) -> Iterator[list[Frame | None
         yield list(frames)
 
 
-def _step(model: ARModel, running: Sequence[_Try]) -> None:
+def _step(model: SpeechLM, running: Sequence[_Try]) -> None:
     """One frame more of each."""
     for one in running:
         one.resume(None)
@@ -60,7 +53,7 @@ def _step(model: ARModel, running: Sequence[_Try]) -> None:
 
 
 class _Try:
-    def __init__(self, generator: ARGenerator):
+    def __init__(self, generator: SpeechGenerator):
         self.run = generator.run()
         self.asked: Ask | None = None
         self.frame: Frame | None = None

@@ -27,10 +27,10 @@ from ...layers.lora import Bank, LoRAWeights
 from ..text.phones import Phones
 from .ar import ARModel
 from .batch import Prompt
-from .generate import ARGenerator
+from .generate import ARGenerator, Reads, SpeechGenerator
 from .row_exact import row_exact
 from .sampling import SamplingOptions
-from .step import Ask, Frame
+from .step import Ask, Frame, SpeechLM
 
 _AHEAD = 100  # frames that an utterance may be ahead of whoever takes them
 _MARGIN = 25
@@ -41,17 +41,18 @@ class SharedAR:
     """Speaks any number of utterances at once. Safe to use from several threads.
 
     ar: of `quantize.for_inference`.   exact: an utterance's numbers do not depend on the others, nor on their adapters.
-    opening: frames after which the first sound of an utterance can be heard.
+    opening: frames after which the first sound of an utterance can be heard.   reads: makes an utterance of phones, a
+    prompt and options: an `ARGenerator`, or another model's.
 
     >>> shared = SharedAR(for_inference(model))
     >>> for frame in shared.frames(phones, prompt, options): ...  # in as many threads as there are utterances
     """
 
-    def __init__(self, ar: ARModel, exact: bool = True, opening: int = 24):
+    def __init__(self, ar: ARModel, exact: bool = True, opening: int = 24, reads: Reads = ARGenerator):
         self._alone = ar  # phones and prompts are read by one utterance at a time
         self.ar = cast(ARModel, row_exact(ar)) if exact else ar
         self._bank: Bank | None = None  # once a voice has an adapter
-        self.opening = opening
+        self.opening, self._reads = opening, reads
         self._lock = threading.Lock()
         self._asked = threading.Condition(self._lock)  # what the computing thread waits for
         self._running: list[_Utterance] = []
@@ -78,7 +79,7 @@ class SharedAR:
         try:
             with torch.inference_mode(), self._rows(slot):
                 ar = self.ar
-                generator = ARGenerator(ar if slot else self._alone, phones, prompt, options).on(ar)
+                generator = self._reads(ar if slot else self._alone, phones, prompt, options).on(ar)
         except BaseException:
             self._give_back(slot)
             raise
@@ -223,7 +224,7 @@ class _Utterance:
 
     def __init__(
         self,
-        generator: ARGenerator,
+        generator: SpeechGenerator,
         opening: int,
         slot: int,
         stopped: Callable[[], bool],
@@ -280,7 +281,7 @@ def _chosen(running: list[_Utterance]) -> list[_Utterance]:
     return ready
 
 
-def answers(model: ARModel, part: Any, asked: Sequence[Ask]) -> list[Any]:
+def answers(model: SpeechLM, part: Any, asked: Sequence[Ask]) -> list[Any]:
     """To what several ask of the same part of the model, together."""
     if part is not None and len(asked) == 1:
         return [part(*asked[0].inputs)]
@@ -288,6 +289,7 @@ def answers(model: ARModel, part: Any, asked: Sequence[Ask]) -> list[Any]:
     together = [torch.cat(column) for column in zip(*(one.inputs for one in asked), strict=True)]
     if part is not None:
         return list(part(*together).split(counts))
-    reaches = [model.config.context if one.reach is None else one.reach for one in asked]
+    context = model.transformer.config.context
+    reaches = [context if one.reach is None else one.reach for one in asked]
     hidden, caches = model.transformer.step_many(together[0], [one.cache for one in asked], reaches)
     return list(zip(hidden.split(counts), caches, strict=True))

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from ...layers.streaming import State
+from ...layers.transformer import Transformer
 from .ar import ARModel
 from .durations import Durations, Stay
 from .sampling import SamplingOptions, as_drawn, draw_apart_rows, draw_rows, guide, no_codes, remembered
+
+T = TypeVar("T")
 
 
 class Frame(NamedTuple):
@@ -37,6 +40,15 @@ class ARState(NamedTuple):
     recent: Tensor  # the codes that repetition-aware sampling looks at
 
 
+class SpeechLM(Protocol):
+    """What the loops of the autoregressive models share: one frame, or token, for each row."""
+
+    @property
+    def transformer(self) -> Transformer: ...
+
+    def step(self, x: Tensor, state: State, reach: int | None = None) -> tuple[Tensor, State]: ...
+
+
 class Ask(NamedTuple):
     """What has to be computed for a frame, and can be for several utterances at once.
 
@@ -49,10 +61,20 @@ class Ask(NamedTuple):
     cache: State = None
     reach: int | None = None
 
-    def answer(self, model: ARModel) -> Any:
+    def answer(self, model: SpeechLM) -> Any:
         if self.part is not None:
             return self.part(*self.inputs)
         return model.step(self.inputs[0], self.cache, self.reach)
+
+
+def answered(asking: Generator[Ask, Any, T], model: SpeechLM) -> T:
+    """What a coroutine gives in the end, the model answering all that it asks for."""
+    answer: Any = None
+    while True:
+        try:
+            answer = asking.send(answer).answer(model)
+        except StopIteration as stop:
+            return stop.value
 
 
 class ARStep:
@@ -74,7 +96,7 @@ class ARStep:
         # What the target's frames add to the code before them, phone by phone.
         self.phones, self.durations = phones + model.segment.weight[1], durations
         self.tables, self.ages = tables_of(model), model.age.weight
-        self._first, self._further = _draws(as_drawn(options))
+        self._first, self._further = draws(as_drawn(options))
 
     def begin(self, cache: State, before: Tensor, pointer: int) -> ARState:
         """Before the first frame; before: (R, W)."""
@@ -92,13 +114,7 @@ class ARStep:
 
     def __call__(self, state: ARState, numbers: Tensor, reach: int | None = None) -> tuple[Frame, ARState]:
         """reach: an upper bound of the frames since the beginning, this one included, which spares work."""
-        asking = self.asks(state, numbers, reach)
-        answer: Any = None
-        while True:
-            try:
-                answer = asking.send(answer).answer(self.model)
-            except StopIteration as stop:
-                return stop.value
+        return answered(self.asks(state, numbers, reach), self.model)
 
     def asks(
         self, state: ARState, numbers: Tensor, reach: int | None = None
@@ -133,7 +149,7 @@ class ARStep:
 
 
 @lru_cache(maxsize=64)
-def _draws(options: SamplingOptions) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+def draws(options: SamplingOptions) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     """How the first code of a frame and the others are drawn: the same objects for equal options, so that utterances
     can be told to ask for the same."""
     o = options

@@ -224,3 +224,11 @@ class TokenAR(nn.Module):
         state. reach: an upper bound of the tokens since the beginning, this one included."""
         hidden, state = self.transformer.step(x[:, :, None], state, reach=reach)
         return hidden[:, :, 0], state
+
+    def move_first(self, hidden: Tensor, token: Tensor, phone: Tensor) -> Tensor:
+        """How far the pointer moves before the first half of the next token, as `MoveHead` has it: logits (B, 4)."""
+        return self.move_head(hidden, token, phone, 0)
+
+    def move_second(self, hidden: Tensor, token: Tensor, phone: Tensor) -> Tensor:
+        """And before the second half."""
+        return self.move_head(hidden, token, phone, 1)

@@ -8,19 +8,20 @@ Shapes: R rows, P phones, S tokens, W width, E speaker vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+import copy
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ...layers.streaming import State
+from ...layers.streaming import State, tree_map
 from ..text.phones import Phones
 from .durations import Drawn, Stay
-from .sampling import SamplingOptions, draw_apart, guide, no_codes, uniforms
-from .step import Frame
+from .sampling import SamplingOptions, as_drawn, guide, no_codes, remembered, uniforms
+from .step import Ask, Frame, answered, draws
 from .token_ar import TokenAR
 
 _NUMBERS = 6  # that a token takes: two for itself, two for the pointer's move before each half of the next
@@ -119,18 +120,43 @@ class TokenGenerator:
         last[shown] = embedded[-1]
         return last
 
+    def fork(self, seed: int) -> TokenGenerator:
+        """Another utterance of the same phones in the same voice, which need not be read again; to be called before
+        the first token."""
+        other = copy.copy(self)
+        other.options = replace(self.options, seed=seed)
+        other._cache = tree_map(lambda t: t.clone(), self._cache)
+        return other
+
+    def on(self, model: TokenAR) -> TokenGenerator:
+        """The same, going on with another view of the same weights (`row_exact`, say); before the first token."""
+        self.model = model
+        return self
+
     def __iter__(self) -> Iterator[Frame]:
         """Token by token. Once only."""
-        source = uniforms(self.options.seed)
-        with torch.inference_mode():
-            state = self._begin(next(source))
-        while int(state.halves[0].pointer) < self.n_phones:
-            numbers = [next(source) for _ in range(_NUMBERS)]
+        run, answer = self.run(), None
+        while True:
             # Entered anew for every token: a generator that pauses inside would leave the mode on for its caller.
             with torch.inference_mode():
-                self._reach += 1
-                drawn = torch.tensor(numbers, dtype=torch.float64, device=self._before.device)
-                frame, state = self.step(state, drawn, self._reach)
+                try:
+                    while isinstance(asked := run.send(answer), Ask):
+                        answer = asked.answer(self.model)
+                except StopIteration:
+                    return
+            answer = None
+            yield asked
+
+    def run(self) -> Generator[Ask | Frame, Any, None]:
+        """The loop as a coroutine, so that several can share the steps of the model: it asks for what the model has to
+        compute, is sent the answer, and gives tokens in between. To be run in inference mode, once."""
+        source = uniforms(self.options.seed)
+        state = self._begin(next(source))
+        while int(state.halves[0].pointer) < self.n_phones:
+            numbers = [next(source) for _ in range(_NUMBERS)]
+            drawn = torch.tensor(numbers, dtype=torch.float64, device=self._before.device)
+            self._reach += 1
+            frame, state = yield from self.asks(state, drawn, self._reach)
             yield frame
 
     def _begin(self, number: float) -> TokenState:
@@ -144,21 +170,28 @@ class TokenGenerator:
     def step(self, state: TokenState, numbers: Tensor, reach: int | None = None) -> tuple[Frame, TokenState]:
         """One token: tensors in, tensors out, of fixed shapes. numbers (6,) in [0, 1).   reach: an upper bound of
         the tokens since the beginning, this one included, which spares work."""
+        return answered(self.asks(state, numbers, reach), self.model)
+
+    def asks(
+        self, state: TokenState, numbers: Tensor, reach: int | None = None
+    ) -> Generator[Ask, Any, tuple[Frame, TokenState]]:
+        """The same as a coroutine that asks for what the model has to compute (`tts.lm.step`)."""
         model, (first, second) = self.model, state.halves
+        draw, _ = draws(as_drawn(self.options))
         states = torch.cat([self._phone(self._text, first), self._phone(self._text, second)], dim=-1)
         x = state.before + model.halves(states) + self._voice + model.segment.weight[1]
-        hidden, cache = model.step(x, state.cache, reach)
-        logits = guide(model.head(hidden), self._guidance)
-        token, recent = draw_apart(logits, state.recent, numbers[:2], self.options)
-        chosen = token.reshape(1)
-        frame = Frame(chosen, torch.stack([first.pointer, second.pointer]), hidden[0])
-        following = self._move(second, hidden[:1], chosen, 0, numbers[2:4])
-        after = self._move(following, hidden[:1], chosen, 1, numbers[4:])
+        hidden, cache = yield Ask(None, (x,), state.cache, reach)
+        logits = guide((yield Ask(model.head, (hidden,))), self._guidance)
+        token = yield Ask(draw, (logits[None], state.recent[None], numbers[None, :2]))  # (1,)
+        frame = Frame(token, torch.stack([first.pointer, second.pointer]), hidden[0])
+        following = yield from self._move(second, hidden[:1], token, model.move_first, numbers[2:4])
+        after = yield from self._move(following, hidden[:1], token, model.move_second, numbers[4:])
         # The last token is whole: the last phone takes its second half, too.
         over = after.pointer >= self.n_phones
         held = following._replace(age=following.age + 1)
         after = Stay(*(torch.where(over, h, a) for h, a in zip(held, after, strict=True)))
-        before = model.token(chosen).expand(len(hidden), -1)
+        before = model.token(token).expand(len(hidden), -1)
+        recent = remembered(state.recent, token, self.options)
         return frame, TokenState(cache, before, (following, after), recent)
 
     def _phone(self, text: Tensor, stay: Stay) -> Tensor:
@@ -167,9 +200,11 @@ class TokenGenerator:
         age = stay.age.clamp(max=self.model.config.max_age).reshape(1)
         return text[:, at][:, 0] + self.model.age.weight[age]
 
-    def _move(self, stay: Stay, hidden: Tensor, token: Tensor, half: int, numbers: Tensor) -> Stay:
-        """The pointer in the half after `stay`; half: which of its token that one is."""
-        logits = self.model.move_head(hidden, token, self._phone(self._text[:1], stay), half)[0]
+    def _move(
+        self, stay: Stay, hidden: Tensor, token: Tensor, head: Callable[..., Tensor], numbers: Tensor
+    ) -> Generator[Ask, Any, Stay]:
+        """The pointer in the half after `stay`; head: of the model, for which half of its token that one is."""
+        logits = yield Ask(head, (hidden, token, self._phone(self._text[:1], stay)))
         inside = stay._replace(pointer=stay.pointer.clamp(max=self.n_phones - 1))
-        moved = self._durations(inside, logits, numbers)
+        moved = self._durations(inside, logits[0], numbers)
         return moved._replace(pointer=moved.pointer + stay.pointer - inside.pointer)

@@ -151,7 +151,7 @@ class SpeechEngine:
         self.speaker = shared_speaker(device) if speaker is None else speaker
         self.sample_rate = self.speaker.sample_rate
         models = self.speaker.models
-        self.shared = SharedAR(models.ar, exact)
+        self.shared = SharedAR(models.ar, exact, models.opening, models.utterance)
         # The AR's thread has a core; what remains is for decoders.
         self._turns = Turns(max(1, n_cores() - 1))
 

@@ -6,10 +6,18 @@ import asyncio
 import threading
 import time
 
+import numpy as np
 import pytest
+import torch
 from myna.apps.serve.engines.pool import Pool
 from myna.apps.serve.engines.pump import pumped
+from myna.apps.serve.engines.speech import SpeechEngine
 from myna.apps.serve.engines.turns import Turns
+from myna.tts.flow_speech import load_flow_speech
+from myna.tts.presets import SpeechOptions
+from myna.tts.speaker import Speaker
+from myna.tts.text.long_text import split_text
+from myna.tts.voices.voice import Voice, codec_hash
 
 
 def test_the_smallest_priority_has_the_next_turn():
@@ -198,3 +206,28 @@ def test_models_that_nobody_uses_are_let_go_after_a_while():
         assert entry.leaving.cancelled()
 
     asyncio.run(main())
+
+
+def test_requests_share_the_token_ar_and_say_what_they_say_alone(models, save_tiny_flow, tmp_path):
+    save_tiny_flow(tmp_path)
+    speaker = Speaker(load_flow_speech(models.codec, folder=tmp_path))
+    codes = torch.randint(0, 1024, (8, 100), generator=torch.Generator().manual_seed(1))
+    voice = Voice("ada", codes, None, None, codec_hash(models.codec), "ada.wav", "2026-01-01", "Ada agreed")
+
+    def said(engine: SpeechEngine, seed: int) -> np.ndarray:
+        sentences = split_text("One. Two and three.")
+        chunks = engine.say(sentences, voice, SpeechOptions(seed=seed), engine.ticket())
+        return np.concatenate([chunk.samples for chunk in chunks])
+
+    alone = [said(SpeechEngine(speaker), seed) for seed in range(2)]
+    engine, together = SpeechEngine(speaker), {}
+    threads = [
+        threading.Thread(target=lambda seed=seed: together.__setitem__(seed, said(engine, seed)))
+        for seed in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(alone[seed], together[seed]) for seed in range(2))
+    assert not np.array_equal(alone[0], alone[1])

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.generate import ARGenerator
@@ -14,6 +15,7 @@ from myna.tts.lm.row_exact import row_exact
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.lm.several import several, side_by_side
 from myna.tts.lm.step import Frame
+from myna.tts.lm.token_generate import TokenGenerator, TokenPrompt
 from myna.tts.text.phones import Phones
 
 K, V, D = 4, 64, 16
@@ -60,7 +62,7 @@ def test_a_try_is_the_same_among_others(ar, options, prompted, monkeypatch):
     assert not equal(alone[0], alone[1])
     encode, reads = ar.encode_text, []
     monkeypatch.setattr(ar, "encode_text", lambda *given: (reads.append(1), encode(*given))[1])
-    together = kept(several(ar, PHONES, prompt, options, SEEDS))
+    together = kept(several(ar, ARGenerator(ar, PHONES, prompt, options), SEEDS))
     assert len(reads) == 1 + (
         prompted and options.voice_guidance != 1
     )  # once for each row that is read apart
@@ -72,8 +74,25 @@ def test_a_try_is_the_same_among_others(ar, options, prompted, monkeypatch):
     assert all(equal(own, other) for own, other in zip(apart, alone, strict=True))
 
 
+@pytest.mark.parametrize("options", [SamplingOptions(), SamplingOptions(text_guidance=2, voice_guidance=1.5)])
+@pytest.mark.parametrize("prompted", [True, False])
+def test_a_try_of_the_token_ar_is_the_same_among_others(token_ar, options, prompted, monkeypatch):
+    voice = TokenPrompt(torch.arange(5), F.normalize(torch.arange(6.0), dim=0)) if prompted else None
+    alone = [
+        list(TokenGenerator(token_ar, PHONES, voice, replace(options, seed=seed)).on(row_exact(token_ar)))
+        for seed in SEEDS
+    ]
+    assert not equal(alone[0], alone[1])
+    encode, reads = token_ar.encode_text, []
+    monkeypatch.setattr(token_ar, "encode_text", lambda *given: (reads.append(1), encode(*given))[1])
+    read = TokenGenerator(token_ar, PHONES, voice, options)
+    together = kept(several(row_exact(token_ar), read, SEEDS))
+    assert len(reads) == 1
+    assert all(equal(own, other) for own, other in zip(together, alone, strict=True))
+
+
 def test_the_mode_of_whoever_iterates_stays(ar):
-    steps = several(ar, PHONES, None, SamplingOptions(), SEEDS)
+    steps = several(ar, ARGenerator(ar, PHONES), SEEDS)
     next(steps)
     assert not torch.is_inference_mode_enabled()
     steps.close()

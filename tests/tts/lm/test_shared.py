@@ -20,6 +20,7 @@ from myna.tts.lm.row_exact import RowExactInt8, RowExactLinear, row_exact
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.lm.shared import SharedAR, _chosen, _Utterance
 from myna.tts.lm.step import Frame
+from myna.tts.lm.token_generate import TokenGenerator, TokenPrompt
 from myna.tts.text.phones import Phones
 
 K, V, D = 4, 64, 16
@@ -120,6 +121,39 @@ def test_voices_with_adapters_of_their_own_share_every_step(ar):
     assert all(equal(said[seed], alone[seed]) for seed in range(4))
     assert shared.steps < shared.frames_made
     assert equal(say(shared, 2), say(SharedAR(ar), 2))  # who has none is as ever
+
+
+@pytest.mark.skipif(int8_engine() is None, reason="no products in 8 bits on this machine")
+def test_the_token_ar_is_shared_as_well(token_ar):
+    voices = [
+        None if seed == 2 else TokenPrompt(torch.arange(3 + seed), torch.eye(6)[seed % 6])
+        for seed in range(4)
+    ]
+
+    def reads(model, phones, voice, sampling) -> TokenGenerator:
+        return TokenGenerator(model, phones, voices[sampling.seed], sampling)
+
+    def said_by(shared: SharedAR, seed: int) -> list[Frame]:
+        return list(shared.frames(Phones.from_ipa(TEXTS[seed]), None, options(seed)))
+
+    alone = [said_by(SharedAR(token_ar, reads=reads), seed) for seed in range(4)]
+    exact = row_exact(token_ar)
+    one = TokenGenerator(token_ar, Phones.from_ipa(TEXTS[1]), voices[1], options(1)).on(exact)
+    assert [f.pointer.tolist() for f in alone[1]] == [f.pointer.tolist() for f in one]
+    shared, barrier = SharedAR(token_ar, reads=reads), threading.Barrier(4)
+    said: dict[int, list[Frame]] = {}
+
+    def work(seed: int) -> None:
+        barrier.wait()
+        said[seed] = said_by(shared, seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(equal(said[seed], alone[seed]) for seed in range(4))
+    assert shared.steps < shared.frames_made
 
 
 def test_alone_it_is_the_loop_of_one(ar):
