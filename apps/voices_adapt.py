@@ -354,7 +354,7 @@ def progress_line(progress: Progress) -> str:
     p = progress
     judged = (
         f"held out {-p.before.likeness:.3f} before, {-p.best.likeness:.3f} now"
-        if p.part == "ar"
+        if p.part in ("ar", "token-ar")
         else f"likeness {p.before.likeness:.3f} before, {p.best.likeness:.3f} now"
     )
     return f"{p.part}, step {p.step}: {judged}; {max(0.0, p.minutes_left):.1f} min left at most"

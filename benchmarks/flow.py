@@ -36,9 +36,10 @@ from myna.evaluation.tts.texts import as_written
 from myna.tts.decoders.base import Latents
 from myna.tts.decoders.flow.sound import FlowSpeechDecoder
 from myna.tts.decoders.flow.stream import FlowOptions
+from myna.tts.flow_speech import load_flow_speech
 from myna.tts.lm.batch import Prompt
-from myna.tts.presets import PRESETS
-from myna.tts.registry import DECODERS, flow_files
+from myna.tts.presets import presets_of
+from myna.tts.registry import flow_files
 from myna.tts.speaker import load_models
 from myna.tts.text.normalize import normalize
 from myna.tts.text.phonemes import phonemize
@@ -121,7 +122,7 @@ def lines(models: Valle, chosen: Sequence[tuple[str, Clip, Clip, Clip | None]]) 
             print(f"left out: {voice.key}: {error}", file=sys.stderr)
             continue
         phones = phonemize(normalize(as_written(text)))
-        sampling = replace(PRESETS["standard"].sampling, seed=i)
+        sampling = replace(presets_of(models.ar_part)["standard"].sampling, seed=i)
         frames = Latents.of(list(models.first_codes(phones, prompt, sampling)))
         found.append(Line(text, heard, voice, recorded, prompt, phones, frames))
     return found
@@ -188,9 +189,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     models = load_models(decoder="flow")
-    codec, ar = models.codec, models.ar
     file = flow_files(options.weights)["flow"]
-    decoder = cast(FlowSpeechDecoder, DECODERS["flow"].load(codec, ar, file, "cpu", "auto"))
+    decoder = cast(FlowSpeechDecoder, load_flow_speech(models.codec, flow=file).decoder("flow"))
     chosen = lines(models, to_say(options))
     if not chosen:
         raise SystemExit("nobody in the data has what it needs: two recordings and a text, or --texts")
@@ -202,8 +202,8 @@ def main() -> None:
     if options.trunk:
         tried = [*((0, 0.0, 0.0, clarity) for clarity in options.clarity), *tried]
     for steps, guidance, temperature, clarity in tried:
-        decoder.options = FlowOptions(
-            steps=steps, guidance=guidance, temperature=temperature, clarity=clarity
+        decoder.options = replace(
+            decoder.options, steps=steps, guidance=guidance, temperature=temperature, clarity=clarity
         )
         name = f"{steps} steps, guidance {guidance:g}, noise {temperature:g}" if steps else "the trunk alone"
         if clarity is not None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from myna.codec.mel.speech_tokens import SpeechTokenizer
 from myna.codec.mel_vocoder import MelVocoder
 from myna.codec.registry import load_codec
 from myna.layers.harmonic import PITCHES
@@ -27,9 +28,11 @@ from myna.tts.decoders.flow.decoder import FlowDecoder
 from myna.tts.decoders.flow.sound import FlowSpeechDecoder
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
+from myna.tts.flow_speech import FlowSpeech
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.step import Frame
+from myna.tts.lm.token_ar import TokenAR
 from myna.tts.presets import PRESETS, SpeechOptions
 from myna.tts.registry import DECODERS
 from myna.tts.speaker import load_models
@@ -41,19 +44,19 @@ from myna.tts.valle import Valle
 TEXT = "The rain had stopped at last, and over the wet fields the first birds were beginning to sing again."
 
 
-def random_models() -> Valle:
+def random_models(decoder: str) -> Valle:
     torch.manual_seed(0)
     codec = load_codec("myna-24k")
-    rows = codec.rows()
-    ar, nar = (
-        ARModel(ARConfig(n_coarse=4), rows),
-        NARModel(NARConfig(n_given=4, groups=((4, 5, 6, 7),)), rows),
-    )
+    if decoder == "nar":
+        rows = codec.rows()
+        nar = NARModel(NARConfig(n_given=4, groups=((4, 5, 6, 7),)), rows)
+        ar = ARModel(ARConfig(n_coarse=4), rows)
+        return Valle(codec, ar.eval(), {"nar": NARDecoder(nar.eval(), codec)})
     vocoder = MelVocoder().eval()
     with torch.no_grad():
         vocoder.net.layers[-1].linear.bias[PITCHES:] += 4  # pyright: ignore  (loud enough not to be cut off as silence)
-    flow = FlowSpeechDecoder(FlowDecoder().eval(), vocoder, None, load_ge2e())
-    return Valle(codec, ar.eval(), {"flow": flow, "nar": NARDecoder(nar.eval(), codec)})
+    flow = FlowSpeechDecoder(FlowDecoder().eval(), vocoder, SpeechTokenizer().eval(), load_ge2e())
+    return FlowSpeech(codec, TokenAR().eval(), flow)
 
 
 def timed(run: Callable[[], object]) -> tuple[float, float]:
@@ -96,21 +99,23 @@ def stages(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int) 
         assert sound is not None
         heard: SoundStream = sound
         firsts.append(timed(lambda: wav.append(heard.push(Latents.of(frames[:n])))))  # noqa: B023
-        chunks = [Latents.of(frames[at : at + 16]) for at in range(n, len(frames), 16)]
+        step = models.chunks(options.decoder)[-1]
+        chunks = [Latents.of(frames[at : at + step]) for at in range(n, len(frames), step)]
         rests.append(timed(lambda: wav.extend([heard.push(part) for part in chunks] + [heard.flush()])))  # noqa: B023
         mark = WatermarkStream(rate)
         marks.append(timed(lambda: [mark.push(part) for part in wav]))  # noqa: B023
     rate_of_codes = float(models.codec.frame_rate)
-    seconds = len(frames) / rate_of_codes
+    frame_rate = rate_of_codes / frames[0].pointer.numel()
+    seconds = len(frames) / frame_rate
     print(f"one thread, {seconds:.1f} s of speech, prompt of {prompt.codes.shape[1] / rate_of_codes:g} s")
     print(f"{'stage':42} {'wall':>9} {'processor':>9}")
     row("phonemes", [timed(lambda: phonemize(TEXT)) for _ in range(repeats)], 1e3, "ms")
     row("AR: text, prompt, first frame", starts, 1e3, "ms")
-    row("AR: a frame", loops, 1e3 / max(1, len(frames) - 1), "ms")
+    row(f"AR: a frame, {frame_rate:g} a second", loops, 1e3 / max(1, len(frames) - 1), "ms")
     row(f"{options.decoder}: ready (the voice is read once)", readies, 1e3, "ms")
     row(f"{options.decoder}: the first {n} frames", firsts, 1e3, "ms")
     row("AR", loops, 1 / seconds, "of real time")
-    row(options.decoder, rests, 1 / max(seconds - n / rate_of_codes, 0.1), "of real time")
+    row(options.decoder, rests, 1 / max(seconds - n / frame_rate, 0.1), "of real time")
     row("watermark", marks, 1 / seconds, "of real time")
 
 
@@ -134,7 +139,7 @@ def whole(models: Valle, prompt: Prompt, options: SpeechOptions, repeats: int, t
                 ((time.perf_counter() - wall) / seconds, (time.process_time() - processor) / seconds)
             )
     row("whole: first sound, models loaded", firsts, 1e3, "ms (bar 250)")
-    row("whole: real-time factor", factors, 1, "(bar 0.5)")
+    row("whole: real-time factor", factors, 1, "(bar 0.35)")
 
 
 def main() -> None:
@@ -155,7 +160,7 @@ def main() -> None:
         cfg_voice=arguments.cfg_voice,
         decoder=arguments.decoder,
     )
-    models = load_models() if arguments.shipped else random_models()
+    models = load_models(decoder=options.decoder) if arguments.shipped else random_models(arguments.decoder)
     generator = torch.Generator().manual_seed(1)
     prompt = Prompt(torch.randint(0, 1024, (models.codec.n_codebooks, 150), generator=generator))
     models.hear(prompt, options.decoder)

@@ -29,6 +29,7 @@ from . import spread_spectrum
 
 TAPS_SECONDS = 512 / 24_000
 COMB_SHARE = 0.85  # of Perth's comb, in dB: its detector is at 0.9 in 89 % of 2 s (95 % with all of it)
+_KNEE = 0.95  # of full scale: louder samples are bent to stay within it
 _N_FFT = 8192
 _MIN_RATE, _MAX_RATE = 16_000, 48_000
 WINDOW_SECONDS = 4.0  # of what the detectors are asked about at a time
@@ -65,7 +66,7 @@ class WatermarkStream:
 
     @torch.inference_mode()
     def push(self, samples: np.ndarray) -> np.ndarray:
-        """(n,) float, any n, to (n,) marked. Raises UsageError for samples that are not finite."""
+        """(n,) float, any n, to (n,) marked, within full scale. Raises UsageError for samples that are not finite."""
         x = torch.from_numpy(np.ascontiguousarray(samples, np.float32))
         if not bool(torch.isfinite(x).all()):
             raise UsageError("speech with NaN or infinity cannot be watermarked, so it is not given out")
@@ -85,11 +86,22 @@ class WatermarkStream:
             self.position += end - start
             start = end
         self._past = x[len(x) - n_past :].clone()
-        return torch.cat(out).numpy()
+        return _within_full_scale(torch.cat(out)).numpy()
 
     def flush(self) -> np.ndarray:
         """Nothing: no sample is ever held back."""
         return np.zeros(0, np.float32)
+
+
+def _within_full_scale(marked: Tensor) -> Tensor:
+    """Peaks that the filters have raised, bent below full scale sample by sample."""
+    size = marked.abs()
+    if float(size.max()) <= _KNEE:
+        return marked
+    room = 1 - _KNEE
+    return torch.where(
+        size > _KNEE, marked.sign() * (_KNEE + room * torch.tanh((size - _KNEE) / room)), marked
+    )
 
 
 def watermark(samples: np.ndarray, sample_rate: int) -> np.ndarray:

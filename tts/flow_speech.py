@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -47,6 +47,13 @@ from .rerank.ranking import RankingOptions, Scorers
 from .text.phones import Phones
 from .valle import Valle
 
+_RECIPES = {
+    "flow": "myna-flow-cpu",
+    "tokens": "myna-tokens-cpu",
+    "ar": "myna-token-ar-cpu",
+    "vocoder": "myna-mel-vocoder-cpu",
+}
+
 
 class FlowSpeech(Valle):
     """Valle whose AR says speech tokens. decoder: reads them.   nar: loads the other decoder that does, None where it
@@ -80,6 +87,9 @@ class FlowSpeech(Valle):
         return TokenGenerator(ar, phones, voice, sampling)
 
 
+Spoken = TypeVar("Spoken", bound=FlowSpeech)
+
+
 def load_flow_speech(
     codec: Codec,
     aligner: Aligner | None = None,
@@ -87,17 +97,23 @@ def load_flow_speech(
     folder: str | Path | None = None,
     scorers: Scorers = (),
     precision: str = "auto",
-) -> FlowSpeech:
-    """The models of the flow path in a folder; None: where each lies. precision: see `kernels.precision`.
+    flow: str | Path | None = None,
+    kind: type[Spoken] = FlowSpeech,
+) -> Spoken:
+    """The models of the flow path in a folder; None: where each lies.
+
+    precision: see `kernels.precision`.   flow: a file in the place of the decoder's.   kind: of what is made.
 
     Raises MissingModelError, one line, where one is missing or belongs to another, InputError for a damaged file.
     """
     paths = flow_files(folder)
-    for path in paths.values():
+    if flow is not None:
+        paths["flow"] = Path(flow)
+    for role, path in paths.items():
         if not path.is_file():
             raise MissingModelError(
-                f"the decoder flow needs {path.name}, which is not in {path.parent}; install myna from its repository, "
-                "or train it: myna train recipes/myna-flow-cpu.yaml"
+                f"the decoder flow needs {path.name}, which is not in {path.parent}; install myna again, or train it: "
+                f"myna train recipes/{_RECIPES[role]}.yaml"
             )
     tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, paths["tokens"], "tokens", device)
     here = check_trained_on(paths["flow"], tokenizer)
@@ -118,7 +134,7 @@ def load_flow_speech(
     nar = None
     if nar_file.is_file() and codec_file.is_file():
         nar = partial(_load_mel_nar, nar_file, codec_file, here, device, precise)
-    return FlowSpeech(codec, ar, decoder, aligner, precise, scorers, nar=nar)
+    return kind(codec, ar, decoder, aligner, precise, scorers, nar=nar)
 
 
 def _load_mel_nar(

@@ -43,6 +43,11 @@ TOKEN_PRESETS: dict[str, Preset] = {
 }
 
 
+def presets_of(ar_part: str) -> dict[str, Preset]:
+    """Those of an AR, by the name of its part (`Valle.ar_part`)."""
+    return TOKEN_PRESETS if ar_part == "token-ar" else PRESETS
+
+
 @dataclass(frozen=True)
 class SpeechOptions:
     """How to say a text. None: what the preset says."""

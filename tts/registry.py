@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,18 +42,17 @@ from .lm.adapter import GONE
 from .lm.ar import ARConfig, ARModel
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-SHIPPED_AR = WEIGHTS / "myna-ar.safetensors"
 NEXT = WEIGHTS / "next"  # weights that are not the default: in the repository, not in the package
-# VALL-E's second stage over `myna-24k`: by its recipe, it does not ship.
+# VALL-E over `myna-24k`, both stages: by their recipes, they do not ship.
+AR_FILE = "myna-ar.safetensors"
 NAR_FILE = "myna-nar.safetensors"
-# The flow path; its AR over tokens does not ship.
-FLOW_FILES = {
+FLOW_FILES = {  # of the path that speaks by default
     "flow": "myna-flow.safetensors",
     "tokens": "myna-tokens.safetensors",
     "ar": "myna-token-ar.safetensors",
     "vocoder": "myna-mel-vocoder.safetensors",
 }
-CLVP_FILE = "myna-clvp.safetensors"  # likewise, beside that AR, where it was trained,
+CLVP_FILE = "myna-clvp.safetensors"  # reads the same tokens, where it was trained,
 MEL_NAR_FILE = "myna-mel-nar.safetensors"  # and VALL-E's second stage over the mel codec, with
 MEL_CODEC_FILE = "myna-mel.safetensors"
 
@@ -81,13 +80,14 @@ def save_model(
 
 
 def load_ar(
-    path: str | Path = SHIPPED_AR, device: str | torch.device = "cpu", codec_hash: str | None = None
+    path: str | Path | None = None, device: str | torch.device = "cpu", codec_hash: str | None = None
 ) -> ARModel:
     """The autoregressive model of a file, float32, in evaluation mode.
 
-    codec_hash: of the codec that is to speak its codes. Raises MissingModelError without the file or for another
-    codec's, InputError when it is damaged or of another kind.
+    path: None: that over `myna-24k`, where it was trained.   codec_hash: of the codec that is to speak its codes.
+    Raises MissingModelError without the file or for another codec's, InputError when it is damaged or of another kind.
     """
+    path = weights_file(AR_FILE) if path is None else path
     return _load("ar", ARModel, ARConfig, path, device, codec_hash)
 
 
@@ -237,7 +237,7 @@ DECODERS: dict[str, DecoderRow] = {
 
 
 def has_token_ar() -> bool:
-    """Whether an AR over speech tokens is there; without, the decoder flow reads the pointer of the other AR."""
+    """Whether the AR over speech tokens is there; without, the decoder flow reads the pointer of the other AR."""
     return weights_file(FLOW_FILES["ar"]).is_file()
 
 
@@ -248,8 +248,14 @@ def has_mel_nar() -> bool:
 
 
 def after_tokens(decoder: str | None) -> bool:
-    """Whether a decoder speaks after the AR over speech tokens, rather than after that over a codec's codes."""
-    return has_token_ar() and (decoder == "flow" or (decoder == "nar" and has_mel_nar()))
+    """Whether a decoder (None: the preferred) speaks after the AR over speech tokens, rather than after that over a
+    codec's codes."""
+    return has_token_ar() and (decoder in (None, "flow") or (decoder == "nar" and has_mel_nar()))
+
+
+def unheard(parts: Iterable[str]) -> list[str]:
+    """Those of a voice's adapters (`tts.lm.adapter`) that nothing which speaks by default reads."""
+    return [part for part in parts if part in GONE or (part == "ar" and after_tokens(None))]
 
 
 def decoder_name(name: str) -> str:

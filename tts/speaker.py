@@ -29,7 +29,16 @@ from .aligner import SHIPPED as SHIPPED_ALIGNER
 from .aligner import load_aligner
 from .finish.chain import Stage
 from .presets import SpeechOptions
-from .registry import SHIPPED_AR, after_tokens, load_ar, load_decoders
+from .registry import (
+    AR_FILE,
+    FLOW_FILES,
+    NAR_FILE,
+    WEIGHTS,
+    after_tokens,
+    load_ar,
+    load_decoders,
+    weights_file,
+)
 from .scorers import shipped_scorers
 from .synthesis import SpokenChunk, Synthesizer
 from .text.lexicon import Lexicon
@@ -208,13 +217,21 @@ def load_models(
         aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
         codec = load_codec("myna-24k", device)
         return load_flow_speech(codec, aligner, device, scorers=shipped_scorers, precision=precision)
-    if not SHIPPED_AR.is_file():
+    ar_file = weights_file(AR_FILE)
+    if decoder in (None, "flow") and not ar_file.is_file():
+        missing = FLOW_FILES["ar"]
         raise MissingModelError(
-            f"the weights of {SHIPPED_AR.stem} should be part of the package but {SHIPPED_AR} is missing; install myna "
-            f"again, or train them: myna train recipes/{SHIPPED_AR.stem}-cpu.yaml"
+            f"{missing}, which should be part of the package, is missing in {WEIGHTS}; install myna again, or train "
+            "it: myna train recipes/myna-token-ar-cpu.yaml"
+        )
+    if not ar_file.is_file():
+        raise MissingModelError(
+            f"the decoder {decoder} speaks after {ar_file.name}, and neither ships: train both (myna train "
+            f"recipes/myna-ar-cpu.yaml, recipes/myna-nar-cpu.yaml), and put their best.safetensors at {ar_file} and "
+            f"{weights_file(NAR_FILE)}"
         )
     codec = load_codec("myna-24k", device)
-    ar = load_ar(device=device, codec_hash=weights_hash(codec))
+    ar = load_ar(ar_file, device, weights_hash(codec))
     aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
     decoders = load_decoders(codec, ar, device, precision=precision)
     precise = choose(precision, "speech model", device)

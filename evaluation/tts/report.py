@@ -25,9 +25,8 @@ from ...data.files import output_errors
 from ...errors import InputError, MissingModelError, UsageError
 from ...marks.tags import synthetic_tags
 from ...tts import speaker as tts
-from ...tts.lm.adapter import GONE
 from ...tts.presets import SpeechOptions
-from ...tts.registry import DECODERS, FLOW_FILES, SHIPPED_AR
+from ...tts.registry import AR_FILE, DECODERS, FLOW_FILES, unheard
 from ...tts.voices.library import find_voice
 from ...tts.voices.voice import Voice, make_voice
 from ..clips import Clip, load_clips
@@ -443,7 +442,7 @@ def _with_adapted(casts: Sequence[_Cast], name: str, codec: Codec) -> _Cast:
             "--source, --max-voices 1 or other recordings"
         )
     voice = find_voice(name, codec)
-    if not voice.adapters.keys() - GONE.keys():  # those of a decoder that is gone are not heard
+    if len(unheard(voice.adapters)) == len(voice.adapters):
         raise UsageError(
             f"the voice {name} has not been adapted; do it with `myna voices adapt {name} RECORDINGS`"
         )
@@ -470,7 +469,7 @@ def _models(options: SpeechEvaluation, speaker: tts.Speaker | None) -> dict[str,
     if speaker is not None:
         name = speaker.models.decoder(options.speech.decoder).name
         shipped = DECODERS[name].weights
-        token_ar = Path(FLOW_FILES["ar"]).stem
-        parts["ar"] = options.ar or (token_ar if speaker.models.ar_part == "token-ar" else SHIPPED_AR.stem)
+        own = FLOW_FILES["ar"] if speaker.models.ar_part == "token-ar" else AR_FILE
+        parts["ar"] = options.ar or Path(own).stem
         parts[name] = options.decoder_weights or (name if shipped is None else shipped.stem)
     return {part: str(value) for part, value in parts.items()}

@@ -13,12 +13,12 @@ from ...codec import Codec
 from ...codec.checkpoint import weights_hash
 from ...tts.aligner import SHIPPED as SHIPPED_ALIGNER
 from ...tts.aligner import load_aligner
-from ...tts.flow_speech import load_flow_speech
+from ...tts.flow_speech import FlowSpeech, load_flow_speech
 from ...tts.lm.batch import Prompt
 from ...tts.lm.sampling import SamplingOptions
 from ...tts.lm.step import Frame
 from ...tts.presets import SpeechOptions
-from ...tts.registry import DECODERS, SHIPPED_AR, after_tokens, load_ar, load_decoders
+from ...tts.registry import AR_FILE, DECODERS, after_tokens, load_ar, load_decoders, weights_file
 from ...tts.scorers import shipped_scorers
 from ...tts.speaker import Speaker
 from ...tts.text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
@@ -39,8 +39,8 @@ class Said:
     hit_bound: bool
 
 
-class WatchedValle(Valle):
-    """Valle that notes whether the AR was stopped at the longest that a sound or a pause may last."""
+class Watched(Valle):
+    """Models that note whether the AR was stopped at the longest that a sound or a pause may last."""
 
     stopped = False
 
@@ -62,6 +62,14 @@ class WatchedValle(Valle):
                 self.stopped |= frame is not None and watch(frame)
 
 
+class WatchedValle(Watched):
+    """After the AR over a codec's codes."""
+
+
+class WatchedFlow(Watched, FlowSpeech):
+    """After the AR over speech tokens."""
+
+
 class _Watch:
     """Whether a frame is the last that its sound or pause may have."""
 
@@ -70,7 +78,12 @@ class _Watch:
         self._sampling, self._age, self._before = sampling, 0, -1
 
     def __call__(self, frame: Frame) -> bool:
-        at = int(frame.pointer)
+        halves = [self._at(at) for at in frame.pointer.flatten().tolist()]  # of a token; a frame has one
+        return any(halves)
+
+    def _at(self, at: int) -> bool:
+        if at >= len(self._symbols):  # the second half of a last token
+            return False
         self._age, self._before = (self._age + 1 if at == self._before else 1), at
         o = self._sampling
         longest = o.max_pause_frames if self._symbols[at] in _PAUSES else o.max_sound_frames
@@ -84,12 +97,15 @@ def load_speaker(
     weights: str | Path | None = None,
     device: str = "cpu",
 ) -> Speaker:
-    """The models that ship, or checkpoints in the place of the AR and of a decoder (None: the preferred). A decoder
-    given by its weights follows the AR over the codec's codes. Raises MissingModelError, InputError, one line each."""
+    """The models that ship, or checkpoints in the place of the AR and of a decoder (None: the preferred). An AR that is
+    given says the codec's codes. Raises MissingModelError, InputError, one line each."""
     aligner = load_aligner(device=device) if SHIPPED_ALIGNER.is_file() else None
-    if ar is None and weights is None and after_tokens(decoder):
-        return Speaker(load_flow_speech(codec, aligner, device, scorers=shipped_scorers()))
-    says = load_ar(ar or SHIPPED_AR, device, weights_hash(codec))
+    if ar is None and (after_tokens(decoder) or not weights_file(AR_FILE).is_file()):
+        flow = weights if decoder in (None, "flow") else None
+        return Speaker(
+            load_flow_speech(codec, aligner, device, scorers=shipped_scorers(), flow=flow, kind=WatchedFlow)
+        )
+    says = load_ar(ar, device, weights_hash(codec))
     given = {decoder or next(iter(DECODERS)): None if weights is None else Path(weights)}
     decoders = load_decoders(codec, says, device, given)
     models = WatchedValle(codec, says, decoders, aligner, scorers=shipped_scorers())
@@ -101,7 +117,7 @@ def say_timed(speaker: Speaker, text: str, voice: Voice, options: SpeechOptions)
     """A text in a voice that has been heard before, as a user with a saved voice gets it, watermark included."""
     models = speaker.models
     models.hear(voice.prompt(), options.decoder)
-    if isinstance(models, WatchedValle):
+    if isinstance(models, Watched):
         models.stopped = False
     parts: list[np.ndarray] = []
     start = time.perf_counter()
@@ -112,4 +128,4 @@ def say_timed(speaker: Speaker, text: str, voice: Voice, options: SpeechOptions)
         parts.append(chunk)
     elapsed = time.perf_counter() - start
     samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    return Said(samples, elapsed, first or elapsed, isinstance(models, WatchedValle) and models.stopped)
+    return Said(samples, elapsed, first or elapsed, isinstance(models, Watched) and models.stopped)

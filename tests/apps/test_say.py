@@ -20,7 +20,7 @@ from myna.codec.myna import MynaCodec, MynaConfig
 from myna.data.audio import read_audio
 from myna.marks.tags import is_synthetic
 from myna.marks.watermark import detect_watermark
-from myna.tts import speaker
+from myna.tts import registry, speaker
 from myna.tts.aligner import Aligner, AlignerConfig
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
@@ -459,9 +459,9 @@ def test_text_in_utf16_and_from_standard_input(voice, myna, monkeypatch):
 
 
 def test_missing_weights_are_one_line(myna, monkeypatch, tmp_path):
-    monkeypatch.setattr(speaker, "SHIPPED_AR", tmp_path / "myna-ar.safetensors")
+    monkeypatch.setitem(registry.FLOW_FILES, "ar", "none.safetensors")
     monkeypatch.chdir(tmp_path)
-    myna("say", "Hello.", "--voice", "x.wav").failed_with(4, "myna-ar", "install myna again")
+    myna("say", "Hello.", "--voice", "x.wav").failed_with(4, "none.safetensors", "install myna again")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -239,3 +239,15 @@ def test_info_says_what_it_is(marked, speech, tmp_path, capsys):
     assert "Synthetic" not in out
     assert run(["info", "--no-watermark", str(tmp_path / "said.wav")]) == 0
     assert "watermark" not in capsys.readouterr().out
+
+
+def test_marked_speech_stays_within_full_scale(speech):
+    clip = speech["speech.wav"]
+    loud = clip / np.abs(clip).max() * 0.99
+    marked = watermark(loud, 24_000)
+    assert np.abs(marked).max() <= 1
+    quiet = watermark(0.5 * loud, 24_000)
+    bent = np.abs(marked) > 0.95
+    assert 0 < bent.sum() < 0.01 * len(marked)
+    np.testing.assert_allclose(marked[~bent], 2 * quiet[~bent], atol=1e-5)
+    assert detect_watermark(marked, 24_000).found

@@ -115,13 +115,15 @@ def test_an_ar_that_does_not_ship_speaks_through_what_does(save_tiny_flow, codec
     save_tiny_flow(ships)
     (ships / FLOW_FILES["ar"]).unlink()
     assert not registry.after_tokens("flow")
+    assert registry.unheard(["vocoder", "ar", "flow"]) == ["vocoder"]
     with pytest.raises(MissingModelError, match=r"myna-token-ar\.safetensors, which is not in .*next"):
         load_flow_speech(codec)
     save_tiny_flow(trained)
     for role in ("flow", "tokens", "vocoder"):
         (trained / FLOW_FILES[role]).unlink()
     assert registry.after_tokens("flow")
-    assert not registry.after_tokens(None)  # the default stays what ships
+    assert registry.after_tokens(None)
+    assert registry.unheard(["vocoder", "ar", "flow"]) == ["vocoder", "ar"]
     assert isinstance(load_flow_speech(codec), FlowSpeech)
 
 

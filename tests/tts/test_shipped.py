@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import myna
 import numpy as np
 import pytest
-from myna.codec.checkpoint import weights_hash
-from myna.codec.registry import load_codec
 from myna.data.audio import read_audio
 from myna.evaluation.measures.intelligibility import transcribe
 from myna.evaluation.measures.perceptual import speaker_similarity
 from myna.evaluation.tts.hard_sentences import HARD_SENTENCES
 from myna.evaluation.tts.scores import compare
-from myna.evaluation.tts.systems import WatchedValle, say_timed
+from myna.evaluation.tts.systems import WatchedFlow, say_timed
 from myna.marks.watermark import detect_watermark
 from myna.pretrained.ge2e import DIMS as SPEAKER_DIMS
+from myna.tts import flow_speech
 from myna.tts import speaker as speaking
 from myna.tts.convert import load_decoder
 from myna.tts.decoders.flow.sound import FlowSpeechDecoder
+from myna.tts.lm.token_ar import TokenAR
 from myna.tts.presets import SpeechOptions
-from myna.tts.registry import load_ar
 from myna.tts.speaker import Speaker, Speech
 from myna.tts.text.normalize import normalize
 from myna.tts.text.phonemes import phonemize
@@ -51,7 +51,9 @@ def speaker(tmp_path_factory: pytest.TempPathFactory):
         for name in ("MYNA_HOME", "MYNA_CACHE"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name)))
         patch.setattr(speaking, "_shared", {})
-        patch.setattr(speaking, "Valle", WatchedValle)
+        patch.setattr(
+            flow_speech, "load_flow_speech", partial(flow_speech.load_flow_speech, kind=WatchedFlow)
+        )
         yield speaking.shared_speaker()
 
 
@@ -65,15 +67,17 @@ def recording(voice: str) -> np.ndarray:
 
 
 def test_the_models_belong_to_the_codec_and_to_one_another(speaker):
-    codec = load_codec("myna-24k")
-    ar = load_ar(codec_hash=weights_hash(codec))  # another codec's is refused
-    assert ar.config.n_codebooks == codec.n_codebooks
-    assert ar.config.codebook_size == codec.codebook_size
-    decoder = speaker.models.decoder()
+    assert isinstance(
+        speaker.models, WatchedFlow
+    )  # whose files say that they belong together, or are refused
+    ar, decoder = speaker.models._original, speaker.models.decoder()
+    assert isinstance(ar, TokenAR)
     assert isinstance(decoder, FlowSpeechDecoder)
     assert decoder.name == "flow"
     converting = load_decoder()  # the tokens are those that the decoder was trained with, or it is refused
     assert converting.tokenizer is not None
+    assert converting.tokenizer.config.levels == ar.config.levels
+    assert ar.config.speaker == SPEAKER_DIMS
     assert (
         converting.tokenizer.config.mel_bands
         == decoder.flow.config.mel_bands

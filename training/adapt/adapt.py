@@ -30,6 +30,7 @@ from ...tts.decoders.flow.sound import FlowSpeechDecoder
 from ...tts.lm.adapter import Adapter
 from ...tts.lm.ar import ARModel
 from ...tts.lm.batch import Prompt
+from ...tts.lm.token_ar import TokenAR
 from ...tts.registry import FLOW_FILES, weights_file
 from ...tts.text.phonemes import phonemize
 from ...tts.text.phones import Phones
@@ -40,8 +41,9 @@ from .flow_part import FlowPart
 from .judge import SENTENCES, Judge, Measured
 from .loop import Learned, Progress, learn
 from .material import Material, gather, others
-from .parts import ARPart, Part, as_adapter
+from .parts import ARPart, Part, SpeakingPart, as_adapter
 from .recipe import AdaptRecipe, PartSection
+from .token_ar_part import TokenARPart
 
 ADAPTABLE = ("flow",)  # decoders
 
@@ -123,16 +125,16 @@ class Adapting:
         judge = self._judge(prompt)
         before = judge.measure({})
         adapters: dict[str, Adapter] = {}
-        ar, used = cast(ARModel, self.models._original), 0.0
-        if self.material.speech is not None and self.recipe.ar.share and isinstance(ar, ARModel):
+        used = 0.0
+        if self.material.speech is not None and self.recipe.ar.share:
             stage("adapting how it speaks")
-            learned, part = self._ar(ar, prompt, minutes, interrupt, report)
+            learned, part = self._ar(prompt, minutes, interrupt, report)
             used = learned.minutes
             if learned.weights is not None:
                 candidate = self._kept(part, learned, before, None)
-                now = judge.measure({"ar": candidate})
+                now = judge.measure({part.name: candidate})
                 if self._holds(before, now):
-                    adapters["ar"] = candidate
+                    adapters[part.name] = candidate
                 else:
                     self.note(
                         "the AR stays as it is: with what it learned the voice was less like the recordings"
@@ -167,19 +169,18 @@ class Adapting:
 
     def _ar(
         self,
-        ar: ARModel,
         prompt: Prompt,
         minutes: float,
         interrupt: Interrupt,
         report: Callable[[Progress], None],
-    ) -> tuple[Learned, ARPart]:
+    ) -> tuple[Learned, SpeakingPart]:
         """Judged by how probable the sentences kept apart are: cheaper than to say them."""
-        part = ARPart(ar, self.material, self.others, self.recipe)
+        part = self._ar_part()
         learned = learn(
             part,
             self.recipe.ar,
             lambda: Measured(-part.held_loss(), 0.0),
-            self.work / "ar.pt",
+            self.work / f"{part.name}.pt",
             self._identity(prompt, part, {}),
             self.recipe.seed,
             minutes * self.recipe.ar.share,
@@ -190,6 +191,14 @@ class Adapting:
         )
         return learned, part
 
+    def _ar_part(self) -> SpeakingPart:
+        ar = cast("ARModel | TokenAR", self.models._original)
+        if isinstance(ar, ARModel):
+            return ARPart(ar, self.material, self.others, self.recipe)
+        tokenizer = cast(FlowSpeechDecoder, self.models.decoder(self.decoder)).tokenizer
+        assert tokenizer is not None
+        return TokenARPart(ar, tokenizer, self.material, self.others, self.work, self.recipe)
+
     def _decoder_part(self) -> Part:
         decoder = self.models.decoder(self.decoder)
         assert isinstance(decoder, FlowSpeechDecoder)
@@ -197,7 +206,7 @@ class Adapting:
         return FlowPart(
             decoder._original,
             tokenizer,
-            decoder.tokenizer is not None,
+            decoder.tokenizer is not None and decoder.options.tokens,
             self.material,
             self.others,
             self.work,

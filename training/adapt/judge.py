@@ -19,7 +19,7 @@ from ...tts.aligner import Aligner
 from ...tts.decoders.base import Latents
 from ...tts.lm.adapter import Adapter
 from ...tts.lm.batch import Prompt
-from ...tts.presets import PRESETS
+from ...tts.presets import presets_of
 from ...tts.synthesis import sentence_seed
 from ...tts.text.phones import Phones
 from ...tts.valle import Valle
@@ -79,7 +79,7 @@ class Judge:
         adapter = prompt.adapters.get(self.models.ar_part)
         key = "" if adapter is None else adapter.weights.digest()
         if self._said is None or self._said[0] != key:
-            sampling = PRESETS["standard"].sampling
+            sampling = presets_of(self.models.ar_part)["standard"].sampling
             said = [
                 Latents.of(
                     list(

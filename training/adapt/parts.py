@@ -33,6 +33,12 @@ class Part(Protocol):
     def loss(self, step: int) -> Tensor: ...
 
 
+class SpeakingPart(Part, Protocol):
+    """An AR, judged by how probable the sentences kept apart are: `held_loss`."""
+
+    def held_loss(self) -> float: ...
+
+
 def attached(model: torch.nn.Module, section: PartSection, part: str, seed: int) -> Mapping[str, LoRALinear]:
     """Raises UsageError for targets that the model has not."""
     try:

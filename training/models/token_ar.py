@@ -46,6 +46,21 @@ def tokens_of(speech: MelSet, tokenizer: SpeechTokenizer, batch: int = 128) -> T
     return tokens
 
 
+def token_batch(plans: Plans, speech: MelSet, tokens: Tensor) -> TokenBatch:
+    """Plans to a batch; hidden prompts are left out. tokens: of `tokens_of`."""
+    p, t = plans.to(speech.mel.device), read_tokens(plans, speech)
+    return TokenBatch(
+        phones=t.phones,
+        n_phones=t.n_phones,
+        tokens=tokens[t.place] * t.inside,
+        pointer=t.pointer,
+        n_prompt=t.n_prompt,
+        n_tokens=t.n_tokens,
+        speaker=speech.speakers[p.prompt_utterance].float() * ~p.hide_speaker[:, None],
+        hide_text=p.hide_phones,
+    )
+
+
 class TokenARTrainer(Trainer[TokenARRecipe, Plans]):
     """One run."""
 
@@ -118,19 +133,7 @@ class TokenARTrainer(Trainer[TokenARRecipe, Plans]):
         }
 
     def read(self, plans: Plans) -> TokenBatch:
-        """Plans to a batch; hidden prompts are left out."""
-        s, device = self.speech, self.speech.mel.device
-        p, t = plans.to(device), read_tokens(plans, self.speech)
-        return TokenBatch(
-            phones=t.phones,
-            n_phones=t.n_phones,
-            tokens=self.tokens[t.place] * t.inside,
-            pointer=t.pointer,
-            n_prompt=t.n_prompt,
-            n_tokens=t.n_tokens,
-            speaker=s.speakers[p.prompt_utterance].float() * ~p.hide_speaker[:, None],
-            hide_text=p.hide_phones,
-        )
+        return token_batch(plans, self.speech, self.tokens)
 
     def measure(self) -> dict[str, float]:
         values: dict[str, list[float]] = {}

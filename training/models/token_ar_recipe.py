@@ -20,15 +20,16 @@ class TokenARHeldOut(ValidationSection):
     examples: int = Field(default=64, ge=1)
 
 
+EXAMPLES = ExampleOptions(own_prompt=0.1, max_frames=1000, hide_phones=0.1, hide_tokens=0.0, hide_highs=0.0)
+
+
 class TokenARData(Section):
     mel_sets: tuple[Path, ...]  # files of `python -m myna.training.sets.extract_mels`
     tokens: str  # the tokenizer's weights: a path
     sources: dict[str, float] | None = None  # share of the examples; None: by their voices
     leave_out_worst: float = Field(default=0.1, ge=0, lt=1)  # share of each source's utterances, by alignment
     batch_frames: int = Field(default=6000, ge=100)  # frames of 50 Hz a step, on each process
-    examples: strict(ExampleOptions) = ExampleOptions(  # pyright: ignore[reportInvalidTypeForm]
-        own_prompt=0.1, max_frames=1000, hide_phones=0.1, hide_tokens=0.0, hide_highs=0.0
-    )
+    examples: strict(ExampleOptions) = EXAMPLES  # pyright: ignore[reportInvalidTypeForm]
     held_out: TokenARHeldOut | None = TokenARHeldOut()  # None: train blindly, keep the last weights only
 
 

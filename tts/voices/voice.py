@@ -35,8 +35,9 @@ from ...layers.mel import MelFrames
 from ...pretrained.ge2e import DIMS as SPEAKER_DIMS
 from ...pretrained.ge2e import RATE as SPEAKER_RATE
 from ...pretrained.ge2e import load_ge2e
-from ..lm.adapter import GONE, Adapter
+from ..lm.adapter import Adapter
 from ..lm.batch import Prompt
+from ..registry import unheard
 from ..text.phones import N_SYMBOLS, Phones
 from .adapted import adapter_tensors, describe_adapters, read_adapters
 from .recording import CleanPrompt, PromptOptions, clean_prompt
@@ -101,10 +102,10 @@ class Voice:
     def remarks(self) -> tuple[str, ...]:
         """What its user should know, a line each: `notes`, and what of the file is not used."""
         lines = [*self.notes]
-        if unused := [part for part in self.adapters if part in GONE]:
+        if unused := unheard(self.adapters):
             lines.append(
-                f"its adapters of the old decoder {', '.join(unused)} are not used any more; run `myna voices adapt "
-                f"{self.name} RECORDINGS` again"
+                f"its adapters of {' and '.join(unused)}, which no longer speak by default, are not used; run `myna "
+                f"voices adapt {self.name} RECORDINGS` again"
             )
         return tuple(lines)
 

@@ -16,7 +16,7 @@ from myna.codec.myna import MynaCodec, MynaConfig
 from myna.errors import InputError, UsageError
 from myna.marks.tags import is_synthetic
 from myna.marks.watermark import detect_watermark
-from myna.tts import registry, speaker
+from myna.tts import speaker
 from myna.tts.convert import Converter, load_decoder
 from myna.tts.decoders.nar import NARConfig, NARModel
 from myna.tts.decoders.nar_stream import NARDecoder
@@ -140,7 +140,6 @@ def test_recordings_that_cannot_be_a_voice(engine, tmp_path):
         engine.make_voice(tmp_path / "silence.wav", "x", CONSENT, None)
 
 
-@pytest.mark.skipif(not registry.SHIPPED_AR.is_file(), reason="the speech models do not ship yet")
 def test_the_models_that_ship_say_something(monkeypatch, tmp_path):
     monkeypatch.setenv("MYNA_CACHE", str(tmp_path / "cache"))
     engine = Engine()

@@ -398,11 +398,11 @@ def test_missing_weights_leave_out_mynas_row_with_a_note(
     voices, shipped, sketches, monkeypatch, tmp_path, work
 ):
     monkeypatch.setattr(tts_report, "load_speaker", tts_systems.load_speaker)
-    monkeypatch.setattr(tts_systems, "SHIPPED_AR", tmp_path / "myna-ar.safetensors")
+    monkeypatch.setitem(tts_registry.FLOW_FILES, "ar", "none.safetensors")
     found = evaluate_tts([voices], SpeechEvaluation(limit=1), work / "report")
     assert [row.system for row in found.rows] == [GROUND_TRUTH, CODEC]
     assert len(found.notes) == 1
-    assert found.notes[0].startswith("Myna's own speech is left out: no model file at")
+    assert found.notes[0].startswith("Myna's own speech is left out: the decoder flow needs none.safetensors")
     assert found.notes[0] in found.to_markdown()
     assert found.models == {"codec": "myna-24k"}
     assert (found.hard, found.hard_clips()) == (None, [])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from myna.apps.console import Console
 from myna.apps.voices_adapt import audio_files, prepared
+from myna.codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from myna.codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.layers.dit import DiTConfig
@@ -18,7 +20,9 @@ from myna.training.adapt.recipe import AdaptRecipe
 from myna.tts.aligner import load_aligner
 from myna.tts.decoders.flow.decoder import FlowConfig, FlowDecoder
 from myna.tts.decoders.flow.sound import FlowSpeechDecoder
+from myna.tts.flow_speech import FlowSpeech
 from myna.tts.lm.ar import ARConfig, ARModel
+from myna.tts.lm.token_ar import TokenAR, TokenARConfig
 from myna.tts.valle import Valle
 
 MINUTE = Path(__file__).resolve().parents[2] / "assets" / "minute"
@@ -48,6 +52,25 @@ def tiny_models(seed: int = 0) -> Valle:
     vocoder = MelVocoder(MelVocoderConfig(width=16, depth=1)).eval()
     decoder = FlowSpeechDecoder(flow, vocoder, None, load_ge2e())
     return Valle(codec, ar, {"flow": decoder}, load_aligner())
+
+
+def tiny_flow_models() -> FlowSpeech:
+    """The same after an AR over speech tokens."""
+    codes = tiny_models()
+    torch.manual_seed(2)
+    tokenizer = SpeechTokenizer(SpeechTokensConfig(width=16, depth_before=1, depth=1)).eval()
+    small = {
+        "width": 16,
+        "depth": 1,
+        "n_heads": 2,
+        "n_kv_heads": 1,
+        "hidden": 16,
+        "text_depth": 1,
+        "extra": 4,
+    }
+    other = cast(FlowSpeechDecoder, codes.decoder("flow"))
+    decoder = FlowSpeechDecoder(other._original, other.vocoder, tokenizer, load_ge2e())
+    return FlowSpeech(codes.codec, TokenAR(TokenARConfig(**small)).eval(), decoder, codes.aligner)
 
 
 def tiny_recipe(**changes) -> AdaptRecipe:

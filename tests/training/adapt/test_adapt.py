@@ -17,8 +17,9 @@ from myna.training.adapt.parts import ARPart, as_adapter
 from myna.training.adapt.people import one_person
 from myna.training.engine.interrupt import Interrupt
 from myna.tts.lm.batch import Prompt
+from myna.tts.lm.sampling import SamplingOptions
 
-from .conftest import tiny_recipe
+from .conftest import tiny_flow_models, tiny_recipe
 
 
 def prompt_of(adapting) -> Prompt:
@@ -91,6 +92,28 @@ def test_without_texts_only_the_decoder_learns_and_it_says_so(models, minute, tm
     seen: list[Progress] = []
     run.run(prompt_of(adapting()), 5.0, Interrupt(), seen.append)
     assert {one.part for one in seen} == {"flow"}
+
+
+def test_the_ar_over_tokens_learns_and_speaks_with_what_it_learned(adapting):
+    models, seen = tiny_flow_models(), []
+    run = adapting(tiny_recipe(words_slack=100.0), models=models)
+    prompt = prompt_of(run)
+    found = run.run(prompt, 5.0, Interrupt(), seen.append)
+    assert {one.part for one in seen} == {"token-ar", "flow"}
+    assert found.before is not None
+    part = run._ar_part()
+    before = part.held_loss()
+    optimizer = torch.optim.Adam([p for layer in part.layers.values() for p in (layer.up, layer.down)], 0.02)
+    for step in range(8):
+        optimizer.zero_grad()
+        part.loss(step).backward()
+        optimizer.step()
+    assert part.held_loss() < before - 0.05
+    learned = replace(prompt, adapters={"token-ar": as_adapter(part)})
+    phones, sampling = run.material.speech[0].phones, SamplingOptions()
+    plain = [frame.hidden for frame in models.first_codes(phones, prompt, sampling)]
+    adapted = [frame.hidden for frame in models.first_codes(phones, learned, sampling)]
+    assert not torch.equal(plain[0], adapted[0])
 
 
 class Counted:

@@ -89,7 +89,7 @@ class FlowSpeechDecoder:
         tokens, levels = None, None
         if self.tokenizer is not None:
             tokens = self.tokenizer.tokens(mel[None])[0]
-            levels = self.tokenizer.quantizer.vectors(tokens)
+            levels = self.tokenizer.quantizer.vectors(tokens) if self.options.tokens else None
         model = cast(FlowDecoder, adapted_model(prompt.adapters, self.name, self._original, self.flow))
         voice = read_voice(model, mel, speaker, levels, self.options, is_narrow(mel))
         return ReadVoice(voice, None if tokens is None else TokenPrompt(tokens, speaker), model)
@@ -105,7 +105,8 @@ class FlowSpeechDecoder:
     def stream(self, phones: Phones, voice: ReadVoice | None, seed: int) -> FlowSound:
         flow, model = (None, self.flow) if voice is None else (voice.flow, voice.model)
         stream = FlowStream(model, phones.tokens, flow, self.options, seed)
-        return FlowSound(stream, MelVocoderStream(self.vocoder, self.contrast, seed), self.tokenizer)
+        tokenizer = self.tokenizer if self.options.tokens else None
+        return FlowSound(stream, MelVocoderStream(self.vocoder, self.contrast, seed), tokenizer)
 
     def fingerprint(self) -> str:
         return " ".join(weights_hash(model) for model in self._originals)

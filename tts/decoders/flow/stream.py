@@ -39,6 +39,7 @@ class FlowOptions:
     # How clearly to speak, in nats of the aligner's score (`decoder.Clarity`); None: as it comes. Decoders that were
     # not told of it in training ignore it.
     clarity: float | None = None
+    tokens: bool = True  # whether the AR's tokens are read, where it says any; else its pointer alone
 
     @property
     def told(self) -> float:
