@@ -173,10 +173,11 @@ def command(
     if voice and Path(voice).is_file() and Path(voice).suffix != SUFFIX:
         consent = ask_consent(voice, consent)
     from ..tts.convert import Converter
+    from ..tts.remarks import remarks
 
     converter = Converter(device=device)
     known = converter.voice(next(iter(shipped_voices())) if voice is None else voice, consent=consent)
-    for line in known.remarks:
+    for line in remarks(known):
         console.note(f"{known.name}: {line}")
     conversion = Conversion(converter, source, known, seed, console)
     report = conversion.to_pipe() if target == PIPE else conversion.to_file(Path(target), force)

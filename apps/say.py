@@ -279,6 +279,7 @@ def _speaking(
     console: Console,
 ) -> Speaking:
     """Everything loaded that it takes; what is wrong with the text is said before the models are looked for."""
+    from ..tts.remarks import remarks
     from ..tts.speaker import Speaker
     from ..tts.text.lexicon import Lexicon
     from ..tts.text.long_text import split_text
@@ -298,6 +299,6 @@ def _speaking(
     known = speaker.voice(voice, voice_text, consent, options.language, options.decoder)
     if voice_text and known.text != " ".join(voice_text.split()):
         console.note(f"--voice-text belongs to a recording; the voice {known.name} is used as it was made")
-    for line in known.remarks:
+    for line in remarks(known):
         console.note(f"{known.name}: {line}")
     return Speaking(speaker, known, sentences, options, words, console)

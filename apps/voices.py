@@ -163,6 +163,8 @@ def remove(
 
 def voice_facts(voice: Voice) -> dict[str, Any]:
     """What there is to say about a voice."""
+    from ..tts.remarks import remarks
+
     return {
         "name": voice.name,
         "seconds": voice.seconds,
@@ -172,7 +174,7 @@ def voice_facts(voice: Voice) -> dict[str, Any]:
         "text": voice.text,
         "transcript_used": voice.phones is not None,
         "codec_hash": voice.codec_hash,
-        "notes": list(voice.remarks),
+        "notes": list(remarks(voice)),
         "adapted": [_adapted(part, one.facts) for part, one in voice.adapters.items()],
     }
 

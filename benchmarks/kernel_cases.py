@@ -140,6 +140,7 @@ def cases() -> Iterator[Case]:
         yield _prefill(dtype, precision, b=8, h=8, g=8, t=2048, d=64)
         if dtype == BF16:
             yield _unit_rows(c=192, t=4096)
+            yield _unit_rows(c=192, t=8192)
             yield _conv_rows(c=768, t=512)
             yield _conv_rows(c=384, t=4096)
     yield _rvq_euclidean()
@@ -176,10 +177,14 @@ def cut(shape: tuple[int, int, int], blocks: causal_conv.Blocks, make: Make) -> 
     return run
 
 
-def cuts() -> Iterator[tuple[tuple[int, int, int], causal_conv.Blocks]]:
+def cuts(capability: tuple[int, int]) -> Iterator[tuple[tuple[int, int, int], causal_conv.Blocks]]:
+    """On a GPU of this compute capability. Before Hopper more than 64 sums a thread do not fit the registers."""
+    most = 64 if capability < (9, 0) else 128
     for shape in CUT_SHAPES:
         for blocks in CUTS if shape[0] > 64 else FEW_CUTS:
-            yield shape, blocks
+            sums = blocks.BM * blocks.BN / (32 * blocks.num_warps)
+            if sums <= most:
+                yield shape, blocks
 
 
 def _snake(dtype: torch.dtype, size: int, precision: str) -> Case:

@@ -1,7 +1,7 @@
 """The kernels beside PyTorch: right, how fast, and what Triton's compiler makes of them.
 
     python benchmarks/kernels.py --predict                       no GPU: what the counts of bytes and operations say
-    python benchmarks/kernels.py --compile-only [--json OUT]     no GPU: registers, shared memory, spills, tensor cores
+    python benchmarks/kernels.py --compile-only [--json OUT]     no GPU: registers, shared memory, spills (which fail)
         [--representative] [--limit-s 300]                       the largest of each kernel; the rest at the next run
     python benchmarks/kernels.py [--json OUT] [--limit-s 95]     on a GPU: that, errors, microseconds
 
@@ -149,8 +149,8 @@ def predict(record: Record, only: str) -> None:
         print(text + (f", {n} launches: about {max(floor, LAUNCH_US * n):.0f} us" if n else ""), flush=True)
 
 
-def launches(record: Record, only: str) -> list[aot.Launch]:
-    """Every different launch of the cases and the steps."""
+def launches(record: Record, only: str, target: str = "sm_90") -> list[aot.Launch]:
+    """Every different launch of the cases and the steps, as they are on `target`."""
     found: dict[tuple[object, ...], aot.Launch] = {}
     named: list[tuple[str, Callable[[], Any]]] = []
     for case in cases():
@@ -158,13 +158,14 @@ def launches(record: Record, only: str) -> list[aot.Launch]:
         named.append((case.name, lambda case=case, make=make: case.fused(*case.make(make))))
     named += [(step.name, step.launch) for step in steps()]
     named += [
-        (f"cut {shape}", cut(shape, blocks, Make("cpu", BF16, random=False))) for shape, blocks in cuts()
+        (f"cut {shape}", cut(shape, blocks, Make("cpu", BF16, random=False)))
+        for shape, blocks in cuts(divmod(aot.TARGETS[target], 10))
     ]
     for name, call in named:
         if only not in name:
             continue
         context = torch.enable_grad() if "gradient" in name else torch.no_grad()
-        with record.guarded(f"launches of {name}"), context, aot.recorded() as made:
+        with record.guarded(f"launches of {name}"), context, aot.recorded(target) as made:
             call()
         found.update({launch.key: launch for launch in made})
     return list(found.values())
@@ -192,9 +193,11 @@ def compile_all(
     """All launches for all targets, in processes of their own (which also fills Triton's cache for this machine).
 
     Returns how many are left when `seconds` are over."""
-    found = launches(record, only)
-    found = aot.representative(found) if representative else found
-    _TO_COMPILE[:] = [(launch, target) for target in targets for launch in found]
+    _TO_COMPILE.clear()
+    for target in targets:
+        found = launches(record, only, target)
+        found = aot.representative(found) if representative else found
+        _TO_COMPILE.extend((launch, target) for launch in found)
     print(f"compiling {len(_TO_COMPILE)} kernels for {', '.join(targets)}", flush=True)
     print(
         f"{'kernel':22} {'target':6} {'regs':>5} {'shared':>7} {'spills':>6} {'stack':>5} {'mma':>5} {'instr':>6}"
@@ -493,7 +496,7 @@ def on_gpu(record: Record, only: str) -> None:
             record.add("kernels", entry)
             launched = f"launches {entry.get('eager_launches')} > {entry.get('fused_launches')}"
             print(line(entry), launched, flush=True)
-    for shape, blocks in cuts():
+    for shape, blocks in cuts(torch.cuda.get_device_capability()):
         name = f"cut {shape} {tuple(asdict(blocks).values())}"
         if only not in name or record.left < 4 or not record.first(name):
             continue
@@ -562,6 +565,9 @@ def main() -> None:
         bad = [e for e in record.data["compiled"] if "error" in e]
         if bad or record.data["failed"]:
             sys.exit(f"{len(bad)} kernels do not compile")
+        spilling = [f"{e['name']} on {e['target']}" for e in record.data["compiled"] if e["spills"]]
+        if spilling:
+            sys.exit(f"{len(spilling)} kernels spill: {', '.join(spilling)}")
         sys.exit(f"{left} kernels are left: run this again" if left else 0)
     if not args.resume:  # before CUDA starts: processes are forked
         with record.guarded("compiling ahead"):

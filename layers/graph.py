@@ -13,6 +13,7 @@ GPU for a number: nothing here calls `.item()`. On a CPU the same class calls th
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Hashable, Sequence
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from .streaming import State, Stream, Streamable, tree_map
 
 T = TypeVar("T")
+_CAPTURING = threading.Lock()  # one thread at a time captures
 
 
 def tensors_of(tree: State) -> list[Tensor]:
@@ -46,6 +48,10 @@ class CapturedStep(Generic[T]):
         self._graph: torch.cuda.CUDAGraph | None = None
         if self._inputs[0].device.type != "cuda":
             return
+        with _CAPTURING:
+            self._capture(function, state)
+
+    def _capture(self, function: Callable[..., T], state: Sequence[Tensor]) -> None:
         saved = [t.clone() for t in state]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -54,7 +60,8 @@ class CapturedStep(Generic[T]):
                 function(*self._inputs)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph), torch.inference_mode():
+        # Other threads of a server go on meanwhile, and find memory, which they otherwise may not.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"), torch.inference_mode():
             self._output = function(*self._inputs)
         for tensor, before in zip(state, saved, strict=True):
             tensor.copy_(before)

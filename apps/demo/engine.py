@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...tts.presets import PRESETS, SpeechOptions
+from ...tts.remarks import remarks
 
 if TYPE_CHECKING:
     from ...tts.convert import Converter
@@ -144,7 +145,7 @@ class Engine:
                         voice.source,
                         created,
                         voice.consent,
-                        remarks=voice.remarks,
+                        remarks=remarks(voice),
                     )
                 )
         own = {facts.name for facts in listed}

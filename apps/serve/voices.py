@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 
 from ...data.audio import Audio
 from ...errors import UsageError
+from ...tts.remarks import remarks
 from ...tts.speaker import Speaker
 from ...tts.voices import library
 from ...tts.voices.recording import PromptOptions
@@ -62,7 +63,7 @@ class Voices:
             if known is None or known[0] != changed:
                 voice = library.known_voice(name, models.codec, models.aligner)
                 check_codec(voice, models.codec)
-                for line in voice.remarks:
+                for line in remarks(voice):
                     log.warning("the voice %s: %s", name, line)
                 known = self._read[name] = (changed, voice)
                 while len(self._read) > _KEPT:

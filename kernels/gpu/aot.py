@@ -4,7 +4,7 @@ Operations are run on CPU tensors with their launches recorded instead of made, 
 models launch, with the constants that they choose. ptxas and cuobjdump come with Triton's wheel. What was found is
 kept beside Triton's own cache (TRITON_CACHE_DIR, or ~/.triton/cache), so that a run that was cut short goes on.
 
->>> with recorded() as launches:
+>>> with recorded("sm_90") as launches:
 ...     snake(x, alpha)
 >>> report(launches[0], "sm_90").registers
 """
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .launch import HAS_TRITON, INTERPRETED
+from .launch import HAS_TRITON, INTERPRETED, compiled_for
 
 TARGETS = {"sm_80": 80, "sm_90": 90}
 _TYPES = {
@@ -87,8 +87,9 @@ def available() -> bool:
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """Launches are listed, not made; what they would have written stays as it was."""
+def recorded(target: str = "sm_90") -> Iterator[list[Launch]]:
+    """Launches are listed, not made, with the constants that are chosen for `target`, a key of TARGETS; what they would
+    have written stays as it was."""
     from triton.runtime.jit import JITFunction
 
     launches: list[Launch] = []
@@ -98,7 +99,8 @@ def recorded() -> Iterator[list[Launch]]:
 
     real, JITFunction.run = JITFunction.run, run
     try:
-        yield launches
+        with compiled_for(divmod(TARGETS[target], 10)):
+            yield launches
     finally:
         JITFunction.run = real
 

@@ -56,6 +56,27 @@ def runs_on(*tensors: Tensor) -> bool:
     return first.index == torch.cuda.current_device() and torch.cuda.get_device_capability(first) >= (8, 0)
 
 
+_compiled_for: tuple[int, int] | None = None
+
+
+@contextmanager
+def compiled_for(capability: tuple[int, int]) -> Iterator[None]:
+    """Choose tiles as for a GPU of this compute capability, which need not be here (`aot`)."""
+    global _compiled_for
+    before, _compiled_for = _compiled_for, capability
+    try:
+        yield
+    finally:
+        _compiled_for = before
+
+
+def capability_of(tensor: Tensor) -> tuple[int, int]:
+    """The compute capability of the GPU that a kernel for this tensor is launched on; without one, Hopper's."""
+    if _compiled_for is not None:
+        return _compiled_for
+    return torch.cuda.get_device_capability(tensor.device) if tensor.is_cuda else (9, 0)
+
+
 _overlapping = False
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .causal_conv import convolve, remember, slots
-from .launch import INTERPRETED, divide_up, power_of_two, runs_on, snake_of, tl, triton
+from .launch import INTERPRETED, capability_of, divide_up, power_of_two, runs_on, snake_of, tl, triton
 
 WIDEST = 256
 
@@ -126,6 +126,15 @@ def residual_unit_kernel(
         remember(bent, ring, alpha1, position, n, N, T, PRE, RATE, R, C, BN, BK)
 
 
+def tiles(rows: int, channels: int, half: bool, capability: tuple[int, int]) -> tuple[int, int, int]:
+    """BM output channels of the second product at a time, BN rows of a program, warps; channels: CP."""
+    bn = 16 if rows <= 132 * 16 or INTERPRETED else 32 if rows <= 132 * 32 or not half else 64
+    # Where matrix instructions read registers (Hopper's and the large Blackwell's read shared memory), 64 output
+    # channels take 255 registers and more beside 64 hidden rows of 256 channels, 32 of them 138.
+    bm = 32 if bn == 64 and capability[0] not in (9, 10) else 64
+    return min(channels, bm), bn, 8 if channels * bn >= 4096 else 4
+
+
 def _run(
     x: Tensor, bent: Tensor | None, ring: Tensor | None, position: Tensor | None, w: UnitWeights,
     alpha3: Tensor | None, dilation: int, rate: int, left: int,
@@ -135,14 +144,14 @@ def _run(
     y = torch.empty_like(x)
     z = x.new_empty(0) if alpha3 is None else torch.empty_like(x)
     cp = max(16, power_of_two(c))
-    bn = 16 if n <= 132 * 16 or INTERPRETED else 32 if n <= 132 * 32 or not half else 64
+    bm, bn, warps = tiles(n, cp, half, capability_of(x))
     no = y
     residual_unit_kernel[(divide_up(n, bn),)](
         x, x if bent is None else bent, no if ring is None else ring, w.weight1, w.bias1, w.weight2, w.bias2,
         w.alpha1, w.alpha2, no if alpha3 is None else alpha3, y, z, no if position is None else position, n, t,
         dilation, left, PRE=bent is None, POST=alpha3 is not None, RATE=rate, R=0 if ring is None else ring.shape[1],
-        K=k, C=c, CP=cp, BM=min(cp, 64), BN=bn, BK=min(64 if half else 32, cp), STAGES=3, UP=INTERPRETED,
-        num_warps=8 if cp * bn >= 4096 else 4,
+        K=k, C=c, CP=cp, BM=bm, BN=bn, BK=min(64 if half else 32, cp), STAGES=3, UP=INTERPRETED,
+        num_warps=warps,
     )  # fmt: skip
     return y, z
 

@@ -4,27 +4,37 @@
 
 One after the other, n tries cost n times an utterance; together hardly more than one, which is as slow as its weights
 are long in memory (`tts.lm.shared` has the same for utterances of different people). What a try says does not depend on
-the others.
+the others. On a GPU each has a slot of a captured step (`slots`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from .generate import SpeechGenerator
+from .generate import ARGenerator, SpeechGenerator, may_capture
 from .shared import answers
 from .step import Ask, Frame, SpeechLM
+
+if TYPE_CHECKING:
+    from .slots import ARSlots
 
 
 def several(model: SpeechLM, read: SpeechGenerator, seeds: Sequence[int]) -> Iterator[list[Frame | None]]:
     """The next frame of the try with each seed, None of one that is over, until all are. read: the utterance, before
     its first frame.   model: of `row_exact.row_exact`, so that a try is the same among any others."""
+    if isinstance(read, ARGenerator) and may_capture(read.model.begin):
+        from .slots import captured_slots  # with Triton, which takes its time to load
+
+        slots = captured_slots(read.step, read.state, len(seeds))
+        if slots is not None:
+            yield from _captured(slots, read, seeds)
+            return
     with torch.inference_mode():
-        tries = [_Try(read.fork(seed).on(model)) for seed in seeds]
+        tries = [_Try(read.fork(seed).on(cast(Any, model))) for seed in seeds]
     while True:
         # Entered anew for every step: a generator that pauses inside would leave the mode on for its caller.
         with torch.inference_mode():
@@ -32,6 +42,17 @@ def several(model: SpeechLM, read: SpeechGenerator, seeds: Sequence[int]) -> Ite
         if all(one.over for one in tries):
             return
         yield [one.frame for one in tries]
+
+
+def _captured(slots: ARSlots, read: ARGenerator, seeds: Sequence[int]) -> Iterator[list[Frame | None]]:
+    """As `several`, a slot for each try."""
+    from .seats import Seat, Table
+
+    table = Table(slots)
+    seats = [cast(Seat, table.sit(read.fork(seed))) for seed in seeds]
+    while going := [seat for seat in seats if not seat.over]:
+        made = dict(zip(going, table.step(going, [seat.drawn() for seat in going]), strict=True))
+        yield [made.get(seat) for seat in seats]
 
 
 def side_by_side(tries: Sequence[Iterator[Frame]]) -> Iterator[list[Frame | None]]:

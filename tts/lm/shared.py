@@ -5,8 +5,9 @@
     utterance 3 --> coroutine --'     (one thread)           '--> frames, to whoever iterates
 
 A batch costs hardly more than one utterance, which is as slow as its weights are long in memory. What an utterance says
-does not depend on the others (`row_exact`). Utterances of which nothing has been heard yet go first: while there is
-one, the others step only as long as they have less than `_MARGIN` frames in hand.
+does not depend on the others (`row_exact`). On a GPU utterances without an adapter have seats in tables whose steps are
+captured (`seats`), as long as there are any; the others share steps as above. Utterances of which nothing has been
+heard yet go first: while there is one, the others step only as long as they have less than `_MARGIN` frames in hand.
 
 A step wakes nobody but those for whom enough is there: with one condition for all, every step would wake every thread
 that waits, and they would take the interpreter from the one that computes.
@@ -18,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -27,10 +28,13 @@ from ...layers.lora import Bank, LoRAWeights
 from ..text.phones import Phones
 from .ar import ARModel
 from .batch import Prompt
-from .generate import ARGenerator, Reads, SpeechGenerator
+from .generate import ARGenerator, Reads, SpeechGenerator, may_capture
 from .row_exact import row_exact
 from .sampling import SamplingOptions
 from .step import Ask, Frame, SpeechLM
+
+if TYPE_CHECKING:
+    from .seats import Seat, Seats, Table
 
 _AHEAD = 100  # frames that an utterance may be ahead of whoever takes them
 _MARGIN = 25
@@ -52,6 +56,11 @@ class SharedAR:
         self._alone = ar  # phones and prompts are read by one utterance at a time
         self.ar = cast(ARModel, row_exact(ar)) if exact else ar
         self._bank: Bank | None = None  # once a voice has an adapter
+        self._seats: Seats | None = None
+        if isinstance(ar, ARModel) and may_capture(ar.begin):
+            from .seats import Seats  # with Triton, which takes its time to load
+
+            self._seats = Seats(ar)
         self.opening, self._reads = opening, reads
         self._lock = threading.Lock()
         self._asked = threading.Condition(self._lock)  # what the computing thread waits for
@@ -129,10 +138,16 @@ class SharedAR:
     def _leave(self, utterance: _Utterance) -> None:
         with self._lock:
             utterance.wanted = False
-            if utterance in self._running:
-                self._running.remove(utterance)
+            self._remove(utterance)
             self._asked.notify()
         self._give_back(utterance.slot)
+
+    def _remove(self, utterance: _Utterance) -> None:
+        """It has no further frames. With the lock held."""
+        if utterance in self._running:
+            self._running.remove(utterance)
+        if utterance.seat is not None:
+            utterance.seat.free()
 
     def _taken(self, utterance: _Utterance) -> Iterator[Frame]:
         while True:
@@ -169,19 +184,21 @@ class SharedAR:
 
     def _whose_turn(self) -> list[_Utterance]:
         for one in [one for one in self._running if one.stopped()]:
-            self._running.remove(one)
+            self._remove(one)
             one.over = True
             one.news.notify()
         return _chosen(self._running)
 
     def _step(self, chosen: list[_Utterance]) -> None:
         """One frame more of each."""
-        for utterance in chosen:
+        self._step_tables(chosen)
+        apart = [one for one in chosen if one.seat is None and not one.failed]
+        for utterance in apart:
             utterance.place = 0
             utterance.resume(None)
-        if len(chosen) == 1:
-            self._answer_alone(chosen[0])
-        while asking := [utterance for utterance in chosen if utterance.asked is not None]:
+        if len(apart) == 1:
+            self._answer_alone(apart[0])
+        while asking := [utterance for utterance in apart if utterance.asked is not None]:
             # What the furthest behind asks for, so that all come to the next thing together.
             part = cast(Ask, min(asking, key=lambda one: one.place).asked).part
             members = [one for one in asking if cast(Ask, one.asked).part == part]
@@ -198,6 +215,53 @@ class SharedAR:
                 utterance.resume(answer)
         self._finish(chosen)
 
+    def _step_tables(self, chosen: list[_Utterance]) -> None:
+        """Of those who have seats; who is new is shown to one."""
+        if self._seats is None:
+            return
+        for utterance in chosen:
+            utterance.frame = None
+            if not utterance.begun:
+                self._show(utterance, self._seats)
+        # Seats are given by this thread alone, so that whoever has one now has it until the step is over.
+        tables: dict[Table, list[tuple[_Utterance, Seat, list[float]]]] = {}
+        for utterance in chosen:
+            seat = utterance.seat
+            if seat is None or not seat.taken:  # never had one, or has left since it was chosen
+                continue
+            try:
+                numbers = seat.drawn()
+            except Exception as error:
+                utterance.fail(error)
+            else:
+                tables.setdefault(seat.table, []).append((utterance, seat, numbers))
+        for table, members in tables.items():
+            self._step_table(table, members)
+
+    def _show(self, utterance: _Utterance, seats: Seats) -> None:
+        """To a seat, where there is one; an adapter's has none."""
+        try:
+            own = utterance.generator
+            seat = seats.find(own) if isinstance(own, ARGenerator) and not utterance.slot else None
+        except Exception as error:
+            utterance.fail(error)
+            return
+        with self._lock:
+            utterance.begun, utterance.seat = True, seat
+            if seat is not None and not utterance.wanted:  # it has left meanwhile
+                seat.free()
+
+    def _step_table(self, table: Table, members: list[tuple[_Utterance, Seat, list[float]]]) -> None:
+        utterances, seats, numbers = zip(*members, strict=True)
+        try:
+            made = table.step(seats, numbers)
+        except Exception as error:
+            for utterance in utterances:
+                utterance.fail(error)
+            return
+        for utterance, seat, frame in zip(utterances, seats, made, strict=True):
+            utterance.say(frame, seat.over)
+
     def _answer_alone(self, utterance: _Utterance) -> None:
         """All that one utterance asks for in this frame, by the operations that it would share."""
         try:
@@ -213,8 +277,8 @@ class SharedAR:
             for utterance in chosen:
                 self.frames_made += utterance.frame is not None
                 utterance.hand_over()
-                if utterance.over and utterance in self._running:
-                    self._running.remove(utterance)
+                if utterance.over:
+                    self._remove(utterance)
                 if utterance.has_news:
                     utterance.news.notify()
 
@@ -234,15 +298,21 @@ class _Utterance:
         self.asked: Ask | None = None
         self.frame: Frame | None = None
         self.place = 0  # things that it has asked for in this frame
+        self.begun = False  # whether a seat has been looked for
         self._ended, self._failure = False, cast("BaseException | None", None)
 
         self.slot = slot  # of its voice's adapter
+        self.seat: Seat | None = None  # where its steps are captured
         self.stopped = stopped
         self.news = threading.Condition(lock)  # what whoever takes the frames waits for
         self.opening = opening  # frames until something can be heard
         self.wanted, self.over = True, False
         self.error: BaseException | None = None
         self.made: deque[Frame] = deque()
+
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None
 
     @property
     def has_news(self) -> bool:
@@ -263,6 +333,10 @@ class _Utterance:
                 self.asked = asked
             else:
                 self.frame = asked
+
+    def say(self, frame: Frame, ended: bool) -> None:
+        """A frame that was made without being asked what it takes."""
+        self.frame, self._ended = frame, ended
 
     def fail(self, error: BaseException) -> None:
         self.asked, self._ended, self._failure = None, True, error

@@ -29,16 +29,16 @@ from ...layers.streaming import tree_map
 from ...layers.transformer_fused import FusedTransformer
 from .ar import MAX_ADVANCE, ARModel
 from .durations import Drawn, Stay
-from .sampling import SamplingOptions, as_drawn, draw_apart_rows, draw_rows, remembered
+from .sampling import SamplingOptions, draw_apart_rows, draw_rows, remembered
 from .step import ARState, ARStep, Frame, tables_of
 
 
 class ARSlots:
     """Steps of up to `slots` utterances at once.
 
-    model: an ARModel, or what `for_inference` made of one.   options: of all that is said; guidance may
-    differ from slot to slot, since it comes with the utterance.   rows: of each slot, 1 without guidance.   phones: the
-    most that an utterance may have.
+    model: an ARModel, or what `for_inference` made of one.   options: of all that is said; what comes with an utterance
+    (`as_captured`) may differ from slot to slot.   rows: of each slot, 1 without guidance.   phones: the most that an
+    utterance may have.
 
     >>> slots = ARSlots(model, options, slots=8, rows=3, phones=256)
     >>> slots.join(2, generator.step, generator.state)          # of an ARGenerator: its prompt has been read
@@ -61,6 +61,8 @@ class ARSlots:
         self._longest = torch.ones(slots, phones, dtype=torch.long, device=device)
         self._furthest = torch.ones(slots, phones, dtype=torch.long, device=device)
         self._allowed = torch.ones(slots, phones, MAX_ADVANCE + 1, dtype=torch.bool, device=device)
+        self._speed = torch.ones(slots, dtype=torch.float64, device=device)
+        self._variety = torch.ones_like(self._speed)  # of the durations
         self._before = like.new_zeros(slots, rows, width)
         zeros = torch.zeros(slots, dtype=torch.long, device=device)
         self._stay = Stay(zeros, zeros.clone(), torch.ones_like(zeros, dtype=torch.float64), zeros.double())
@@ -84,7 +86,7 @@ class ARSlots:
         options or rows, more phones, durations that are given."""
         rows, n, _ = step.phones.shape
         if (
-            as_drawn(step.options) != as_drawn(self.options)
+            as_captured(step.options) != as_captured(self.options)
             or rows != self.rows
             or n > self._phones.shape[2]
             or not isinstance(step.durations, Drawn)
@@ -99,6 +101,7 @@ class ARSlots:
         for (keys, values), (given_keys, given_values) in zip(self._caches, caches, strict=True):
             keys[own], values[own] = given_keys, given_values
         self._phones[slot, :, :n], self._guidance[slot] = step.phones, step.guidance
+        self._speed[slot], self._variety[slot] = step.options.speed, step.options.duration_temperature
         tables = (self._longest, self._furthest, self._allowed)
         for table, given in zip(tables, step.durations.tables, strict=True):
             table[slot, :n] = given
@@ -164,12 +167,12 @@ class ARSlots:
 
     def _moved(self, stay: Stay, at: Tensor, logits: Tensor, numbers: Tensor) -> Stay:
         """The pointers after this frame, as `durations.Drawn`."""
-        o, each = self.options, self._each
-        numbers = 0.5 + o.duration_temperature * (numbers - 0.5)
+        each = self._each
+        numbers = 0.5 + self._variety[:, None] * (numbers - 0.5)
         begins = stay.age == 0
         until = torch.where(begins, numbers[:, 0], stay.until)
         weights = torch.softmax(logits.double().masked_fill(~self._allowed[each, at], -torch.inf), dim=1)
-        stayed = torch.where(begins, 1.0, stay.stayed) * weights[:, 0] ** o.speed
+        stayed = torch.where(begins, 1.0, stay.stayed) * weights[:, 0] ** self._speed
         reached = weights[:, 1:].cumsum(1)
         moves = 1 + (reached <= numbers[:, 1:] * reached[:, -1:]).sum(1)
         moves = torch.where(moves > self._furthest[each, at], 1, moves)
@@ -177,12 +180,24 @@ class ARSlots:
         return stay._replace(stayed=stayed, until=until).moved(torch.where(stays, 0, moves))
 
 
+def as_captured(options: SamplingOptions) -> SamplingOptions:
+    """Options without what comes with an utterance: equal for those that can have slots side by side."""
+    return SamplingOptions(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        repetition_window=options.repetition_window,
+        repetition_threshold=options.repetition_threshold,
+    )
+
+
 _POOL: Pool[ARSlots] = Pool()
 _PHONES = 64  # a slot has room for a multiple of so many, so that utterances of other lengths find it
 
 
-def captured_slots(step: ARStep, state: ARState) -> ARSlots | None:
-    """A slot for one utterance, captured in a CUDA graph; None where there is no GPU or no way (`graph.Pool` warns)."""
+def captured_slots(step: ARStep, state: ARState, n_slots: int = 1) -> ARSlots | None:
+    """A slot for one utterance, or for each of several like it, captured in a CUDA graph; None where there is no GPU or
+    no way (`graph.Pool` warns)."""
     model = step.model
     if not isinstance(step.durations, Drawn) or not runs_on(model.begin):
         return None
@@ -191,11 +206,11 @@ def captured_slots(step: ARStep, state: ARState) -> ARSlots | None:
 
     def make() -> ARSlots:
         # A copy refers to the parts of the model and not to itself, so that it can go.
-        slots = ARSlots(copy.copy(model), step.options, 1, rows, room)
+        slots = ARSlots(copy.copy(model), step.options, n_slots, rows, room)
         check(slots, step, state)
         return slots
 
-    key = rows, room, as_drawn(step.options), identity(model.begin)
+    key = n_slots, rows, room, as_captured(step.options), identity(model.begin)
     return _POOL.borrow(step, model, key, make)
 
 

@@ -104,13 +104,16 @@ class ARStep:
             cache, before, Stay.begin(pointer, before.device), no_codes(self.options, before.device)
         )
 
-    def numbers(self, source: Iterator[float], begins: bool) -> Tensor:
-        """Those of a frame, (3 + N,): two for the first code, two for the duration (the first of them only where a
+    def drawn(self, source: Iterator[float], begins: bool) -> list[float]:
+        """The numbers of a frame, 3 + N: two for the first code, two for the duration (the first of them only where a
         phone `begins`), one for each further code."""
         drawn, draws = [next(source), next(source)], self.durations.draws
         drawn += [next(source) if draws and begins else 0.0, next(source) if draws else 0.0]
-        drawn += [next(source) for _ in self.model.depth_heads]
-        return torch.tensor(drawn, dtype=torch.float64, device=self.phones.device)
+        return drawn + [next(source) for _ in self.model.depth_heads]
+
+    def numbers(self, source: Iterator[float], begins: bool) -> Tensor:
+        """The same as a tensor (3 + N,)."""
+        return torch.tensor(self.drawn(source, begins), dtype=torch.float64, device=self.phones.device)
 
     def __call__(self, state: ARState, numbers: Tensor, reach: int | None = None) -> tuple[Frame, ARState]:
         """reach: an upper bound of the frames since the beginning, this one included, which spares work."""

@@ -37,7 +37,6 @@ from ...pretrained.ge2e import RATE as SPEAKER_RATE
 from ...pretrained.ge2e import load_ge2e
 from ..lm.adapter import Adapter
 from ..lm.batch import Prompt
-from ..registry import unheard
 from ..text.phones import N_SYMBOLS, Phones
 from .adapted import adapter_tensors, describe_adapters, read_adapters
 from .recording import CleanPrompt, PromptOptions, clean_prompt
@@ -97,17 +96,6 @@ class Voice:
     def seconds(self) -> float:
         """Of the prompt."""
         return self.codes.shape[1] / self.frame_rate
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What its user should know, a line each: `notes`, and what of the file is not used."""
-        lines = [*self.notes]
-        if unused := unheard(self.adapters):
-            lines.append(
-                f"its adapters of {' and '.join(unused)}, which no longer speak by default, are not used; run `myna "
-                f"voices adapt {self.name} RECORDINGS` again"
-            )
-        return tuple(lines)
 
     def save(self, path: str | Path, force: bool = False) -> None:
         """Write a `.safetensors` file. Raises UsageError if it exists without `force` or its adapters are too large,

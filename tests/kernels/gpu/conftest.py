@@ -87,7 +87,7 @@ def close(dtype: torch.dtype) -> Callable[[Tensor, Tensor], None]:
     return check
 
 
-def doubled(value):
+def doubled(value: Any) -> Any:
     """float64, dataclasses of tensors too."""
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value

@@ -51,6 +51,35 @@ def test_residual_unit_of_a_whole_signal(guard, dtype, close):
         close(z, exact + torch.sin(alpha * exact).square() / alpha)
 
 
+def test_a_residual_unit_whose_second_product_is_in_parts(guard, dtype, close, monkeypatch):
+    """As before Hopper, on fewer channels."""
+    asked = []
+
+    def tiles(rows, channels, half, capability):
+        asked.append((rows, channels))
+        return 16, 16, 4
+
+    monkeypatch.setattr(residual_unit, "tiles", tiles)
+    torch.manual_seed(2)
+    w, x = unit_weights(40, dtype, guard.device), guard(torch.randn(1, 21, 40).to(dtype))
+    y, _ = residual_unit.residual_unit_rows(x, w, 1, 6)
+    past = x.new_zeros(1, 6, 40).double()
+    close(y, residual_unit.residual_unit_reference(past, doubled(x), doubled(w), 1))
+    assert asked == [(21, 64)]
+
+
+def test_only_units_over_many_frames_have_other_tiles_before_hopper(monkeypatch):
+    monkeypatch.setattr(residual_unit, "INTERPRETED", False)
+    for rows in (16, 132 * 16 + 1, 132 * 32 + 1):
+        for channels in (16, 64, 128, 256):
+            for half in (False, True):
+                new, old = (residual_unit.tiles(rows, channels, half, at) for at in ((9, 0), (8, 0)))
+                assert new[0] == min(channels, 64)
+                many = rows > 132 * 32 and half
+                assert old == ((min(channels, 32), *new[1:]) if many else new)
+                assert residual_unit.tiles(rows, channels, half, (12, 0)) == old
+
+
 @pytest.mark.parametrize(("b", "t", "c"), [(1, 1, 24), (3, 2, 20)])
 def test_convnext_steps(b, t, c, guard, dtype, close):
     torch.manual_seed(2)

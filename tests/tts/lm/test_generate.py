@@ -39,8 +39,8 @@ def model(**more) -> ARModel:
 
 
 def prompt(n: int = 12, transcript: bool = True) -> Prompt:
-    torch.manual_seed(2)
-    codes = torch.randint(V, (K, n))
+    own = torch.Generator().manual_seed(2)  # threads make theirs at once
+    codes = torch.randint(V, (K, n), generator=own)
     if not transcript:
         return Prompt(codes)
     phones = Phones.from_ipa("ɡˈʊd.")
