@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,12 +25,14 @@ from .batch import Prompt, SpeechBatch
 from .durations import Drawn, Durations, Given
 from .pointer import spoken_in
 from .sampling import SamplingOptions, uniforms
-from .step import ARStep, Ask, Frame
+from .step import ARStep, Ask, Frame, SpeechStep
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .slots import ARSlots
+    from .slots_base import Slots
+
+S = TypeVar("S", bound=SpeechStep)
 
 
 def may_capture(tensor: Tensor) -> bool:
@@ -38,23 +40,91 @@ def may_capture(tensor: Tensor) -> bool:
     return tensor.device.type == "cuda"
 
 
-class SpeechGenerator(Protocol):
-    """One utterance of an autoregressive model, before its first frame; this file has one, `token_generate` another."""
+class SpeechGenerator(Generic[S]):
+    """One utterance of an autoregressive model, before its first frame; this file has one, `token_generate` another.
 
-    def fork(self, seed: int) -> Self: ...
+    step: from frame to frame.   state: before the first one.
+    """
 
-    def on(self, model: Any) -> Self: ...
+    model: Any
+    options: SamplingOptions
+    n_phones: int
+    step: S
+    state: Any
+    _reach: int  # frames that have been read
 
-    def run(self) -> Generator[Ask | Frame, Any, None]: ...
+    def begin(self, source: Iterator[float]) -> Any:
+        """The state before the first frame, with what has to be drawn for it."""
+        return self.state
 
-    def __iter__(self) -> Iterator[Frame]: ...
+    def fork(self, seed: int) -> Self:
+        """Another utterance of the same phones in the same voice, which need not be read again; to be called before
+        the first frame."""
+        other = copy.copy(self)
+        other.options = replace(self.options, seed=seed)
+        other.state = self.state._replace(cache=tree_map(lambda t: t.clone(), self.state.cache))
+        return other
+
+    def on(self, model: Any) -> Self:
+        """The same, going on with another view of the same weights (`row_exact`, say); before the first frame."""
+        self.step = copy.copy(self.step)
+        self.model = self.step.model = model
+        return self
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frame by frame; on a GPU with a captured step. Once only."""
+        if may_capture(self.model.begin):
+            from .slots import captured_slots  # with Triton, which takes its time to load
+
+            slots = captured_slots(self.step, self.state)
+            if slots is not None:
+                yield from self._captured(slots)
+                return
+        run, answer = self.run(), None
+        while True:
+            # Entered anew for every frame: a generator that pauses inside would leave the mode on for its caller.
+            with torch.inference_mode():
+                try:
+                    while isinstance(asked := run.send(answer), Ask):
+                        answer = asked.answer(self.model)
+                except StopIteration:
+                    return
+            answer = None
+            yield asked
+
+    def _captured(self, slots: Slots) -> Iterator[Frame]:
+        """As `run`, in a slot of its own."""
+        source, begins = uniforms(self.options.seed), True
+        state = self.begin(source)
+        pointer = int(state.pointer)
+        active = torch.ones(1, dtype=torch.bool, device=self.model.begin.device)
+        slots.join(0, self.step, state)
+        while pointer < self.n_phones:
+            with torch.inference_mode():
+                frame = slots.frame(0, slots(self.step.numbers(source, begins)[None], active))
+                before, pointer = pointer, int(slots.pointer[0])
+            begins = pointer != before
+            yield frame
+
+    def run(self) -> Generator[Ask | Frame, Any, None]:
+        """The loop as a coroutine, so that several can share the steps of the model: it asks for what the model has to
+        compute, is sent the answer, and gives frames in between. To be run in inference mode, once."""
+        source, begins = uniforms(self.options.seed), True
+        state = self.begin(source)
+        pointer = int(state.pointer)
+        while pointer < self.n_phones:
+            self._reach += 1
+            frame, state = yield from self.step.asks(state, self.step.numbers(source, begins), self._reach)
+            before, pointer = pointer, int(state.pointer)
+            begins = pointer != before
+            yield frame
 
 
 # Of a model, phones, a prompt and options.
-Reads = Callable[[Any, Phones, "Prompt | None", SamplingOptions], SpeechGenerator]
+Reads = Callable[[Any, Phones, "Prompt | None", SamplingOptions], SpeechGenerator[Any]]
 
 
-class ARGenerator:
+class ARGenerator(SpeechGenerator[ARStep]):
     """The coarse codes of one utterance, and the phone spoken in each frame.
 
     phones: to be said; the pointer that comes out counts from the first of them.   prompt: the voice, None for
@@ -89,19 +159,6 @@ class ARGenerator:
             guidance = torch.tensor(weights, dtype=torch.float32, device=device)
             self.step = ARStep(model, self.options, encoding[:, own.shape[1] :], guidance, durations)
             self.state = self.step.begin(self._cache, before, rhythm[0] if rhythm else 0)
-
-    def fork(self, seed: int) -> ARGenerator:
-        """Another utterance of the same phones in the same voice, which need not be read again; to be called before
-        the first frame."""
-        other = copy.copy(self)
-        other.options = replace(self.options, seed=seed)
-        other.state = self.state._replace(cache=tree_map(lambda t: t.clone(), self.state.cache))
-        return other
-
-    def on(self, model: ARModel) -> ARGenerator:
-        """The same, going on with another view of the same weights (`row_exact`, say); before the first frame."""
-        self.model = self.step.model = model
-        return self
 
     # ---- before the first frame
 
@@ -180,54 +237,6 @@ class ARGenerator:
         self._cache = torch.cat([read, position[reading:]]), caches
         last = model.prompt_embedding(codes[None, :, -1:])[0]
         return torch.cat([last.expand(reading, -1), model.begin.detach().expand(rows - reading, -1)])
-
-    # ---- frame by frame
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Frame by frame; on a GPU with a captured step. Once only."""
-        if may_capture(self.model.begin):
-            from .slots import captured_slots  # with Triton, which takes its time to load
-
-            slots = captured_slots(self.step, self.state)
-            if slots is not None:
-                yield from self._captured(slots)
-                return
-        run, answer = self.run(), None
-        while True:
-            # Entered anew for every frame: a generator that pauses inside would leave the mode on for its caller.
-            with torch.inference_mode():
-                try:
-                    while isinstance(asked := run.send(answer), Ask):
-                        answer = asked.answer(self.model)
-                except StopIteration:
-                    return
-            answer = None
-            yield asked
-
-    def _captured(self, slots: ARSlots) -> Iterator[Frame]:
-        """As `run`, in a slot of its own."""
-        numbers, pointer, begins = uniforms(self.options.seed), int(self.state.stay.pointer), True
-        active = torch.ones(1, dtype=torch.bool, device=self.model.begin.device)
-        slots.join(0, self.step, self.state)
-        while pointer < self.n_phones:
-            with torch.inference_mode():
-                frame = slots.frame(0, slots(self.step.numbers(numbers, begins)[None], active))
-                before, pointer = pointer, int(slots.pointer[0])
-            begins = pointer != before
-            yield frame
-
-    def run(self) -> Generator[Ask | Frame, Any, None]:
-        """The loop as a coroutine, so that several can share the steps of the model: it asks for what the model has to
-        compute, is sent the answer, and gives frames in between. To be run in inference mode, once."""
-        numbers, pointer, begins = uniforms(self.options.seed), int(self.state.stay.pointer), True
-        while pointer < self.n_phones:
-            self._reach += 1
-            frame, self.state = yield from self.step.asks(
-                self.state, self.step.numbers(numbers, begins), self._reach
-            )
-            before, pointer = pointer, int(self.state.stay.pointer)
-            begins = pointer != before
-            yield frame
 
 
 def _padded_before(encoded: Tensor, n: int) -> Tensor:

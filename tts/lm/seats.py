@@ -20,9 +20,10 @@ from ...kernels.gpu.linear_rows import MOST_ROWS
 from ...layers.graph import identity
 from .ar import ARModel
 from .durations import Drawn
-from .generate import ARGenerator
+from .generate import SpeechGenerator
 from .sampling import uniforms
-from .slots import ARSlots, as_captured, check
+from .slots import check, slots_for
+from .slots_base import Slots, as_captured
 from .step import Frame
 
 _PHONES = 256  # a table has room for a multiple of so many
@@ -32,11 +33,12 @@ _TABLES = 4  # at most: each has caches of all its slots
 class Seat:
     """A slot, and what its utterance keeps between frames."""
 
-    def __init__(self, table: Table, slot: int, generator: ARGenerator):
+    def __init__(self, table: Table, slot: int, generator: SpeechGenerator):
         self.table, self.slot, self._generator = table, slot, generator
         self._numbers, self._begins = uniforms(generator.options.seed), True
-        self._pointer = int(generator.state.stay.pointer)
-        table.slots.join(slot, generator.step, generator.state)
+        state = generator.begin(self._numbers)
+        self._pointer = int(state.pointer)
+        table.slots.join(slot, generator.step, state)
 
     def drawn(self) -> list[float]:
         """The numbers of its next frame."""
@@ -64,11 +66,11 @@ class Seat:
 class Table:
     """Slots of one kind, and who has them. room: phones that each may have."""
 
-    def __init__(self, slots: ARSlots, kind: Hashable = None, room: int = 0):
+    def __init__(self, slots: Slots, kind: Hashable = None, room: int = 0):
         self.slots, self.kind, self.room = slots, kind, room
         self.seats: list[Seat | None] = [None] * slots.n_slots
 
-    def sit(self, generator: ARGenerator) -> Seat | None:
+    def sit(self, generator: SpeechGenerator) -> Seat | None:
         """None where all are taken."""
         for slot, taken in enumerate(self.seats):
             if taken is None:
@@ -97,7 +99,7 @@ class Seats:
 
     model: of `for_inference`.   slots: of a table, as many as the fused kernels take.
 
-    >>> seat = Seats(model).find(generator)                            # an ARGenerator before its first frame
+    >>> seat = Seats(model).find(generator)                            # a generator before its first frame
     >>> [frame] = seat.table.step([seat], [seat.drawn()])
     >>> seat.free()
     """
@@ -115,7 +117,7 @@ class Seats:
     def n_tables(self) -> int:
         return len(self._tables)
 
-    def find(self, generator: ARGenerator) -> Seat | None:
+    def find(self, generator: SpeechGenerator) -> Seat | None:
         """None where there is no GPU, no way (said once) or no room: the utterance then goes on as it can without."""
         step = generator.step
         if not isinstance(step.durations, Drawn) or not runs_on(self._model.begin):
@@ -140,15 +142,13 @@ class Seats:
                 return True
         return False
 
-    def _opened(self, generator: ARGenerator, kind: Hashable, room: int) -> Table | None:
+    def _opened(self, generator: SpeechGenerator, kind: Hashable, room: int) -> Table | None:
         rows = generator.step.phones.shape[0]
         step = copy.copy(generator.step)
         step.model = self._model
         try:
-            slots = ARSlots(
-                self._model, step.options, max(1, min(self._slots, MOST_ROWS // rows)), rows, room
-            )
-            check(slots, step, generator.state)
+            slots = slots_for(step, self._model, max(1, min(self._slots, MOST_ROWS // rows)), room)
+            check(slots, step, generator.begin(uniforms(generator.options.seed)))
         except Exception as problem:  # whatever it is, there is another way
             self._failed = True
             warnings.warn(

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from .generate import ARGenerator, SpeechGenerator, may_capture
+from .generate import SpeechGenerator, may_capture
 from .shared import answers
 from .step import Ask, Frame, SpeechLM
 
 if TYPE_CHECKING:
-    from .slots import ARSlots
+    from .slots_base import Slots
 
 
 def several(model: SpeechLM, read: SpeechGenerator, seeds: Sequence[int]) -> Iterator[list[Frame | None]]:
     """The next frame of the try with each seed, None of one that is over, until all are. read: the utterance, before
     its first frame.   model: of `row_exact.row_exact`, so that a try is the same among any others."""
-    if isinstance(read, ARGenerator) and may_capture(read.model.begin):
+    if may_capture(read.model.begin):
         from .slots import captured_slots  # with Triton, which takes its time to load
 
         slots = captured_slots(read.step, read.state, len(seeds))
@@ -44,7 +44,7 @@ def several(model: SpeechLM, read: SpeechGenerator, seeds: Sequence[int]) -> Ite
         yield [one.frame for one in tries]
 
 
-def _captured(slots: ARSlots, read: ARGenerator, seeds: Sequence[int]) -> Iterator[list[Frame | None]]:
+def _captured(slots: Slots, read: SpeechGenerator, seeds: Sequence[int]) -> Iterator[list[Frame | None]]:
     """As `several`, a slot for each try."""
     from .seats import Seat, Table
 

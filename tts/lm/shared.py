@@ -57,7 +57,7 @@ class SharedAR:
         self.ar = cast(ARModel, row_exact(ar)) if exact else ar
         self._bank: Bank | None = None  # once a voice has an adapter
         self._seats: Seats | None = None
-        if isinstance(ar, ARModel) and may_capture(ar.begin):
+        if may_capture(ar.begin):
             from .seats import Seats  # with Triton, which takes its time to load
 
             self._seats = Seats(ar)
@@ -241,8 +241,7 @@ class SharedAR:
     def _show(self, utterance: _Utterance, seats: Seats) -> None:
         """To a seat, where there is one; an adapter's has none."""
         try:
-            own = utterance.generator
-            seat = seats.find(own) if isinstance(own, ARGenerator) and not utterance.slot else None
+            seat = None if utterance.slot else seats.find(utterance.generator)
         except Exception as error:
             utterance.fail(error)
             return

@@ -39,6 +39,16 @@ class ARState(NamedTuple):
     stay: Stay
     recent: Tensor  # the codes that repetition-aware sampling looks at
 
+    @property
+    def stays(self) -> tuple[Stay, ...]:
+        """Every place of the pointer that is kept."""
+        return (self.stay,)
+
+    @property
+    def pointer(self) -> Tensor:
+        """The phone that is said next; the utterance is over when it has passed the last."""
+        return self.stay.pointer
+
 
 class SpeechLM(Protocol):
     """What the loops of the autoregressive models share: one frame, or token, for each row."""
@@ -77,7 +87,41 @@ def answered(asking: Generator[Ask, Any, T], model: SpeechLM) -> T:
             return stop.value
 
 
-class ARStep:
+class SpeechStep:
+    """From frame, or token, to the next: what the steps of all autoregressive models have.
+
+    phones: (R, P, W), what each row knows of each phone.   guidance: (R - 1,), the weights of the rows that hide
+    something, less one.
+    """
+
+    model: Any
+    options: SamplingOptions
+    phones: Tensor
+    guidance: Tensor
+    durations: Durations
+
+    def drawn(self, source: Iterator[float], begins: bool) -> list[float]:
+        """The numbers of a frame. begins: whether the pointer has just moved."""
+        raise NotImplementedError
+
+    def numbers(self, source: Iterator[float], begins: bool) -> Tensor:
+        """The same as a tensor."""
+        return torch.tensor(self.drawn(source, begins), dtype=torch.float64, device=self.phones.device)
+
+    def asks(
+        self, state: Any, numbers: Tensor, reach: int | None = None
+    ) -> Generator[Ask, Any, tuple[Frame, Any]]:
+        """One frame as a coroutine that asks for what the model has to compute, so that several can share it
+        (`tts.lm.shared`). reach: an upper bound of the frames since the beginning, this one included, which spares
+        work."""
+        raise NotImplementedError
+
+    def __call__(self, state: Any, numbers: Tensor, reach: int | None = None) -> tuple[Frame, Any]:
+        """One frame: tensors in, tensors out, of fixed shapes."""
+        return answered(self.asks(state, numbers, reach), self.model)
+
+
+class ARStep(SpeechStep):
     """From frame to frame.
 
     phones: (R, P, W), what each row knows of each phone.   guidance: (R - 1,), the weights of the rows that hide
@@ -92,7 +136,8 @@ class ARStep:
         guidance: Tensor,
         durations: Durations,
     ):
-        self.model, self.options, self.guidance = model, options, guidance
+        self.model: ARModel = model
+        self.options, self.guidance = options, guidance
         # What the target's frames add to the code before them, phone by phone.
         self.phones, self.durations = phones + model.segment.weight[1], durations
         self.tables, self.ages = tables_of(model), model.age.weight
@@ -111,19 +156,9 @@ class ARStep:
         drawn += [next(source) if draws and begins else 0.0, next(source) if draws else 0.0]
         return drawn + [next(source) for _ in self.model.depth_heads]
 
-    def numbers(self, source: Iterator[float], begins: bool) -> Tensor:
-        """The same as a tensor (3 + N,)."""
-        return torch.tensor(self.drawn(source, begins), dtype=torch.float64, device=self.phones.device)
-
-    def __call__(self, state: ARState, numbers: Tensor, reach: int | None = None) -> tuple[Frame, ARState]:
-        """reach: an upper bound of the frames since the beginning, this one included, which spares work."""
-        return answered(self.asks(state, numbers, reach), self.model)
-
     def asks(
         self, state: ARState, numbers: Tensor, reach: int | None = None
     ) -> Generator[Ask, Any, tuple[Frame, ARState]]:
-        """The same as a coroutine that asks for what the model has to compute, so that several can share it
-        (`tts.lm.shared`)."""
         model, stay = self.model, state.stay
         age = stay.age.clamp(max=model.config.max_age).reshape(1)
         x = state.before + self.phones[:, stay.pointer.reshape(1)][:, 0] + self.ages[age]

@@ -8,13 +8,14 @@ from itertools import islice
 import pytest
 import torch
 from myna.kernels.gpu.launch import HAS_TRITON, INTERPRETED
+from myna.layers import transformer_fused
 from myna.layers.lora import LoRAWeights
 from myna.tts.lm import seats as seats_module
 from myna.tts.lm import several as several_module
 from myna.tts.lm import shared as shared_module
 from myna.tts.lm import slots as slots_module
 from myna.tts.lm.ar import ARModel
-from myna.tts.lm.generate import ARGenerator
+from myna.tts.lm.generate import ARGenerator, SpeechGenerator
 from myna.tts.lm.quantize import for_inference
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.lm.seats import Seats
@@ -63,7 +64,10 @@ def phones(seed: int) -> Phones:
 def alone(net: ARModel, at: int, **more) -> list[Frame]:
     """By the loop of one."""
     sampling = SamplingOptions(**{**vars(options(at)), **more})
-    generator = ARGenerator(net, phones(at), prompt(), sampling)
+    return by_coroutine(ARGenerator(net, phones(at), prompt(), sampling))
+
+
+def by_coroutine(generator: SpeechGenerator) -> list[Frame]:
     run, frames, answer = generator.run(), [], None
     with torch.inference_mode():
         while True:
@@ -71,7 +75,7 @@ def alone(net: ARModel, at: int, **more) -> list[Frame]:
                 asked = run.send(answer)
             except StopIteration:
                 return frames
-            answer = None if isinstance(asked, Frame) else asked.answer(net)
+            answer = None if isinstance(asked, Frame) else asked.answer(generator.model)
             if isinstance(asked, Frame):
                 frames.append(asked)
 
@@ -325,7 +329,7 @@ def test_with_the_fused_transformer(monkeypatch):
     made = for_inference(model(n_coarse=2, context=64, depth=1), "float32")
     monkeypatch.setattr(shared_module, "may_capture", lambda _: True)
     monkeypatch.setattr(seats_module, "runs_on", lambda *_: True)
-    monkeypatch.setattr(slots_module.transformer_fused, "supports", lambda *_: True)
+    monkeypatch.setattr(transformer_fused, "supports", lambda *_: True)
     monkeypatch.setattr(seats_module, "check", lambda *_: None)  # of others; here it would take as long again
     no_coroutines(monkeypatch)
     shared = SharedAR(made)  # pyright: ignore

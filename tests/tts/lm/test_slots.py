@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+
 import pytest
 import torch
 from myna.errors import UsageError
 from myna.tts.lm import generate, slots
-from myna.tts.lm.generate import ARGenerator
+from myna.tts.lm.generate import ARGenerator, SpeechGenerator
 from myna.tts.lm.quantize import for_inference
 from myna.tts.lm.sampling import SamplingOptions, uniforms
 from myna.tts.lm.slots import ARSlots, captured_slots, check
+from myna.tts.lm.slots_base import Slots
 from myna.tts.lm.step import Frame
 from myna.tts.text.phones import Phones
 
@@ -29,26 +34,40 @@ OPTIONS = [
 
 
 class Utterance:
-    """One in a slot."""
+    """One in a slot. make: a generator of it, before its first frame."""
 
-    def __init__(self, net, phones, options: SamplingOptions, seed: int):
-        self.options = SamplingOptions(**{**vars(options), "seed": seed})
-        self.net, self.phones = net, phones
-        self.generator = ARGenerator(net, phones, prompt(), self.options)
-        self.numbers, self.begins, self.at = uniforms(seed), True, 0
+    def __init__(
+        self, make: Callable[[SamplingOptions], SpeechGenerator], options: SamplingOptions, seed: int
+    ):
+        self.make, self.options = make, replace(options, seed=seed)
+        self.generator = make(self.options)
+        self.numbers, self.begins = uniforms(seed), True
+        self.state = self.generator.begin(self.numbers)
+        self.at = int(self.state.pointer)
         self.frames: list[Frame] = []
 
     def alone(self, n: int) -> list[Frame]:
-        frames = iter(ARGenerator(self.net, self.phones, prompt(), self.options))
-        return [next(frames) for _ in range(n)]
+        return list(islice(self.make(self.options), n))
+
+    def join(self, batch: Slots, slot: int) -> None:
+        batch.join(slot, self.generator.step, self.state)
 
     def drawn(self) -> torch.Tensor:
         return self.generator.step.numbers(self.numbers, self.begins)
 
+    def said(self, frame: Frame, pointer: int) -> None:
+        self.frames.append(frame)
+        before, self.at = self.at, pointer
+        self.begins = self.at != before
+
+
+def spoken(net, phones: Phones, options: SamplingOptions, seed: int) -> Utterance:
+    return Utterance(lambda given: ARGenerator(net, phones, prompt(), given), options, seed)
+
 
 def same(ours: list[Frame], theirs: list[Frame]) -> None:
     assert [f.codes.tolist() for f in ours] == [f.codes.tolist() for f in theirs]
-    assert [int(f.pointer) for f in ours] == [int(f.pointer) for f in theirs]
+    assert [f.pointer.tolist() for f in ours] == [f.pointer.tolist() for f in theirs]
     a, b = (torch.stack([f.hidden for f in frames]) for frames in (ours, theirs))
     torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -58,20 +77,29 @@ def same(ours: list[Frame], theirs: list[Frame]) -> None:
 def test_utterances_come_and_go(options, device, no_synchronisation):
     net = for_inference(model(n_coarse=3).to(device), "float32")
     batch = ARSlots(net, options, slots=3, rows=3, phones=40)  # pyright: ignore[reportArgumentType]
-    first, second, third = (
-        Utterance(net, p, options, seed) for p, seed in ((PHONES, 1), (OTHER, 2), (PHONES, 3))
+    come_and_go(
+        batch,
+        *(spoken(net, p, options, seed) for p, seed in ((PHONES, 1), (OTHER, 2), (PHONES, 3))),
+        no_synchronisation,
     )
+
+
+def come_and_go(
+    batch: Slots, first: Utterance, second: Utterance, third: Utterance, no_synchronisation
+) -> None:
+    """Fourteen steps of three slots, in which each has to say what it says alone."""
+    device = batch.pointer.device
     held: list[Utterance | None] = [first, None, None]
-    batch.join(0, first.generator.step, first.generator.state)
+    first.join(batch, 0)
     for step in range(14):
         if step == 3:
             held[2] = second
-            batch.join(2, second.generator.step, second.generator.state)
+            second.join(batch, 2)
         if step == 9:  # the first leaves, another takes its place
             held[0] = third
-            batch.join(0, third.generator.step, third.generator.state)
+            third.join(batch, 0)
         going = [one is not None and not (one is second and step % 3 == 0) for one in held]  # one pauses
-        numbers = torch.zeros(3, 4 + 2, dtype=torch.float64, device=device)
+        numbers = torch.zeros(3, batch.n_numbers, dtype=torch.float64, device=device)
         for slot, one in enumerate(held):
             if one is not None and going[slot]:
                 numbers[slot] = one.drawn()
@@ -80,9 +108,7 @@ def test_utterances_come_and_go(options, device, no_synchronisation):
             made = batch(numbers, active)
         for slot, one in enumerate(held):
             if one is not None and going[slot]:
-                one.frames.append(batch.frame(slot, made))
-                before, one.at = one.at, int(batch.pointer[slot])
-                one.begins = one.at != before
+                one.said(batch.frame(slot, made), int(batch.pointer[slot]))
     assert [len(one.frames) for one in (first, second, third)] == [9, 7, 5]
     for one in (first, second, third):
         same(one.frames, one.alone(len(one.frames)))
@@ -91,8 +117,8 @@ def test_utterances_come_and_go(options, device, no_synchronisation):
 def test_a_paused_slot_keeps_its_state():
     net, options = for_inference(model(n_coarse=2), "float32"), OPTIONS[0]
     batch = ARSlots(net, options, 2, 3, 40)  # pyright: ignore[reportArgumentType]
-    one = Utterance(net, PHONES, options, 1)
-    batch.join(1, one.generator.step, one.generator.state)
+    one = spoken(net, PHONES, options, 1)
+    one.join(batch, 1)
     before = [t.clone() for t in (batch._position, batch._before, *batch._stay, batch._recent)]
     batch(torch.rand(2, 5, dtype=torch.float64), torch.tensor([True, False]))
     after = (batch._position, batch._before, *batch._stay, batch._recent)
@@ -137,9 +163,9 @@ def test_where_a_slot_is_wrong_the_step_itself_runs(monkeypatch):
 def test_what_does_not_fit():
     net, options = for_inference(model(n_coarse=2), "float32"), OPTIONS[0]
     batch = ARSlots(net, options, 1, 3, 4)  # pyright: ignore[reportArgumentType]
-    one = Utterance(net, PHONES, options, 1)
+    one = spoken(net, PHONES, options, 1)
     with pytest.raises(UsageError, match="does not fit slots of 3 rows and 4 phones"):
-        batch.join(0, one.generator.step, one.generator.state)
+        one.join(batch, 0)
     given = ARGenerator(net, PHONES, prompt(), options, rhythm=[0, 1])  # pyright: ignore[reportArgumentType]
     assert captured_slots(given.step, given.state) is None
     assert captured_slots(one.generator.step, one.generator.state) is None or torch.cuda.is_available()
