@@ -34,6 +34,7 @@ import httpx
 import numpy as np
 import soundfile
 from myna.apps.serve.options import ServeOptions
+from myna.data.wav import to_int16
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = (
@@ -187,30 +188,34 @@ def start() -> tuple[subprocess.Popen[bytes], str]:
     raise SystemExit("the server did not start")
 
 
-def overhead(url: str, n: int = 8) -> dict[str, float]:
-    """What a sentence takes through the server and in Python, medians of n, each in turn: seconds to its first sound,
-    and seconds a second of speech. ratio: of the latter, sentence by sentence."""
+def overhead(url: str, pid: int, n: int = 8) -> dict[str, float]:
+    """What a sentence takes through the server and in Python, medians of n, each in turn: seconds to its first sound;
+    by the clock and of the processor, seconds a second of speech. ratio, processor_ratio: of these, sentence by
+    sentence. What the client does is no part of the server's processor time; the clock has it, too, as both are on this
+    machine. On a machine with other work the clock says more about that than about the server."""
     from myna.tts.speaker import Speaker
 
     speaker = Speaker()
     voice = speaker.voice("nova")
     rows = []
 
-    def through(client: httpx.Client, text: str, seed: int) -> tuple[float, float]:
+    def through(client: httpx.Client, text: str, seed: int) -> tuple[float, float, float]:
         body = {"input": text, "voice": "nova", "response_format": "pcm", "seed": seed}
-        began, first, n_bytes = time.perf_counter(), 0.0, 0
+        began, before, first, n_bytes = time.perf_counter(), processor(pid), 0.0, 0
         with client.stream("POST", "/v1/audio/speech", json=body) as answer:
             for part in answer.iter_bytes():
                 first = first or time.perf_counter() - began
                 n_bytes += len(part)
-        return first, (time.perf_counter() - began) / (n_bytes / 2 / RATE)
+        seconds = n_bytes / 2 / RATE
+        return first, (time.perf_counter() - began) / seconds, (processor(pid) - before) / seconds
 
-    def direct(text: str, seed: int) -> tuple[float, float]:
-        began, first, n_samples = time.perf_counter(), 0.0, 0
+    def direct(text: str, seed: int) -> tuple[float, float, float]:
+        began, before, first, n_samples = time.perf_counter(), time.process_time(), 0.0, 0
         for chunk in speaker.stream(text, voice, seed=seed):
             first = first or time.perf_counter() - began
-            n_samples += len(chunk)
-        return first, (time.perf_counter() - began) / (n_samples / RATE)
+            n_samples += len(to_int16(chunk).tobytes()) // 2  # as the server sends it
+        seconds = n_samples / RATE
+        return first, (time.perf_counter() - began) / seconds, (time.process_time() - before) / seconds
 
     with httpx.Client(base_url=url, timeout=600, verify=False) as client:
         for i in range(n + 1):
@@ -220,10 +225,14 @@ def overhead(url: str, n: int = 8) -> dict[str, float]:
             else:
                 own, served = direct(text, i), through(client, text, i)
             rows.append((*served, *own))
+    ways = ("server", "python")
+    names = [f"{way}_{what}" for way in ways for what in ("first", "factor", "processor")]
     medians = [statistics.median(column) for column in zip(*rows[1:], strict=True)]
-    ratio = statistics.median(row[1] / row[3] for row in rows[1:])
-    names = ("server_first", "server_factor", "python_first", "python_factor")
-    return {**dict(zip(names, medians, strict=True)), "ratio": ratio}
+    ratios = {
+        "ratio": statistics.median(row[1] / row[4] for row in rows[1:]),
+        "processor_ratio": statistics.median(row[2] / row[5] for row in rows[1:]),
+    }
+    return {**dict(zip(names, medians, strict=True)), **ratios}
 
 
 async def transcription(url: str, n_clients: int, seconds: float, model: str) -> tuple[float, int]:
@@ -412,6 +421,7 @@ def main() -> None:
     parser.add_argument("--beside", help="URL of another server, for transcription")
     parser.add_argument("--beside-model", default="Systran/faster-whisper-tiny.en")
     parser.add_argument("--no-overhead", action="store_true")
+    parser.add_argument("--sentences", type=int, default=8, help="of which the overhead is the median")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     process, url = start()
@@ -437,12 +447,14 @@ def main() -> None:
         if asked.json:
             print(json.dumps([asdict(row) for row in rows], indent=2))
         if not asked.no_overhead:
-            found = overhead(url)
+            found = overhead(url, process.pid, asked.sentences)
             print(
                 "a sentence through the server, and in Python: "
                 f"first sound {found['server_first']:.3f} and {found['python_first']:.3f} s, "
                 f"real-time factor {found['server_factor']:.3f} and {found['python_factor']:.3f}, "
-                f"ratio {found['ratio']:.3f}"
+                f"ratio {found['ratio']:.3f}; "
+                f"processor seconds a second {found['server_processor']:.3f} and {found['python_processor']:.3f}, "
+                f"ratio {found['processor_ratio']:.3f}"
             )
         if asked.transcribe:
             for name, where, model in (
