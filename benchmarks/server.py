@@ -44,6 +44,8 @@ TEXTS = (
     "We will meet at half past seven, in front of the museum.",
 )
 SHORT = ("Yes.", "Good morning.", "Three of them.", "Not today.")  # of the soak
+# Answers of the soak after which a decoder has done its work.
+_DECODED = ("recording 200", "noise 400", "cut 400", "bomb 400")
 RATE = 24_000
 
 
@@ -340,9 +342,16 @@ async def soak(url: str, pid: int, seconds: float, capacity: int, voice: str = "
                     wrong.append(f"text {number}: other samples than the first time, read slowly")
         return answer
 
+    def n_decoded() -> int:
+        return sum(n for kind, n in statuses.items() if kind in _DECODED)
+
     async def kill(client: httpx.AsyncClient, rng: random.Random) -> None:
-        """The processes that decode, now and then; then another recording is heard."""
+        """The processes that decode, now and then; then another recording is heard. On a slow machine not before
+        one is: they would be killed while they start, again and again."""
+        before = n_decoded()
         await asyncio.sleep(rng.uniform(1, 4))
+        while n_decoded() == before and time.perf_counter() < end:
+            await asyncio.sleep(0.1)
         for child in decoders(pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
@@ -362,18 +371,31 @@ async def soak(url: str, pid: int, seconds: float, capacity: int, voice: str = "
                         await asyncio.sleep(min(pause, max(0.0, end - time.perf_counter())))
                 except httpx.TransportError as error:
                     statuses[type(error).__name__] += 1
-                readings.append(memory(pid))
 
+    async def watch() -> None:
+        said = time.perf_counter()
+        while True:
+            readings.append(memory(pid))
+            await asyncio.sleep(0.5)
+            if time.perf_counter() > said + 60:  # so that one that is cut off has said something
+                said = time.perf_counter()
+                now = f"{end - said:.0f} s left, {readings[-1]:.0f} MB, {len(wrong)} wrong"
+                print(now, dict(sorted(statuses.items())), file=sys.stderr, flush=True)
+
+    watching = asyncio.create_task(watch())
     working = [asyncio.create_task(work(number)) for number in range(4 * capacity)]
-    await asyncio.wait(working, timeout=seconds + 300, return_when=asyncio.FIRST_EXCEPTION)
+    _, late = await asyncio.wait(working, timeout=seconds + 300, return_when=asyncio.FIRST_EXCEPTION)
     for task in working:
         if task.done():
             task.result()
         task.cancel()
     await asyncio.wait(working)
+    watching.cancel()
     return {
         "seconds": seconds,
+        "took": time.perf_counter() - end + seconds,
         "clients": 4 * capacity,
+        "cut_off": len(late),  # clients that had no answer five minutes after the end
         "answers": dict(sorted(statuses.items())),
         "wrong": wrong[:20],
         "memory_mb": {"start": readings[0], "most": max(readings), "end": memory(pid)},
