@@ -361,7 +361,8 @@ async def soak(url: str, pid: int, seconds: float, capacity: int, voice: str = "
 
     async def work(number: int) -> None:
         rng = random.Random(number)
-        async with httpx.AsyncClient(base_url=url, timeout=600, verify=False) as client:
+        # Longer than a request may take in the server, which then says so.
+        async with httpx.AsyncClient(base_url=url, timeout=900, verify=False) as client:
             while time.perf_counter() < end:
                 try:
                     kind = kill if number == 0 else kinds[number % len(kinds)]
