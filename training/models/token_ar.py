@@ -27,7 +27,6 @@ from ..sets.mel_set import MelSet
 from ..sets.token_places import read_tokens, whole_mels
 from .token_ar_recipe import TokenARHeldOut, TokenARRecipe
 
-
 # Of the model's configuration, what no weight depends on.
 _FREE = ("name", "dropout", "noise", "masked", "prompt_weight", "advance_weight")
 

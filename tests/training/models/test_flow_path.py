@@ -659,7 +659,12 @@ def test_the_ar_learns_from_the_tokens(mels, trained, tmp_path):
     losses = scalars(out, "train", "loss")
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
     load_checkpoint(TokenAR, TokenARConfig, out / "best.safetensors", "token-ar")
-    again = [f"data.mel_sets=[{mels}]", f"data.tokens={tokens}", f"output={tmp_path / 'again'}", "max_steps=1"]
+    again = [
+        f"data.mel_sets=[{mels}]",
+        f"data.tokens={tokens}",
+        f"output={tmp_path / 'again'}",
+        "max_steps=1",
+    ]
     more = [*again, f"init_from={out / 'best.safetensors'}", "data.held_out=null", *AR, "model.dropout=0.3"]
     train("myna-token-ar-cpu", more, quiet=True)  # what no weight depends on may differ
     with pytest.raises(UsageError, match="has hidden"):
