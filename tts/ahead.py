@@ -73,8 +73,13 @@ class _Work(Generic[T]):
     def items(self) -> Iterator[T]:
         while not isinstance(item := self.made.get(), _End):
             yield item
-        if item.error is not None:
-            raise item.error
+        error = item.error
+        del item
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame, see `_run`
 
     def stop(self) -> None:
         self.wanted = False
@@ -95,6 +100,9 @@ class _Work(Generic[T]):
             except BaseException as error:
                 end = _End(end.error or error)
             self._put(end)
+            # An error's traceback has the frames of all stages, this one included: if this one had the error, all that
+            # they hold (tens of MB of a decoder's state) would stay until Python's next full collection.
+            del end
 
     def _put(self, item: T | _End) -> bool:
         """False once nobody wants it any more."""

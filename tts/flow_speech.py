@@ -28,6 +28,7 @@ from .aligner import Aligner
 from .decoders.base import SpeechDecoder
 from .decoders.flow.decoder import FlowConfig, FlowDecoder
 from .decoders.flow.sound import FlowSpeechDecoder, ReadVoice
+from .decoders.flow.stream import FlowOptions
 from .lm.ar import ARModel
 from .lm.batch import Prompt
 from .lm.generate import SpeechGenerator
@@ -47,6 +48,9 @@ from .rerank.ranking import RankingOptions, Scorers
 from .text.phones import Phones
 from .valle import Valle
 
+# Of what the AR says the decoder reads when each phone is said: with the tokens as well, strangers lose words and
+# likeness (docs/log.md).
+OPTIONS = FlowOptions(tokens=False)
 _RECIPES = {
     "flow": "myna-flow-cpu",
     "tokens": "myna-tokens-cpu",
@@ -123,6 +127,7 @@ def load_flow_speech(
         load_checkpoint(MelVocoder, MelVocoderConfig, paths["vocoder"], "mel-vocoder", device),
         tokenizer,
         load_ge2e(device=str(device)),
+        OPTIONS,
         precision=decoder_precision(precision, device),
     )
     ar = load_checkpoint(TokenAR, TokenARConfig, paths["ar"], "token-ar", device)

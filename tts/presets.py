@@ -30,12 +30,16 @@ class Preset:
 _GUIDED = SamplingOptions(temperature=0.8, text_guidance=2.5, voice_guidance=1.3, speed=0.9)
 PRESETS: dict[str, Preset] = {
     "standard": Preset("sound streams while it is made", 1, _GUIDED),
-    "fast": Preset("a third less work", 1, replace(_GUIDED, text_guidance=2.0, voice_guidance=1.0)),
+    "fast": Preset(
+        "without guidance: a little less work, more wrong words",
+        1,
+        replace(_GUIDED, text_guidance=2.0, voice_guidance=1.0),
+    ),
     "best": Preset("every sentence said four times, the best kept", 4, _GUIDED),
 }
 
-# The same for the token AR of the flow path, where the decoder sets the voice.
-_TOKENS = SamplingOptions(temperature=0.8, top_p=0.9, text_guidance=1.5, speed=0.95)
+# The same for the token AR of the flow path, where the decoder sets the voice. Guidance by words of strangers.
+_TOKENS = SamplingOptions(temperature=0.8, top_p=0.9, text_guidance=2.5, speed=0.95)
 TOKEN_PRESETS: dict[str, Preset] = {
     "standard": replace(PRESETS["standard"], sampling=_TOKENS),
     "fast": replace(PRESETS["fast"], sampling=replace(_TOKENS, text_guidance=1.0)),

@@ -7,9 +7,10 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
-from ...errors import MynaError
+from ...errors import MissingModelError, MynaError
 from ...tts.presets import SpeechOptions
 from ...tts.text.long_text import split_text
+from ...tts.voices.voice import codec_hash
 from .admission import Admission
 from .audio.decoding import Decoders, DecodingLimits
 from .engines.model import MynaModel, SpeechModel
@@ -19,10 +20,10 @@ from .engines.tortoise import TortoiseModel
 from .metrics import Metrics
 from .options import ServeOptions
 from .problems import NotFoundError, TooLateError
-from .voices import Voices
+from .voices import MYNA, VoiceEntry, Voices, entries
 
 # OpenAI's names and ours for our own speech.
-SPEECH_MODELS = ("myna", "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+SPEECH_MODELS = (MYNA, "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 
 
 class House:
@@ -99,6 +100,13 @@ class House:
         if self._voices is None:
             self._voices = Voices(engine.speaker, self.options.limits.voices)
         return self._voices
+
+    async def voice_entries(self) -> list[VoiceEntry]:
+        """All voices, and which of the models here can say each of them."""
+        codec = None
+        with contextlib.suppress(MissingModelError):
+            codec = codec_hash((await self.speech()).speaker.models.codec)
+        return await asyncio.to_thread(entries, codec, self.tortoise.is_installed)
 
     @contextlib.asynccontextmanager
     async def admitted(self, kind: str, client: str) -> AsyncIterator[None]:

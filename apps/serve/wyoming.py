@@ -30,6 +30,7 @@ from .problems import TooLargeError, problem_of
 from .routes.speech import Utterance
 from .routes.speech_socket import complete
 from .schemas import SpeechRequest
+from .voices import MYNA, TORTOISE, VoiceEntry
 
 _OURS = Attribution(name="Myna", url="")
 _WHISPER = Attribution(name="OpenAI", url="https://github.com/openai/whisper")
@@ -146,7 +147,8 @@ class _Handler(AsyncEventHandler):
     # ---- speaking
 
     async def _say(self, text: str, voice: str | None) -> None:
-        given = {"input": text, "voice": voice or "alloy", "response_format": "pcm"}
+        model, _, name = (voice or "").rpartition("/")
+        given = {"model": model or MYNA, "input": text, "voice": name or "alloy", "response_format": "pcm"}
         body = SpeechRequest.model_validate(given)
         utterance = await Utterance.of(self.house, body)
         form = {"rate": utterance.model.sample_rate, "width": 2, "channels": 1}
@@ -168,19 +170,7 @@ class _Handler(AsyncEventHandler):
     async def _info(self) -> Info:
         house = self.house
         tts: list[TtsProgram] = []
-        if house.problem is None:
-            entries = await asyncio.to_thread((await house.voices()).entries)
-            voices = [
-                TtsVoice(
-                    name=entry.name,
-                    attribution=_OURS,
-                    installed=True,
-                    description=entry.name,
-                    version=__version__,
-                    languages=["en"],
-                )
-                for entry in entries
-            ]
+        if voices := _voices(await house.voice_entries()):
             tts = [
                 TtsProgram(
                     name="myna",
@@ -212,6 +202,24 @@ class _Handler(AsyncEventHandler):
             models=models,
         )
         return Info(asr=[asr] if models else [], tts=tts)
+
+
+def _voices(entries: list[VoiceEntry]) -> list[TtsVoice]:
+    """Those of Myna's own models by their names, then those of TorToise as tortoise/NAME: Home Assistant looks at the
+    first program alone, so that a second one for TorToise would not be seen."""
+    said = {entry.name: entry.name for entry in entries if MYNA in entry.models}
+    said |= {f"{TORTOISE}/{one.name}": f"{one.name} (TorToise)" for one in entries if TORTOISE in one.models}
+    return [
+        TtsVoice(
+            name=name,
+            attribution=_OURS,
+            installed=True,
+            description=description,
+            version=__version__,
+            languages=["en"],
+        )
+        for name, description in said.items()
+    ]
 
 
 class _Streamed:

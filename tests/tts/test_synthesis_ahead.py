@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Generator
 
 import pytest
@@ -73,6 +76,37 @@ def test_closing_ends_every_stage_and_runs_its_cleanup():
     items.close()
     assert closed == ["first", "second"]
     assert threads() == 0
+
+
+class Held:
+    """What a stage holds while it is not closed."""
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_a_stage_held_is_gone_with_its_error(taken):
+    """Without waiting for Python's collection of cycles: a decoder's state has 60 MB."""
+    held, told = [], threading.Event()
+
+    def failing() -> Generator[int, None, None]:
+        own = Held()
+        held.append(weakref.ref(own))
+        yield 0
+        assert told.wait(5)
+        raise ValueError("nobody listens any more")
+
+    gc.collect()
+    gc.disable()
+    try:
+        items = ahead(failing(), 3)
+        assert next(items) == 0
+        told.set()
+        if taken:
+            with contextlib.suppress(ValueError):
+                next(items)
+        items.close()
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_threads_of_torch_are_as_they_were():

@@ -27,6 +27,9 @@ from ..sets.mel_set import MelSet
 from ..sets.token_places import read_tokens, whole_mels
 from .token_ar_recipe import TokenARHeldOut, TokenARRecipe
 
+# Of the model's configuration, what no weight depends on.
+_FREE = ("name", "dropout", "noise", "masked", "prompt_weight", "advance_weight")
+
 
 def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
     """Train by a recipe (a path or the name of one that ships), or continue the run in its output folder.
@@ -98,7 +101,7 @@ class TokenARTrainer(Trainer[TokenARRecipe, Plans]):
         model = TokenAR(recipe.model)
         if recipe.init_from is not None:
             given = load_checkpoint(TokenAR, TokenARConfig, recipe.init_from, "token-ar")
-            check_dimensions(given.config, recipe.model, recipe.init_from)
+            check_dimensions(given.config, recipe.model, recipe.init_from, free=_FREE)
             model.load_state_dict(given.state_dict())
         return model
 

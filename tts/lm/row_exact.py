@@ -44,11 +44,12 @@ class RowExactInt8(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) -> (..., O)."""
-        size = torch.linalg.vector_norm(x, torch.inf, -1, True).clamp_(min=1e-12)
+        size = x.abs().amax(-1, True)  # `vector_norm` takes five times as long for 24 rows
         if self._limits is None:
+            # Of a row of zeros any integers: they are multiplied by zero.
             y = _product(x / size, self._scale, self._zero, self._packed)
         else:
-            y = self._between_limits(x / size)
+            y = self._between_limits(x / size.clamp(min=1e-12))
         y.mul_(size)  # one after the other: `addcmul` of these shapes takes twice as long
         return y if self._bias is None else y.add_(self._bias)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -51,7 +52,10 @@ class _Pump(Generic[T]):
         item, over, error = await self._made.get()
         self._room.release()
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame, see `_run`
         return item, over
 
     async def stop(self) -> None:
@@ -63,6 +67,8 @@ class _Pump(Generic[T]):
                 await asyncio.shield(waiting)
             except asyncio.CancelledError:
                 cancelled = True
+        while not self._made.empty():  # an error that nobody has taken, see `_run`
+            self._made.get_nowait()
         if cancelled:
             raise asyncio.CancelledError
 
@@ -75,7 +81,10 @@ class _Pump(Generic[T]):
                         break
         except BaseException as raised:
             error = raised
-        self._tell(lambda: self._made.put_nowait((None, True, error)))
+        self._tell(partial(self._made.put_nowait, (None, True, error)))
+        # An error's traceback has this frame: if the frame had the error, all that the source held (tens of MB of a
+        # decoder's state) would stay until Python's next full collection.
+        error = None
         self._tell(self._done.set)
 
     def _put(self, item: T) -> bool:

@@ -26,10 +26,9 @@ from ....tts.tortoise.speaker import TortoiseSpeaker
 from ....tts.tortoise.text.passages import split, spoken
 from ....tts.tortoise.text.tokenizer import encode
 from ....tts.tortoise.voices import RANDOM, TortoiseVoice
-from ....tts.voices.library import voice_path
 from ..problems import InvalidError, NotFoundError, ProblemError, log
 from ..schemas import SpeechRequest
-from ..voices import resolve
+from ..voices import resolve, unusable
 from .pool import Pool
 from .pump import pumped
 from .speech import Ticket
@@ -136,9 +135,8 @@ def _say(
 def _latents(speaker: TortoiseSpeaker, name: str, seed: int) -> TortoiseVoice:
     try:
         return speaker.known_voice(name, seed)
-    except InputError as error:  # whoever asks does not know where the voices are kept
-        message = str(error).replace(str(voice_path(name)), f"the voice {name!r}")
-        raise InvalidError(message, param="voice", code="invalid_voice") from None
+    except InputError as error:
+        raise unusable(name, error) from None
 
 
 def _load(name: str) -> TortoiseSpeaker:

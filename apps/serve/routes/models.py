@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from ..engines.recognition import OPENAI
 from ..house import SPEECH_MODELS, House
 from ..problems import NotFoundError
+from ..voices import MYNA
 
 router = APIRouter()
 
@@ -41,10 +42,16 @@ async def _all(request: Request) -> list[dict[str, Any]]:
     house: House = request.app.state.house
     installed = await asyncio.to_thread(house.recognition.installed)
     loaded = house.recognition.pool.loaded
-    speak = [_entry(house, name, "speech", house.problem is None) for name in SPEECH_MODELS]
+    entries = await house.voice_entries()
     tortoise = house.tortoise
+    loaded_speech: dict[str, bool] = dict.fromkeys(SPEECH_MODELS, house.problem is None)
     if tortoise.is_installed:
-        speak.append(_entry(house, tortoise.name, "speech", tortoise.name in tortoise.pool.loaded))
+        loaded_speech[tortoise.name] = tortoise.name in tortoise.pool.loaded
+    speak = []
+    for name, is_loaded in loaded_speech.items():
+        engine = MYNA if name in SPEECH_MODELS else name
+        voices = [entry.name for entry in entries if engine in entry.models]
+        speak.append({**_entry(house, name, "speech", is_loaded), "voices": voices})
     names = installed + [name for name in OPENAI if installed]
     return speak + [_entry(house, name, "transcription", name in loaded) for name in names]
 

@@ -8,20 +8,25 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from ..body import fields_of, opened_form, read_upload
-from ..house import House
+from ..house import SPEECH_MODELS, House
 from ..problems import InvalidError
 from ..schemas import VOICE_FORM
-from ..voices import MAX_SECONDS, OPENAI, VoiceEntry
+from ..voices import MAX_SECONDS, MYNA, OPENAI, VoiceEntry, models_of
 
 router = APIRouter()
 _TRUE = ("true", "1", "yes", "on")
 
 
 @router.get("/v1/audio/voices")
-async def voices(request: Request, legacy: bool = False) -> Any:
-    """All voices. legacy: their names alone."""
+async def voices(request: Request, legacy: bool = False, model: str | None = None) -> Any:
+    """All voices, or those that a model can say. legacy: their names alone, of Myna's own models unless told."""
     house: House = request.app.state.house
-    entries = await asyncio.to_thread((await house.voices()).entries)
+    entries = await house.voice_entries()
+    if model is None and legacy:
+        model = MYNA
+    if model is not None:
+        engine = MYNA if model in SPEECH_MODELS else model
+        entries = [entry for entry in entries if engine in entry.models]
     listed = [entry.name for entry in entries] if legacy else [_described(entry) for entry in entries]
     return {"object": "list", "voices": listed, "openai": list(OPENAI)}
 
@@ -53,7 +58,8 @@ async def add_voice(request: Request) -> Any:
             str(fields["text"]) if fields.get("text") else None,
             str(fields.get("replace", "")).lower() in _TRUE,
         )
-    entry = VoiceEntry(voice.name, house.started, False, voice.consent, "recording")
+    models = models_of(True, house.tortoise.is_installed)
+    entry = VoiceEntry(voice.name, house.started, False, voice.consent, "recording", models)
     return {**_described(entry), "seconds": voice.seconds, "notes": list(voice.notes)}
 
 
@@ -74,4 +80,5 @@ def _described(entry: VoiceEntry) -> dict[str, Any]:
         "created_at": entry.created,
         "owned_by": "myna" if entry.ours else "user",
         "consent": entry.consent,
+        "models": list(entry.models),
     }

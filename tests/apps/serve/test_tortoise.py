@@ -228,6 +228,73 @@ def test_a_voice_of_the_house_has_a_recording_to_hear(tortoise, alone):
     assert np.array_equal(pcm(tortoise, "Hello.", voice="eve"), alone("Hello.", voice="eve"))
 
 
+def test_lists_say_which_model_can_say_a_voice(tortoise, speaker):
+    add_voice(replace(speaker.voice("random"), name="bob"))
+    listed = httpx.get(tortoise.url + "/v1/audio/voices").json()["voices"]
+    models = {voice["id"]: voice["models"] for voice in listed}
+    assert models["ann"] == models["bob"] == models["random"] == ["tortoise"]
+    assert models["ada"] == models["nova"] == ["myna", "tortoise"]
+    speaks = {model["id"]: model for model in httpx.get(tortoise.url + "/v1/models").json()["data"]}
+    for name in ("myna", "tts-1", "tortoise"):
+        engine = "tortoise" if name == "tortoise" else "myna"
+        can = [voice for voice in models if engine in models[voice]]
+        assert speaks[name]["voices"] == can
+        chosen = httpx.get(tortoise.url + "/v1/audio/voices", params={"model": name}).json()["voices"]
+        assert [voice["id"] for voice in chosen] == can
+    legacy = httpx.get(tortoise.url + "/v1/audio/voices?legacy=true").json()["voices"]
+    assert "nova" in legacy  # for clients that know one model
+    assert not {"ann", "bob", "random"} & set(legacy)
+    assert httpx.get(tortoise.url + "/v1/audio/voices?model=whisper-1").json()["voices"] == []
+    removed = httpx.delete(tortoise.url + "/v1/audio/voices/bob")
+    assert removed.status_code == 200
+
+
+@pytest.mark.parametrize("name", ["ann", "random"])
+def test_a_voice_that_it_alone_can_say_is_refused_by_the_house_s_own_model(tortoise, library, name):
+    answer = ask(tortoise, model="myna", voice=name)
+    found = error(answer)
+    assert (answer.status_code, found["code"], found["param"]) == (400, "invalid_voice", "voice")
+    expected = f"the voice '{name}' is one that TorToise alone can say; ask for the model 'tortoise'"
+    assert found["message"] == expected
+
+
+def test_a_voice_that_is_damaged_is_not_told_by_its_path(tortoise, library):
+    path = library / "dan.safetensors"
+    path.write_bytes((library / "ada.safetensors").read_bytes()[:-10])
+    for model in ("myna", "tortoise"):
+        answer = ask(tortoise, model=model, voice="dan")
+        assert (answer.status_code, error(answer)["code"]) == (400, "invalid_voice")
+        assert "'dan'" in error(answer)["message"]
+        assert str(library) not in error(answer)["message"]
+    path.unlink()
+
+
+def test_home_assistant_hears_it_by_the_names_of_its_voices(serve, speaker, alone):
+    pytest.importorskip("wyoming")
+    from myna.apps.serve.wyoming import serving
+    from wyoming.audio import AudioStop
+    from wyoming.error import Error
+    from wyoming.info import Describe, Info
+    from wyoming.tts import Synthesize, SynthesizeVoice
+
+    from .test_wyoming import sound, talk
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve(beside=(lambda house: serving(f"tcp://127.0.0.1:{port}", house),))
+    (program,) = Info.from_event(talk(port, [Describe()], Info)[-1]).tts
+    voices = {voice.name: voice.description for voice in program.voices}
+    assert voices["tortoise/ann"] == "ann (TorToise)"
+    assert {"ada", "nova", "tortoise/nova", "tortoise/random"} <= set(voices)
+    assert not {"ann", "random"} & set(voices)
+    said = talk(port, [Synthesize("Hello.", SynthesizeVoice(name="tortoise/ann"))], AudioStop)
+    assert np.array_equal(np.frombuffer(sound(said), "<i2"), alone("Hello."))
+    for name, words in (("ann", "TorToise alone"), ("nothing/ann", "no model named 'nothing'")):
+        wrong = talk(port, [Synthesize("Hello.", SynthesizeVoice(name=name))], Error)[-1]
+        assert words in Error.from_event(wrong).text
+
+
 # ---- what cannot be
 
 
@@ -295,6 +362,9 @@ def test_where_it_is_not_installed_it_says_how_it_gets_there(server, tmp_path, m
         assert "`myna models download tortoise`" in event["error"]["message"]
     assert "tortoise" not in listed(server)
     assert "tortoise" not in error(ask(server, model="gpt-9"))["message"]
+    voices = httpx.get(server.url + "/v1/audio/voices").json()["voices"]
+    assert {name for voice in voices for name in voice["models"]} == {"myna"}
+    assert not {"ann", "random"} & {voice["id"] for voice in voices}
     assert not (tmp_path / "tortoise").exists()  # nothing was fetched
 
 
@@ -355,6 +425,8 @@ def test_it_speaks_where_the_house_s_own_models_are_missing(speaker, recognition
         assert np.array_equal(pcm(server, "Hello."), alone("Hello."))
         assert error(ask(server, model="myna"))["code"] == "model_not_found"
         assert listed(server) | {"tts-1": False} == listed(server)
+        voices = httpx.get(server.url + "/v1/audio/voices").json()["voices"]
+        assert {voice["id"]: voice["models"] for voice in voices}["nova"] == ["tortoise"]
 
 
 # ---- clients that go

@@ -659,6 +659,16 @@ def test_the_ar_learns_from_the_tokens(mels, trained, tmp_path):
     losses = scalars(out, "train", "loss")
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
     load_checkpoint(TokenAR, TokenARConfig, out / "best.safetensors", "token-ar")
+    again = [
+        f"data.mel_sets=[{mels}]",
+        f"data.tokens={tokens}",
+        f"output={tmp_path / 'again'}",
+        "max_steps=1",
+    ]
+    more = [*again, f"init_from={out / 'best.safetensors'}", "data.held_out=null", *AR, "model.dropout=0.3"]
+    train("myna-token-ar-cpu", more, quiet=True)  # what no weight depends on may differ
+    with pytest.raises(UsageError, match="has hidden"):
+        train("myna-token-ar-cpu", [*more, "model.hidden=48", f"output={tmp_path / 'other'}"], quiet=True)
     tokenizer = load_checkpoint(SpeechTokenizer, SpeechTokensConfig, tokens, "tokens")
     speech = MelSet([mels])
     found = tokens_of(speech, tokenizer, batch=5)

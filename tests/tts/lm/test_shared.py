@@ -283,6 +283,23 @@ def test_a_row_of_an_exact_layer_is_the_same_in_every_batch(bias):
 
 
 @pytest.mark.skipif(int8_engine() is None, reason="no products in 8 bits on this machine")
+@pytest.mark.parametrize("limits", [False, True])
+def test_a_row_of_zeros_gives_the_bias_and_leaves_the_others_alone(limits):
+    torch.manual_seed(0)
+    bias, x = torch.randn(96), torch.randn(5, 64)
+    layer = RowExactInt8(Int8Linear(torch.randn(96, 64), bias, str(int8_engine())))
+    if limits:
+        layer._limits = torch.zeros(1, 64)
+        layer._limits[0, :2] = torch.tensor([-1.0, 1.0])
+    others = layer(x)
+    x[2] = 0
+    y = layer(x)
+    assert torch.equal(y[2], bias)
+    rest = [0, 1, 3, 4]
+    assert torch.equal(y[rest], others[rest])
+
+
+@pytest.mark.skipif(int8_engine() is None, reason="no products in 8 bits on this machine")
 def test_without_products_of_a_given_range_a_row_sets_it():
     torch.manual_seed(0)
     x, layer = torch.randn(5, 64), RowExactInt8(Int8Linear(torch.randn(96, 64), None, str(int8_engine())))
