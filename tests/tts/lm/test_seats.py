@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import pytest
@@ -97,7 +98,12 @@ def no_coroutines(monkeypatch) -> None:
 def test_those_who_begin_at_once_say_what_they_say_alone(net, monkeypatch):
     expected = [alone(net, seed) for seed in range(6)]
     no_coroutines(monkeypatch)
-    shared, barrier, made = SharedAR(net), threading.Barrier(6), {}
+    at_once(SharedAR(net), said, expected)
+
+
+def at_once(shared: SharedAR, said: Callable[[SharedAR, int], Iterator[Frame]], expected) -> None:
+    """Six threads begin together. said: what the one with a number says."""
+    barrier, made = threading.Barrier(6), {}
 
     def work(seed: int) -> None:
         barrier.wait()
@@ -129,29 +135,27 @@ def test_they_come_pause_and_leave_at_different_steps(net, monkeypatch):
         return _Utterance(generator, 0, 0, lambda: False, shared._lock)
 
     first, second, third = (utterance(seed) for seed in (1, 2, 3))
-    going = {
-        0: [first],
-        2: [first, second],
-        4: [second],
-        6: [first, second],
-        9: [second],
-        11: [second, third],
-    }
+    come_pause_and_leave(shared, first, second, third)
+    for seed, one in ((1, first), (2, second), (3, third)):
+        expected = alone(net, seed, text_guidance=2.0, voice_guidance=1.0)
+        same(list(one.made), expected[: len(one.made)])
+
+
+def come_pause_and_leave(shared: SharedAR, first: _Utterance, second: _Utterance, third: _Utterance) -> None:
+    """Two at a table for two, and the third in the seat that the first has left."""
+    going = {0: [first], 2: [first, second], 3: [second], 5: [first, second], 7: [second], 8: [second, third]}
     now: list[_Utterance] = []
-    for step in range(15):
+    for step in range(11):
         now = going.get(step, now)
-        if step == 9:
+        if step == 7:
             with shared._lock:
-                shared._remove(first)  # third will have its seat
+                shared._remove(first)
         with torch.inference_mode():
             shared._step(now)
     assert first.seat is not None
     assert third.seat is not None
     assert (third.seat.table, third.seat.slot) == (first.seat.table, first.seat.slot)
-    assert [len(one.made) for one in (first, second, third)] == [7, 13, 4]
-    for seed, one in ((1, first), (2, second), (3, third)):
-        expected = alone(net, seed, text_guidance=2.0, voice_guidance=1.0)
-        same(list(one.made), expected[: len(one.made)])
+    assert [len(one.made) for one in (first, second, third)] == [5, 9, 3]
 
 
 def test_who_leaves_frees_its_seat(net):
@@ -313,11 +317,16 @@ def test_tries_side_by_side(device, monkeypatch):
         monkeypatch.setattr(several_module, "may_capture", lambda _: True)
         monkeypatch.setattr(slots_module, "runs_on", lambda *_: True)
     monkeypatch.setattr(several_module, "_Try", None)  # nobody goes without a slot
+    tries_say_what_they_say_alone(lambda: ARGenerator(net, PHONES, prompt(), options(1)))  # pyright: ignore
+
+
+def tries_say_what_they_say_alone(make: Callable[[], SpeechGenerator]) -> None:
     for seeds in ((1, 4, 7), (7, 1, 2)):
-        frames = list(several_module.several(net, ARGenerator(net, PHONES, prompt(), options(1)), seeds))  # pyright: ignore
+        read = make()
+        frames = list(several_module.several(read.model, read, seeds))
         tries = [[frame for frame in of if frame is not None] for of in zip(*frames, strict=True)]
         for seed, one in zip(seeds, tries, strict=True):
-            expected = alone(net, 1, seed=seed)  # pyright: ignore
+            expected = by_coroutine(make().fork(seed))
             same(one, expected)
             assert all(step[seeds.index(seed)] is None for step in frames[len(expected) :])
         assert len(frames) == max(map(len, tries))
@@ -334,19 +343,24 @@ def test_with_the_fused_transformer(monkeypatch):
     no_coroutines(monkeypatch)
     shared = SharedAR(made)  # pyright: ignore
     shared._seats = Seats(made, slots=2)  # pyright: ignore
-    one, two = (
-        _Utterance(ARGenerator(made, phones(s), prompt(), options(s)), 0, 0, lambda: False, shared._lock)  # pyright: ignore
-        for s in (1, 4)
-    )
+    one, two = two_in_fused_seats(
+        shared, (ARGenerator(made, phones(s), prompt(), options(s)) for s in (1, 4))
+    )  # pyright: ignore
+    monkeypatch.undo()
+    same(one, alone(made, 1)[:2])  # pyright: ignore
+    same(two, alone(made, 4)[:2])  # pyright: ignore
+
+
+def two_in_fused_seats(shared: SharedAR, generators: Iterable[SpeechGenerator]) -> list[list[Frame]]:
+    """Two frames of each, one of them beside the other's."""
+    one, two = (_Utterance(each, 0, 0, lambda: False, shared._lock) for each in generators)
     with torch.inference_mode():
         for now in ([one], [one, two], [two]):
             shared._step(now)
     assert one.seat is not None
     assert one.seat.table.slots._fused is not None
     assert (len(one.made), len(two.made)) == (2, 2)
-    monkeypatch.undo()
-    same(list(one.made), alone(made, 1)[:2])  # pyright: ignore
-    same(list(two.made), alone(made, 4)[:2])  # pyright: ignore
+    return [list(one.made), list(two.made)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

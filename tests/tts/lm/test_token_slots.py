@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from itertools import islice
 
@@ -28,7 +27,15 @@ from myna.tts.lm.token_slots import TokenSlots
 from myna.tts.text.phones import Phones
 
 from .test_generate import PHONES
-from .test_seats import by_coroutine, no_coroutines, taken
+from .test_seats import (
+    at_once,
+    by_coroutine,
+    come_pause_and_leave,
+    no_coroutines,
+    taken,
+    tries_say_what_they_say_alone,
+    two_in_fused_seats,
+)
 from .test_slots import DEVICES, OPTIONS, OTHER, Utterance, come_and_go, same
 
 SHORT = Phones.from_ipa("ɡˈʊ.")
@@ -201,23 +208,7 @@ def said(shared: SharedAR, seed: int, **more):
 def test_those_who_begin_at_once_say_what_they_say_alone(net, monkeypatch):
     expected = [alone(net, seed) for seed in range(6)]
     no_coroutines(monkeypatch)
-    shared, barrier, made = SharedAR(net, reads=reads), threading.Barrier(6), {}  # pyright: ignore
-
-    def work(seed: int) -> None:
-        barrier.wait()
-        made[seed] = list(said(shared, seed))
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed in range(6):
-        same(made[seed], expected[seed])
-    assert shared.steps < shared.frames_made == sum(map(len, expected))  # they did share
-    assert shared._seats is not None
-    assert shared._seats.n_tables == 3  # one for each number of rows, whatever the speeds
-    assert taken(shared) == 0
+    at_once(SharedAR(net, reads=reads), said, expected)  # pyright: ignore
 
 
 def test_they_come_pause_and_leave_at_different_steps(net, monkeypatch):
@@ -229,19 +220,7 @@ def test_they_come_pause_and_leave_at_different_steps(net, monkeypatch):
     first, second, third = (
         _Utterance(generator(net, seed, **guided), 0, 0, lambda: False, shared._lock) for seed in (1, 2, 4)
     )
-    going = {0: [first], 2: [first, second], 3: [second], 5: [first, second], 7: [second, third]}
-    now: list[_Utterance] = []
-    for step in range(10):
-        now = going.get(step, now)
-        if step == 7:
-            with shared._lock:
-                shared._remove(first)  # third will have its seat
-        with torch.inference_mode():
-            shared._step(now)
-    assert first.seat is not None
-    assert third.seat is not None
-    assert (third.seat.table, third.seat.slot) == (first.seat.table, first.seat.slot)
-    assert [len(one.made) for one in (first, second, third)] == [5, 8, 3]
+    come_pause_and_leave(shared, first, second, third)
     for seed, one in ((1, first), (2, second), (4, third)):
         same(list(one.made), alone(net, seed, **guided)[: len(one.made)])
 
@@ -273,14 +252,7 @@ def test_who_finds_no_seat_shares_steps_as_without(net, monkeypatch):
 
 def test_tries_side_by_side(net, monkeypatch):
     monkeypatch.setattr(several_module, "_Try", None)  # nobody goes without a slot
-    for seeds in ((1, 4, 7), (7, 1, 2)):
-        frames = list(several_module.several(net, generator(net, 2), seeds))
-        tries = [[frame for frame in of if frame is not None] for of in zip(*frames, strict=True)]
-        for seed, one in zip(seeds, tries, strict=True):
-            expected = by_coroutine(generator(net, 2).fork(seed))
-            same(one, expected)
-            assert all(step[seeds.index(seed)] is None for step in frames[len(expected) :])
-        assert len(frames) == max(map(len, tries))
+    tries_say_what_they_say_alone(lambda: generator(net, 2))
 
 
 @pytest.mark.skipif(not (HAS_TRITON and INTERPRETED), reason="kernels are not interpreted")
@@ -293,16 +265,10 @@ def test_with_the_fused_transformer(monkeypatch):
     no_coroutines(monkeypatch)
     shared = SharedAR(net, reads=reads)  # pyright: ignore
     shared._seats = Seats(net, slots=2)  # pyright: ignore
-    one, two = (_Utterance(generator(net, s), 0, 0, lambda: False, shared._lock) for s in (1, 4))
-    with torch.inference_mode():
-        for now in ([one], [one, two], [two]):
-            shared._step(now)
-    assert one.seat is not None
-    assert one.seat.table.slots._fused is not None
-    assert (len(one.made), len(two.made)) == (2, 2)
+    one, two = two_in_fused_seats(shared, (generator(net, s) for s in (1, 4)))
     monkeypatch.undo()
-    same(list(one.made), alone(net, 1)[:2])
-    same(list(two.made), alone(net, 4)[:2])
+    same(one, alone(net, 1)[:2])
+    same(two, alone(net, 4)[:2])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
