@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from typing import cast
@@ -53,10 +54,24 @@ def options(seed: int) -> SamplingOptions:
     )
 
 
-def say(shared: SharedAR, seed: int, wait: threading.Barrier | None = None) -> list[Frame]:
-    if wait is not None:
-        wait.wait()
+def say(shared: SharedAR, seed: int) -> list[Frame]:
     return list(shared.frames(Phones.from_ipa(TEXTS[seed % 4]), prompt(seed), options(seed)))
+
+
+def at_once(n: int, say_one: Callable[[int], list[Frame]]) -> list[list[Frame]]:
+    """What n threads say that begin together."""
+    barrier, said = threading.Barrier(n), {}
+
+    def work(seed: int) -> None:
+        barrier.wait()
+        said[seed] = say_one(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [said[seed] for seed in range(n)]
 
 
 def equal(a: list[Frame], b: list[Frame]) -> bool:
@@ -69,16 +84,8 @@ def equal(a: list[Frame], b: list[Frame]) -> bool:
 @pytest.mark.skipif(int8_engine() is None, reason="no products in 8 bits on this machine")
 def test_what_is_said_does_not_depend_on_the_others(ar):
     alone = [say(SharedAR(ar), seed) for seed in range(6)]
-    shared, barrier = SharedAR(ar), threading.Barrier(6)
-    said: dict[int, list[Frame]] = {}
-    threads = [
-        threading.Thread(target=lambda seed=seed: said.__setitem__(seed, say(shared, seed, barrier)))
-        for seed in range(6)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    shared = SharedAR(ar)
+    said = at_once(6, lambda seed: say(shared, seed))
     assert all(equal(said[seed], alone[seed]) for seed in range(6))
     assert shared.frames_made == sum(map(len, alone))
     assert shared.steps < shared.frames_made  # they did share
@@ -106,18 +113,8 @@ def test_voices_with_adapters_of_their_own_share_every_step(ar):
 
     alone = [frames(SharedAR(ar), seed) for seed in range(4)]
     assert not equal(alone[1], say(SharedAR(ar), 1))
-    shared, barrier = SharedAR(ar), threading.Barrier(4)
-    said: dict[int, list[Frame]] = {}
-
-    def work(seed: int) -> None:
-        barrier.wait()
-        said[seed] = frames(shared, seed)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    shared = SharedAR(ar)
+    said = at_once(4, lambda seed: frames(shared, seed))
     assert all(equal(said[seed], alone[seed]) for seed in range(4))
     assert shared.steps < shared.frames_made
     assert equal(say(shared, 2), say(SharedAR(ar), 2))  # who has none is as ever
@@ -140,18 +137,8 @@ def test_the_token_ar_is_shared_as_well(token_ar):
     exact = row_exact(token_ar)
     one = TokenGenerator(token_ar, Phones.from_ipa(TEXTS[1]), voices[1], options(1)).on(exact)
     assert [f.pointer.tolist() for f in alone[1]] == [f.pointer.tolist() for f in one]
-    shared, barrier = SharedAR(token_ar, reads=reads), threading.Barrier(4)
-    said: dict[int, list[Frame]] = {}
-
-    def work(seed: int) -> None:
-        barrier.wait()
-        said[seed] = said_by(shared, seed)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    shared = SharedAR(token_ar, reads=reads)
+    said = at_once(4, lambda seed: said_by(shared, seed))
     assert all(equal(said[seed], alone[seed]) for seed in range(4))
     assert shared.steps < shared.frames_made
 
