@@ -161,12 +161,20 @@ class DiT(nn.Module):
             tails.append(tail)
         return self._normed(x, condition), DiTState(state.position + t, tuple(tails), state.caches)
 
-    def continued(self, state: DiTState, slots: int) -> DiTState:
-        """A copy of a state of one row, which has seen no more frames than its caches hold, with room for `slots`."""
+    def continued(self, state: DiTState, slots: int, zeros: bool = True) -> DiTState:
+        """A copy of a state of one row, which has seen no more frames than its caches hold, with room for `slots`.
+
+        zeros: in the slots that are free. Without, they hold anything, and memory that nobody writes is none: for who
+        tells every step the row's very position as its reach.
+        """
         n = state.caches[0][0].shape[2]
 
         def grown(cache: Tensor) -> Tensor:
-            return F.pad(cache, (0, 0, 0, slots - n))
+            if zeros:
+                return F.pad(cache, (0, 0, 0, slots - n))
+            whole = cache.new_empty(*cache.shape[:2], slots, cache.shape[3])
+            whole[:, :, :n] = cache
+            return whole
 
         caches = tuple((grown(keys), grown(values)) for keys, values in state.caches)
         return DiTState(state.position.clone(), state.tails, caches)

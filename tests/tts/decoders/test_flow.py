@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -195,3 +196,21 @@ def test_a_block_does_not_read_back(model, said, guidance, no_synchronisation):
         for first in (24, 36, 48):
             mel = stream.push(pointer[first : first + 12], tokens[first // 2 : first // 2 + 6])
             assert mel.shape == (8, 24)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+@pytest.mark.parametrize("with_voice", [True, False])
+def test_slots_that_nobody_has_written_are_never_read(model, said, monkeypatch, with_voice, guidance):
+    """They hold anything."""
+    options = FlowOptions(guidance=guidance)
+    mels = []
+    for filling in (0.0, math.nan):
+
+        def new_empty(like, *shape, filling=filling):
+            return torch.full(shape, filling, dtype=like.dtype)
+
+        monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+        voice = voice_of(model, options) if with_voice else None
+        mels.append(streamed(model, said, options, (20, 46), voice))
+    assert torch.isfinite(mels[1]).all()
+    assert torch.equal(mels[0], mels[1])

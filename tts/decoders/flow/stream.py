@@ -141,9 +141,11 @@ class FlowStream:
                 head = [model.head.init_state(1, like, 1)] * options.steps
                 rows.append((nobody, model.trunk.init_state(1, like, 1), tuple(head)))
             self._condition = torch.cat([row[0] for row in rows])
-            self._trunk = _rows([model.trunk.continued(row[1], slots) for row in rows])
+            several = len(rows) > 1  # they are not equally far
+            self._trunk = _rows([model.trunk.continued(row[1], slots, several) for row in rows])
             self._heads = [
-                _rows([model.head.continued(row[2][k], slots) for row in rows]) for k in range(options.steps)
+                _rows([model.head.continued(row[2][k], slots, several) for row in rows])
+                for k in range(options.steps)
             ]
         self._guided, self._times = guided, options.times()
         self._reach = n
@@ -260,6 +262,8 @@ class FlowStream:
 
 def _rows(states: list[DiTState]) -> DiTState:
     """States of one row each as one of several."""
+    if len(states) == 1:
+        return states[0]
     return DiTState(
         torch.cat([state.position for state in states]),
         tuple(torch.cat(tails) for tails in zip(*(state.tails for state in states), strict=True)),
