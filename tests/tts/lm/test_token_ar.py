@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 from myna.codec.mel.speech_tokens import FiniteScalarQuantizer, SpeechTokenizer, SpeechTokensConfig
 from myna.errors import InputError
 from myna.tts.lm.quantize import for_inference
-from myna.tts.lm.sampling import SamplingOptions
+from myna.tts.lm.sampling import SamplingOptions, uniforms
 from myna.tts.lm.token_ar import TokenAR, TokenARConfig, TokenBatch
 from myna.tts.lm.token_generate import TokenGenerator, TokenPrompt
 from myna.tts.text.phones import Phones
@@ -83,6 +85,27 @@ def test_the_pointer_walks_through_all_phones(model, phones, seed):
         assert spaces[before + 1 : after].all()  # only spaces are passed over
     again = list(TokenGenerator(model, phones, PROMPT, options))
     assert [f.codes.item() for f in again] == [f.codes.item() for f in frames]
+
+
+def test_the_number_of_the_first_phone_is_drawn_from_the_seed(model, phones):
+    """How long it lasts: the pointer moves on once its hazard has fallen below that number (`durations`)."""
+    options = SamplingOptions(duration_temperature=0.5)
+    generator = TokenGenerator(model, phones, PROMPT, options)
+    untils = [float(generator.begin(iter([number])).halves[1].until) for number in (0.0, 0.5, 0.9)]
+    assert untils == pytest.approx([0.25, 0.5, 0.7])
+    source = uniforms(7)
+    generator.begin(source)
+    assert next(source) == list(islice(uniforms(7), 2))[1]  # one number was taken
+    lasts = []
+    for number in (0.0, 0.99):  # the rest of what is drawn being equal
+
+        def begin(source, number=number):
+            return TokenGenerator.begin(generator, iter([number]))
+
+        generator.begin = begin
+        frames = list(generator.fork(3))
+        lasts.append(int((torch.cat([frame.pointer for frame in frames]) == 0).sum()))
+    assert lasts[0] > lasts[1]
 
 
 def test_without_a_voice_and_in_8_bits(model, phones):
