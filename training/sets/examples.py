@@ -3,8 +3,8 @@
     other utterance of the voice, or this one's beginning      the utterance
     [...| a cut of 1.5 to 4 s |...]                            [   target   ]
 
-A voice is a speaker at one scale (`mel_set`). What is drawn is a function of the seed and the step. Shapes: B batch,
-T frames of 50 Hz.
+A voice is a speaker at one scale and tempo (`mel_set`). What is drawn is a function of the seed and the step. Shapes:
+B batch, T frames of 50 Hz.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Plans:
 
 @dataclass(frozen=True)
 class Voice:
-    """The utterances of a speaker at one scale, and those of them that are said."""
+    """The utterances of a speaker at one scale and tempo, and those of them that are said."""
 
     targets: list[int]
     utterances: list[int]
@@ -118,11 +118,11 @@ class Planner:
         self.speech, self.options = speech, options
         self._voices: dict[str, list[Voice]] = {}
         spoken = set(_good(speech, chosen, least_quality))
-        by_voice: dict[tuple[str, str, float], list[int]] = {}
+        by_voice: dict[tuple[str, str, float, float], list[int]] = {}
         for i in chosen:
             item = speech.items[i]
-            by_voice.setdefault((item.source, item.speaker, item.scale), []).append(i)
-        for (source, _, _), utterances in by_voice.items():
+            by_voice.setdefault((item.source, item.speaker, item.scale, item.tempo), []).append(i)
+        for (source, _, _, _), utterances in by_voice.items():
             if targets := [i for i in utterances if i in spoken]:
                 self._voices.setdefault(source, []).append(Voice(targets, utterances))
         if weights is None:
