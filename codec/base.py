@@ -66,6 +66,8 @@ class Codec(nn.Module):
     sample_rate: Hz.   channels: audio channels.   frame_size: samples a frame.   frame_rate: frames a second.
     n_codebooks, codebook_size: of the residual quantizer.
     delay: look-ahead of encoder and decoder together, in samples, beyond the frame itself.
+    codes_of: hash (`checkpoint.weights_hash`) of the weights whose codes these are, where the decoder alone has been
+    trained since: encoder and codebooks are the same. "" otherwise.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Codec(nn.Module):
     n_codebooks: int
     codebook_size: int
     delay: int = 0
+    codes_of: str = ""
 
     @property
     def frame_rate(self) -> Fraction:

@@ -1,6 +1,7 @@
 """Our checkpoints: one safetensors file whose metadata holds the configuration as JSON.
 
     metadata["config"] = {"family": "myna" | "myna-mel" | "encodec" | "encodec-lm" | "dac", <every field of the config>}
+    metadata["codes_of"]   `Codec.codes_of`, where there is one
 
 No other file is needed to rebuild the model, and nothing in the file can run code.
 """
@@ -30,6 +31,7 @@ from ..data.checkpoint import (
 )
 from ..data.files import atomic_output
 from ..errors import InputError
+from .base import Codec
 from .dac import DAC, DACConfig
 from .encodec import EncodecConfig, build_encodec
 from .encodec_lm import EncodecLM, EncodecLMConfig
@@ -66,8 +68,11 @@ def save_checkpoint(
     family = next(name for name, family in FAMILIES.items() if isinstance(config, family.config))
     described = json.dumps({"family": family, **dataclasses.asdict(typing.cast(Any, config))})
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    metadata = {**(notes or {}), "config": described}
+    if isinstance(model, Codec) and model.codes_of:
+        metadata["codes_of"] = model.codes_of
     with atomic_output(path, force=force) as file:
-        file.write(save(weights, metadata={**(notes or {}), "config": described}))
+        file.write(save(weights, metadata=metadata))
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
@@ -100,6 +105,8 @@ def build_checkpoint(file: CheckpointFile, path: str | Path) -> nn.Module:
     except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(f"{path}: its configuration cannot be built: {error}") from None
     load_strictly(model, file.weights, path)
+    if isinstance(model, Codec):
+        model.codes_of = file.metadata.get("codes_of", "")
     return model.eval()
 
 
@@ -119,6 +126,12 @@ def weights_hash(model: nn.Module) -> str:
     if cached is None or cached[0] != key:
         cached = _HASHES[model] = (key, _hash(weights))
     return cached[1]
+
+
+def codes_hash(codec: Codec) -> str:
+    """What files, voices and language models know a codec by: sha256 (64 hex digits) of the weights that first made
+    its codes. A decoder that has been trained on reads the codes of before, and the encoder still makes them."""
+    return codec.codes_of or weights_hash(codec)
 
 
 def _hash(weights: list[tuple[str, Tensor]]) -> str:

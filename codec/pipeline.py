@@ -31,7 +31,7 @@ from ..marks.search import listen
 from ..marks.tags import is_synthetic
 from ..marks.watermark import WatermarkStream, can_mark
 from .base import Codec
-from .checkpoint import weights_hash
+from .checkpoint import codes_hash
 from .dac_chunks import DacChunkStream
 from .encodec import SegmentedEncodec
 from .formats import CompressedFile, Damage, MynaWriter, cut, header_for, open_compressed
@@ -384,7 +384,7 @@ def myna_header(
         n_samples=None if info.format in LOSSY else info.n_frames,
         streams=stream_count(info.channels, codec),
         packet_frames=frames,
-        weights_hash=weights_hash(codec),
+        weights_hash=codes_hash(codec),
     )
     if isinstance(codec, SegmentedEncodec):  # a packet is a segment
         header = replace(header, packet_hop=codec.stride, scaled=codec.config.normalize)

@@ -24,7 +24,7 @@ from .adapters import adapt_dac, adapt_encodec, adapt_encodec_lm
 from .adapters.dac import is_dac
 from .adapters.encodec import is_encodec, is_encodec_lm
 from .base import Codec
-from .checkpoint import build_checkpoint, save_checkpoint, weights_hash
+from .checkpoint import build_checkpoint, codes_hash, save_checkpoint
 from .encodec_lm import EncodecLM
 from .formats import FileInfo
 
@@ -189,7 +189,7 @@ def codec_for(
             f"the file was made at {info.sample_rate} Hz with frames of {info.frame_size}, {codec.name} has "
             f"{codec.sample_rate} Hz and {codec.frame_size}; give the model that made it (--model)"
         )
-    here = weights_hash(codec)[:16] if info.weights_hash else ""
+    here = codes_hash(codec)[:16] if info.weights_hash else ""
     if info.weights_hash != here:
         if model is None:
             raise MissingModelError(

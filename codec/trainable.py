@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Codec
 from .quantizer import QuantizedResult, ResidualVQ
@@ -25,10 +25,12 @@ class TrainingResult:
 
 
 class TrainableCodec(Codec):
-    """A codec around a residual quantizer that `myna train` can train. `config` rebuilds it."""
+    """A codec around a residual quantizer that `myna train` can train. `config` rebuilds it; what is not in `decoder`
+    makes the codes."""
 
     config: Any
     quantizer: ResidualVQ
+    decoder: nn.Module
 
     @abstractmethod
     def synthesize(self, latents: Tensor, n_samples: int) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from ..codec import Codec
-from ..codec.checkpoint import weights_hash
+from ..codec.checkpoint import codes_hash, weights_hash
 from ..codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ..codec.mel.trained_on import check_trained_on
 from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
@@ -155,4 +155,4 @@ def _load_mel_nar(
             f"{codec_path} is no mel codec around the tokenizer here, {tokens_hash[:16]}, whose tokens the AR says; "
             "use models that were trained together"
         )
-    return MelNARDecoder(load_nar(path, device, weights_hash(codec)), codec, precision)
+    return MelNARDecoder(load_nar(path, device, codes_hash(codec)), codec, precision)

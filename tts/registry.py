@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..codec import Codec
-from ..codec.checkpoint import weights_hash
+from ..codec.checkpoint import codes_hash
 from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ..data.checkpoint import (
     config_from_dict,
@@ -220,7 +220,7 @@ def _load_nar(
 ) -> SpeechDecoder:
     from .decoders.nar_stream import NARDecoder
 
-    nar = load_nar(path, device, weights_hash(codec))
+    nar = load_nar(path, device, codes_hash(codec))
     return NARDecoder(nar, codec, choose(precision, "speech model", device))
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from ..codec.checkpoint import weights_hash
+from ..codec.checkpoint import codes_hash
 from ..codec.registry import load_codec
 from ..data.audio import Audio, write_audio
 from ..errors import MissingModelError
@@ -231,7 +231,7 @@ def load_models(
             f"{weights_file(NAR_FILE)}"
         )
     codec = load_codec("myna-24k", device)
-    ar = load_ar(ar_file, device, weights_hash(codec))
+    ar = load_ar(ar_file, device, codes_hash(codec))
     aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
     decoders = load_decoders(codec, ar, device, precision=precision)
     precise = choose(precision, "speech model", device)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...codec import Codec
-from ...codec.checkpoint import weights_hash
+from ...codec.checkpoint import codes_hash
 from ...tts.aligner import SHIPPED as SHIPPED_ALIGNER
 from ...tts.aligner import load_aligner
 from ...tts.flow_speech import FlowSpeech, load_flow_speech
@@ -105,7 +105,7 @@ def load_speaker(
         return Speaker(
             load_flow_speech(codec, aligner, device, scorers=shipped_scorers(), flow=flow, kind=WatchedFlow)
         )
-    says = load_ar(ar, device, weights_hash(codec))
+    says = load_ar(ar, device, codes_hash(codec))
     given = {decoder or next(iter(DECODERS)): None if weights is None else Path(weights)}
     decoders = load_decoders(codec, says, device, given)
     models = WatchedValle(codec, says, decoders, aligner, scorers=shipped_scorers())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from myna.codec import api
-from myna.codec.checkpoint import weights_hash
+from myna.codec.checkpoint import codes_hash
 from myna.codec.formats.context_model import ContextModel
 from myna.codec.registry import load_codec
 from myna.data.audio import read_audio
@@ -24,7 +24,7 @@ def codec():
 def test_the_entropy_model_belongs_to_the_weights(codec):
     """Exported weights without a new entropy model would silently be packed at full size."""
     model = ContextModel.load(ROOT / "weights" / "myna-24k.entropy.safetensors")
-    assert weights_hash(codec).startswith(model.codec_hash)
+    assert codes_hash(codec).startswith(model.codec_hash)
     assert len(model.codec_hash) == 16
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ...codec import Codec
-from ...codec.checkpoint import weights_hash
+from ...codec.checkpoint import codes_hash
 from ...data.corpus import Corpus, Item, open_corpus
 from ...data.files import atomic_output
 from ...errors import InputError
@@ -130,7 +130,7 @@ def _speech(
     whose: str | None = PERSON,
 ) -> SpeechSet | None:
     """The items that have texts that fit. None where none has a text, and none was given."""
-    own = weights_hash(codec)[:16]
+    own = codes_hash(codec)[:16]
     if path.is_file():
         found = SpeechSet(path)
         if found.codec_hash == own and {item.key for item in found.items} <= {item.key for item in items}:

@@ -109,6 +109,8 @@ class CodecRecipe(TrainerRecipe):
     model: strict(MynaConfig) = MynaConfig()  # pyright: ignore[reportInvalidTypeForm]
     data: DataSection
     phases: PhaseSection = PhaseSection()
+    # "decoder": the encoder and the codebooks of `init_from` stay, so that files and voices of before are still read
+    trained: Literal["all", "decoder"] = "all"
     # By the names they are logged under. A list [[step, weight], ...] is interpolated linearly between its
     # steps.
     losses: dict[str, Weight] = Field(
@@ -134,6 +136,8 @@ class CodecRecipe(TrainerRecipe):
             d.ms_stft or d.multi_period or d.multi_band_stft
         ):
             raise ValueError("phases.adversarial_from is set but discriminators names none")
+        if self.trained == "decoder" and self.init_from is None:
+            raise ValueError("trained is decoder, so init_from must name the codec whose encoder stays")
         return self
 
 

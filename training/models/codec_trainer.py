@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
-from ...codec.checkpoint import FAMILIES, load_checkpoint, save_checkpoint
+from ...codec.checkpoint import FAMILIES, codes_hash, load_checkpoint, save_checkpoint
 from ...codec.quantizer import dropout_codebooks
 from ...codec.trainable import TrainableCodec
 from ...data.corpus import Batch, Corpus, Crops, HeldOut, held_out, open_corpus
@@ -86,6 +86,8 @@ class CodecTrainer(Trainer[CodecRecipe, Batch]):
         super().__init__(recipe, world, quiet)
         device = world.device
         self.codec = _start(recipe).to(device)
+        if recipe.trained == "decoder":
+            _keep_codes(self.codec, recipe)
         # Weights to start from have their codebooks placed.
         self.unquantized_steps = recipe.phases.unquantized_steps if recipe.init_from is None else 0
         # The quantizer has no part in the steps that bypass it.
@@ -150,6 +152,8 @@ class CodecTrainer(Trainer[CodecRecipe, Batch]):
         if self.step == self.unquantized_steps and recipe.init_from is None:
             self._start_codebooks()
         self.codec.train()
+        if recipe.trained == "decoder":  # codebooks that learn would follow the latents
+            self.codec.quantizer.eval()
 
         with self.autocast():
             n_codebooks = dropout_codebooks(
@@ -341,12 +345,34 @@ def _start(recipe: CodecRecipe) -> TrainableCodec:
     if not isinstance(given, type(codec)):
         raise UsageError(f"init_from {path} is not a model of this kind; give one that `myna train` wrote")
     check_dimensions(given.config, recipe.model, path, free=_OF_NO_WEIGHT)
+    if recipe.trained == "decoder":
+        codec.codes_of = codes_hash(given)
     own = module_state(codec)
     with torch.no_grad():
         for name, tensor in module_state(given).items():
             if name in own:  # counts of use are not there where dead codes are not replaced
                 own[name].copy_(tensor)
     return codec
+
+
+def _keep_codes(codec: TrainableCodec, recipe: CodecRecipe) -> None:
+    """Freeze whatever makes codes. Raises UsageError where the exported file would not hold it exactly."""
+    codec.requires_grad_(False)
+    codec.decoder.requires_grad_(True)
+    kept = {name: t for name, t in codec.state_dict().items() if not name.startswith("decoder.")}
+    rounded = next(
+        (
+            name
+            for name, t in kept.items()
+            if t.is_floating_point() and not torch.equal(t, t.half().to(t.dtype))
+        ),
+        None,
+    )
+    if recipe.half_precision_export and rounded is not None:
+        raise UsageError(
+            f"init_from {recipe.init_from} has {rounded} in full precision, which half_precision_export would round, "
+            "and its codes would be others; set half_precision_export=false"
+        )
 
 
 def _discriminators(section: DiscriminatorSection) -> Ensemble:

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...codec.checkpoint import weights_hash
+from ...codec.checkpoint import codes_hash
 from ...codec.formats.context_model import MAX_ACTIVATION, UNITS_PER_BIT, ContextConfig, ContextModel
 from ...codec.registry import load_codec
 from ...data.files import atomic_output
@@ -350,7 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         codebooks = None
         if options.codec:
             codec = load_codec(options.codec)
-            if weights_hash(codec)[:16] != train.codec_hash:
+            if codes_hash(codec)[:16] != train.codec_hash:
                 raise UsageError(f"the codes are not those of {options.codec}; extract them again")
             codebooks = codec.rows()
         model = train_context_model(train, config, training, progress, codebooks)

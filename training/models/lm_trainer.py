@@ -20,7 +20,7 @@ from typing import Generic, TypeVar, cast
 import numpy as np
 from torch import Tensor, nn
 
-from ...codec.checkpoint import weights_hash
+from ...codec.checkpoint import codes_hash
 from ...codec.registry import load_codec
 from ...errors import InputError, UsageError
 from ...tts.decoders.nar import NARModel
@@ -231,7 +231,7 @@ def _tensors(result: ARResult) -> dict[str, Tensor]:
 def _codec_basis(recipe: LMRecipe) -> CodecBasis:
     codec = load_codec(recipe.data.codec)
     return CodecBasis(
-        recipe.data.codec, weights_hash(codec)[:HASH_DIGITS], float(codec.frame_rate), codec.rows()
+        recipe.data.codec, codes_hash(codec)[:HASH_DIGITS], float(codec.frame_rate), codec.rows()
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...codec.checkpoint import weights_hash
+from ...codec.checkpoint import codes_hash
 from ...codec.mel.codec import MelCodec
 from ...codec.mel.speech_tokens import STRIDE
 from ...codec.registry import load_codec
@@ -67,7 +67,7 @@ class MelNARTrainer(Trainer[MelNARRecipe, Plans]):
         if not isinstance(codec, MelCodec):
             raise UsageError(f"data.codec {data.codec} is {codec.name}; give a codec of mel spectrograms")
         check_fits(recipe.model, codec)
-        self.mel_codec, self.codec_hash = codec, weights_hash(codec)[:16]
+        self.mel_codec, self.codec_hash = codec, codes_hash(codec)[:16]
         self.speech = MelSet(data.mel_sets, world.device)
         self.codes = codes_of(self.speech, codec)
         chosen = [i for i in select(self.speech, "train", data.leave_out_worst) if self.speech.n_phones[i]]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ...codec.base import Codec
-from ...codec.checkpoint import weights_hash
+from ...codec.checkpoint import codes_hash
 from ...codec.registry import load_codec
 from ...data.corpus import Corpus, open_corpus
 from ...data.files import atomic_output
@@ -61,7 +61,7 @@ def extract_codes(
         starts=np.cumsum([0, *lengths]).astype(np.int64),
         codebook_size=codec.codebook_size,
         codec=codec.name,
-        codec_hash=weights_hash(codec)[:16],
+        codec_hash=codes_hash(codec)[:16],
     )
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ...codec.base import Codec
-from ...codec.checkpoint import weights_hash
+from ...codec.checkpoint import codes_hash
 from ...codec.registry import load_codec
 from ...data.augment import change_speed
 from ...data.corpus import Corpus, Item, open_corpus
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.codec, options.corpus, options.aligned, device=options.device, workers=options.workers
         )
         speech = extract_speech(wanted, progress)
-        about = codec.codebook_size, codec.name, weights_hash(codec)[:16], float(codec.frame_rate)
+        about = codec.codebook_size, codec.name, codes_hash(codec)[:16], float(codec.frame_rate)
         with atomic_output(options.out, options.force) as file:
             file.write(speech_set_bytes(speech, *about))
     except MynaError as error:

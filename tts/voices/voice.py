@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...codec import Codec, Codes
-from ...codec.checkpoint import weights_hash
+from ...codec.checkpoint import codes_hash
 from ...data.audio import Audio
 from ...data.checkpoint import read_safetensors
 from ...data.files import atomic_output, input_errors
@@ -258,7 +258,7 @@ def codec_hash(codec: Codec) -> str:
     """What a voice and the models that use it have in common; computed once for a codec."""
     found = codec.__dict__.get("_voice_hash")
     if found is None:
-        found = codec.__dict__["_voice_hash"] = weights_hash(codec)[:16]
+        found = codec.__dict__["_voice_hash"] = codes_hash(codec)[:16]
     return found
 
 

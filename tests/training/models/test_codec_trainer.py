@@ -1,17 +1,22 @@
 """The trainer whole: every phase, resume after SIGKILL bit for bit, two processes, errors of one line."""
 
+import io
 import json
 import math
 import re
 from pathlib import Path
 
+import myna
 import pytest
 import torch
-from myna.codec.checkpoint import load_checkpoint
+from myna.codec.checkpoint import codes_hash, load_checkpoint, save_checkpoint, weights_hash
 from myna.codec.dac import DAC
 from myna.codec.encodec import Encodec, EncodecConfig, build_encodec
+from myna.codec.formats import open_compressed
 from myna.codec.myna import MynaCodec
+from myna.codec.registry import codec_for, load_codec
 from myna.codec.seanet import SEANetConfig
+from myna.data.audio import Audio
 from myna.errors import InputError, MynaError, UsageError
 from myna.training.engine import distributed
 from myna.training.engine.checkpoint import load_state, module_state, save_state
@@ -162,6 +167,52 @@ def test_training_goes_on_from_weights(tiny, tmp_path):
     started.log.close()
     with pytest.raises(UsageError, match=r"has width 24, the recipe's model 32; make them equal"):
         trainer([*tiny, f"init_from={weights}", "model.width=32", f"output={tmp_path / 'wide'}"])
+
+
+def test_a_decoder_trained_on_reads_the_files_of_before(tiny, tmp_path):
+    train(TINY, tiny, quiet=True)
+    first = tmp_path / "run" / "last.safetensors"
+    on = [*tiny, "trained=decoder", "phases.unquantized_share=0", "optimizer.lr=0.01"]
+    # The decoder of a decoder that was trained on: all of them read the codes of the first.
+    train(TINY, [*on, f"init_from={first}", f"output={tmp_path / 'on'}"], quiet=True)
+    train(
+        TINY,
+        [*on, f"init_from={tmp_path / 'on' / 'last.safetensors'}", f"output={tmp_path / 'more'}"],
+        quiet=True,
+    )
+    before, after = load_codec(first), load_codec(tmp_path / "more" / "last.safetensors")
+    assert weights_hash(after) != codes_hash(after) == codes_hash(before) == weights_hash(before)
+    wav = 0.1 * torch.randn(1, 1, 4800)
+    codes = before.encode(wav)
+    assert torch.equal(codes.codes, after.encode(wav).codes)
+    assert not torch.allclose(before.decode(codes), after.decode(codes), atol=1e-3)
+    kept, moved = dict(before.named_parameters()), dict(after.named_parameters())
+    assert all(torch.equal(kept[n], moved[n]) for n in kept if not n.startswith("decoder."))
+    assert all(
+        row["codebook"] == 0 or math.isfinite(row["codebook"]) for row in rows(tmp_path / "more", "train")
+    )
+    data = myna.compress(Audio(wav[0].numpy(), before.sample_rate), before)
+    notes: list[str] = []
+    assert codec_for(open_compressed(io.BytesIO(data)).info, after, note=notes.append) is after
+    assert not notes  # other weights would be told of
+    assert myna.decompress(data, after).samples.shape == (1, 4800)
+    save_checkpoint(after, tmp_path / "again.safetensors")
+    assert codes_hash(load_codec(tmp_path / "again.safetensors")) == weights_hash(before)
+
+
+def test_what_a_decoder_keeps_must_survive_its_export(tiny, tmp_path):
+    train(TINY, [*tiny, "half_precision_export=false"], quiet=True)
+    on = [
+        *tiny,
+        "trained=decoder",
+        f"init_from={tmp_path / 'run' / 'last.safetensors'}",
+        f"output={tmp_path / 'on'}",
+    ]
+    with pytest.raises(UsageError, match="half_precision_export=false"):
+        trainer(on)
+    trainer([*on, "half_precision_export=false"]).log.close()
+    with pytest.raises(MynaError, match="init_from must name"):
+        trainer([*tiny, "trained=decoder"])
 
 
 def test_exports_are_half_the_size_and_do_not_touch_the_model(tiny, tmp_path):
