@@ -134,7 +134,10 @@ def evaluate_tts(
     else:
         codec = speaker.models.codec
     everybody = people_of(
-        load_clips(data, codec.sample_rate, source=options.source, split=options.split, max_seconds=60)
+        load_clips(data, codec.sample_rate, source=options.source, split=options.split, max_seconds=60),
+        nameless=None
+        if options.adapted is None
+        else Path(options.adapted).stem,  # all are recordings of that voice
     )
     casts = _casts(some_of(everybody, options.max_speakers), everybody, codec, texts, options, notes)
     if options.adapted is not None:

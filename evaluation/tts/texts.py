@@ -82,13 +82,14 @@ class Line:
     recording: Clip | None = None
 
 
-def people_of(clips: Sequence[Clip]) -> list[Person]:
-    """The clips by source and speaker, in order; a recording of nobody known is a speaker of its own."""
+def people_of(clips: Sequence[Clip], nameless: str | None = None) -> list[Person]:
+    """The clips by source and speaker, in order. nameless: who speaks where nothing says it; None: a recording of
+    nobody known is a speaker of its own."""
     found: dict[tuple[str, str], list[Clip]] = {}
     for clip in sorted(clips, key=lambda clip: clip.speaker is None):  # those who have a name keep it
         source = clip.source or "recordings"
-        name = clip.speaker or clip.key
-        if clip.speaker is None:
+        name = clip.speaker or nameless or clip.key
+        if clip.speaker is None and nameless is None:
             names = (name, *(f"{name} {i}" for i in range(2, len(clips) + 2)))
             name = next(free for free in names if (source, free) not in found)
         found.setdefault((source, name), []).append(clip)

@@ -55,6 +55,14 @@ def test_recordings_of_nobody_known_are_voices_of_their_own():
     assert next(p for p in found if p.name == "one").recordings[0].key == "two"
 
 
+def test_recordings_without_a_name_may_all_be_of_one_person():
+    clips = [
+        clip(key, speaker=speaker, source=None) for key, speaker in (("a", None), ("b", None), ("c", "bo"))
+    ]
+    assert [(p.name, len(p.recordings)) for p in people_of(clips)] == [("a", 1), ("b", 1), ("bo", 1)]
+    assert [(p.name, len(p.recordings)) for p in people_of(clips, nameless="me")] == [("bo", 1), ("me", 2)]
+
+
 def test_some_voices_are_spread_over_every_source(people):
     assert some_of(people, None) == people
     assert [(p.source, p.name) for p in some_of(people, 2)] == [
