@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import threading
 import time
 import weakref
@@ -101,8 +102,7 @@ def test_what_a_stage_held_is_gone_with_its_error(closed):
         assert next(items) == 0
         told.set()
         if closed == "while it waits to be taken":
-            assert items.gi_frame is not None
-            work = items.gi_frame.f_locals["work"]
+            work = inspect.getgeneratorlocals(items)["work"]
             work.thread.join(5)
             assert not work.made.empty()
             del work
