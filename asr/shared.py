@@ -64,6 +64,9 @@ class SharedTranscription:
         options.check()
         job = sequential(self.model, samples, options, on_segment)
         made = Transcription(job, options.fallback)
+        # From now on only the computing thread ends it: who awaits it by asyncio cancels the future when it goes, and a
+        # result for a future that is cancelled is an error, which would end the thread and every other transcription.
+        made.result.set_running_or_notify_cancel()
         with self._changed:
             self._waiting.append(made)
             if self._thread is None:

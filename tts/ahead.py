@@ -84,6 +84,8 @@ class _Work(Generic[T]):
     def stop(self) -> None:
         self.wanted = False
         self.thread.join()
+        while not self.made.empty():  # an error that nobody has taken, see `_run`
+            self.made.get_nowait()
 
     def _run(self) -> None:
         end = _End()

@@ -52,6 +52,7 @@ def command(
 
     Only programs of this machine reach it unless --host says otherwise, and no page of a website unless --cors does.
     """
+    from .memory import few_arenas
     from .options import Limits, ServeOptions
 
     limits = Limits(characters=max_characters, upload_bytes=max_upload << 20, deadline=deadline)
@@ -68,6 +69,7 @@ def command(
         limits=limits,
         **given,
     )
+    few_arenas()
     if voices is not None:
         os.environ["MYNA_VOICES"] = voices
     try:

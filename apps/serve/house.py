@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator
 
@@ -17,6 +18,7 @@ from .engines.model import MynaModel, SpeechModel
 from .engines.recognition import Recognition
 from .engines.speech import SpeechEngine
 from .engines.tortoise import TortoiseModel
+from .memory import GivingBack
 from .metrics import Metrics
 from .options import ServeOptions
 from .problems import NotFoundError, TooLateError
@@ -42,7 +44,7 @@ class House:
         self._speech, self._voices = speech, None
         self.recognition = recognition or Recognition(self.options.default_model, self.options.models)
         self.tortoise = TortoiseModel(self.options.idle)
-        self.metrics = Metrics()
+        self.metrics, self.memory = Metrics(), GivingBack()
         self.decoders = Decoders(DecodingLimits(seconds=self.options.limits.seconds))
         slots, places = self.options.max_concurrency, self.options.queue
         self.admissions = {
@@ -65,6 +67,9 @@ class House:
             await self.speech()
         except MynaError as error:
             self.problem = error
+        # The start of the program has put the first look for cycles off (`myna.__main__`): after it what is there is
+        # left alone, and what comes is looked through more often.
+        gc.collect()
 
     def refuse(self) -> None:
         """The end is near: whoever waits is turned away."""
@@ -72,6 +77,7 @@ class House:
             admission.close()
 
     async def close(self) -> None:
+        await self.memory.close()
         await self.decoders.close()
 
     async def speech(self) -> SpeechEngine:
@@ -118,6 +124,8 @@ class House:
                 yield
         except (TimeoutError, asyncio.TimeoutError):
             raise TooLateError(f"the request took longer than {deadline:g} s; send less at a time") from None
+        finally:
+            self.memory.ended()
 
     def measure(self) -> None:
         """The counters that are read from elsewhere."""

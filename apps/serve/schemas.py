@@ -26,7 +26,9 @@ class SpeechRequest(BaseModel):
     voice: Annotated[str, BeforeValidator(_voice_name)] = Field(
         "alloy", description="A name of /v1/audio/voices, one of OpenAI's voices, or a voice object."
     )
-    instructions: str | None = Field(None, max_length=4096, description="Taken and not followed.")
+    instructions: str | None = Field(
+        None, max_length=4096, description="Taken and not followed: no model has an input for it."
+    )
     response_format: str = Field("mp3", description="mp3, opus, aac, flac, wav or pcm.")
     speed: float = Field(1.0, description="0.25 to 4 (tortoise: 0.5 to 2), at the same pitch.")
     stream_format: Literal["audio", "sse"] = "audio"

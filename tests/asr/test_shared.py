@@ -73,6 +73,26 @@ def test_who_is_cancelled_takes_part_no_more(model, monkeypatch):
     assert shared.windows == windows == 1
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_future_that_its_client_cancels_ends_no_other_transcription(model, monkeypatch):
+    """As asyncio does when the client of a server goes."""
+    shared = SharedTranscription(model)
+    entered, go_on = threading.Event(), threading.Event()
+    encode = model.encode
+
+    def waiting(mel):
+        entered.set()
+        go_on.wait(10)
+        return encode(mel)
+
+    monkeypatch.setattr(model, "encode", waiting)
+    left = shared.submit(noise(1, 5), OPTIONS)
+    entered.wait(10)
+    left.result.cancel()
+    go_on.set()
+    assert shared.submit(noise(2, 5), OPTIONS).result.result(20).text is not None
+
+
 def test_an_error_is_its_own_recording_s(model):
     shared = SharedTranscription(model)
     with pytest.raises(UsageError):

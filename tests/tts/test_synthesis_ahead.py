@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import threading
 import time
 import weakref
@@ -82,8 +83,8 @@ class Held:
     """What a stage holds while it is not closed."""
 
 
-@pytest.mark.parametrize("taken", [True, False])
-def test_what_a_stage_held_is_gone_with_its_error(taken):
+@pytest.mark.parametrize("closed", ["before the error", "while it waits to be taken", "after it was taken"])
+def test_what_a_stage_held_is_gone_with_its_error(closed):
     """Without waiting for Python's collection of cycles: a decoder's state has 60 MB."""
     held, told = [], threading.Event()
 
@@ -100,7 +101,12 @@ def test_what_a_stage_held_is_gone_with_its_error(taken):
         items = ahead(failing(), 3)
         assert next(items) == 0
         told.set()
-        if taken:
+        if closed == "while it waits to be taken":
+            work = inspect.getgeneratorlocals(items)["work"]
+            work.thread.join(5)
+            assert not work.made.empty()
+            del work
+        elif closed == "after it was taken":
             with contextlib.suppress(ValueError):
                 next(items)
         items.close()

@@ -124,15 +124,20 @@ class _Worker:
 
     async def decode(self, job: dict[str, Any], data: bytes) -> Audio:
         try:
-            return await asyncio.wait_for(self._ask(job, data), self.limits.patience)
+            answer = await asyncio.wait_for(self._ask(job, data), self.limits.patience)
         except (TimeoutError, asyncio.TimeoutError, OSError, asyncio.IncompleteReadError, ValueError):
             await self.stop()
             raise _DiedError from None
         except asyncio.CancelledError:  # the process is in the middle of a job that nobody wants
             await self.stop()
             raise
+        if isinstance(answer, str):
+            raise InputError(answer)
+        return answer
 
-    async def _ask(self, job: dict[str, Any], data: bytes) -> Audio:
+    async def _ask(self, job: dict[str, Any], data: bytes) -> Audio | str:
+        """What is wrong with the recording is no error here: before Python 3.12 `wait_for` makes a cycle of what it
+        raises, in which the recording would stay."""
         process = await self.start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -141,7 +146,7 @@ class _Worker:
         await process.stdin.drain()
         answer = json.loads(await process.stdout.readline())
         if "error" in answer:
-            raise InputError(answer["error"])
+            return str(answer["error"])
         samples = await process.stdout.readexactly(4 * answer["n"])
         return Audio(np.frombuffer(samples, np.float32)[None], answer["rate"])
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +109,21 @@ def test_what_takes_too_long_or_too_much_ends_its_process_only():
             await decoders.decode(file(0.5))
 
     run(slow, DecodingLimits(patience=0.001))
+
+
+def test_a_recording_that_is_refused_is_gone_with_its_answer():
+    """Without waiting for Python's collection of cycles: it may have 25 MB."""
+
+    async def job(decoders):
+        data = os.urandom(20_000)
+        before = sys.getrefcount(data)
+        with pytest.raises(InputError) as refused:
+            await decoders.decode(data)
+        del refused
+        return sys.getrefcount(data) - before
+
+    gc.disable()
+    try:
+        assert run(job) == 0
+    finally:
+        gc.enable()
