@@ -43,6 +43,7 @@ from .loop import Learned, Progress, learn
 from .material import Material, gather, others
 from .parts import ARPart, Part, SpeakingPart, as_adapter
 from .recipe import AdaptRecipe, PartSection
+from .strength import as_strong_as_words_bear
 from .token_ar_part import TokenARPart
 
 ADAPTABLE = ("flow",)  # decoders
@@ -158,12 +159,34 @@ class Adapting:
             interrupt,
             report,
         )
-        if learned.weights is not None:
-            adapters[self.decoder] = self._kept(part, learned, before, learned.best)
         now = learned.best
+        if learned.weights is not None:
+            adapters, now = self._strengthened(
+                judge, adapters, self._kept(part, learned, before, learned.best), before
+            )
         if now.likeness <= before.likeness:
             adapters, now = {}, before
         return Adapted(adapters, before, now, self.material.seconds, interrupt.requested)
+
+    def _strengthened(
+        self, judge: Judge, adapters: Mapping[str, Adapter], decoders: Adapter, before: Measured
+    ) -> tuple[dict[str, Adapter], Measured]:
+        """The adapters with that of the decoder, as far as the words of the voice as it was (`before`) bear it."""
+
+        def measure(adapter: Adapter) -> Measured:
+            return judge.measure({**adapters, self.decoder: adapter})
+
+        least = before.words - self.recipe.words_kept
+        found = as_strong_as_words_bear(decoders, least, measure)
+        if found is None:
+            self.note("the decoder stays as it is: with what it learned the words were less clear")
+            return dict(adapters), judge.measure(adapters)
+        adapter, now = found
+        if adapter.facts["strength"] < 1:
+            self.note(
+                f"{100 * adapter.facts['strength']:.0f} % of what the decoder learned is used, for the words' sake"
+            )
+        return {**adapters, self.decoder: adapter}, now
 
     # ---- the parts
 

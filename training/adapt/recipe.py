@@ -66,7 +66,10 @@ class AdaptRecipe(Section):
     held_out: float = Field(default=0.1, gt=0, lt=0.5)  # of the recordings, by which it is judged
     sentences: int = Field(default=5, ge=1)  # said each time it is judged
     patience: int = Field(default=5, ge=1)  # judgements without a gain, after which it stops
-    words_slack: float = Field(default=0.15, ge=0)  # nats a phone by which words may become less clear
+    words_slack: float = Field(
+        default=0.15, ge=0
+    )  # nats a phone by which words may become less clear meanwhile
+    words_kept: float = Field(default=0.05, ge=0)  # and by which at the end (training/adapt/strength.py)
     others: OthersSection = OthersSection()
     ar: ARSection = ARSection()
     flow: FlowSection = FlowSection()

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from myna.errors import InputError, OutputError, UsageError
-from myna.training.adapt import loop, people
+from myna.training.adapt import adapt, loop, people
 from myna.training.adapt.judge import Measured
 from myna.training.adapt.loop import Learned, Progress, learn
 from myna.training.adapt.parts import ARPart, as_adapter
 from myna.training.adapt.people import one_person
+from myna.training.adapt.strength import as_strong_as_words_bear
 from myna.training.engine.interrupt import Interrupt
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.sampling import SamplingOptions
@@ -43,7 +44,7 @@ def test_what_is_used_and_what_is_kept_apart(adapting):
 
 
 def test_a_voice_is_adapted_and_the_same_again_from_a_run_that_was_stopped(adapting, tmp_path):
-    recipe = tiny_recipe(words_slack=100.0)
+    recipe = tiny_recipe(words_slack=100.0, words_kept=100.0)
     seen: list[Progress] = []
     whole = adapting(recipe).run(prompt_of(adapting(recipe)), 5.0, Interrupt(), seen.append)
     assert {one.part for one in seen} == {"ar", "flow"}
@@ -96,7 +97,7 @@ def test_without_texts_only_the_decoder_learns_and_it_says_so(models, minute, tm
 
 def test_the_ar_over_tokens_learns_and_speaks_with_what_it_learned(adapting):
     models, seen = tiny_flow_models(), []
-    run = adapting(tiny_recipe(words_slack=100.0), models=models)
+    run = adapting(tiny_recipe(words_slack=100.0, words_kept=100.0), models=models)
     prompt = prompt_of(run)
     found = run.run(prompt, 5.0, Interrupt(), seen.append)
     assert {one.part for one in seen} == {"token-ar", "flow"}
@@ -167,6 +168,36 @@ def test_a_step_that_costs_words_is_no_gain(part, tmp_path):
     told = [Measured(0.5, -1.0), Measured(0.9, -1.2), Measured(0.6, -1.05), *[Measured(0.5, -1.0)] * 9]
     found = judged(part, tmp_path / "s.pt", told)
     assert found.best == Measured(0.6, -1.05)
+
+
+def test_a_decoder_is_adapted_as_strongly_as_the_words_bear(part):
+    learned = as_adapter(part, {"steps": 3})
+    full = next(iter(learned.weights.up))
+    tried = []
+
+    def measure(adapter) -> Measured:
+        tried.append(adapter.weights.scale / learned.weights.scale)
+        return Measured(0.5 + 0.3 * tried[-1], -1.0 - 0.4 * tried[-1] ** 2)
+
+    found, now = as_strong_as_words_bear(learned, -1.2, measure)  # pyright: ignore[reportGeneralTypeIssues]
+    assert tried == pytest.approx([1.0, 0.8, 0.65])  # the strongest first, and none weaker than need be
+    assert now == Measured(pytest.approx(0.695), pytest.approx(-1.169))
+    assert found.weights.scale == pytest.approx(0.65 * learned.weights.scale)
+    assert torch.equal(found.weights.up[full], learned.weights.up[full])
+    assert found.facts == {"steps": 3, "strength": 0.65}
+    assert found.base == learned.base
+    assert as_strong_as_words_bear(learned, -0.9, measure) is None
+    assert as_strong_as_words_bear(learned, -2.0, measure)[0].facts["strength"] == 1.0  # pyright: ignore
+
+
+def test_a_decoder_that_costs_words_at_any_strength_stays_as_it_is(adapting, monkeypatch):
+    notes: list[str] = []
+    run = adapting(tiny_recipe(words_slack=100.0, words_kept=0.0))
+    run.note = notes.append
+    monkeypatch.setattr(adapt, "as_strong_as_words_bear", lambda *told: None)
+    found = run.run(prompt_of(run), 5.0, Interrupt())
+    assert "flow" not in found.adapters
+    assert any("the decoder stays as it is" in note for note in notes)
 
 
 def test_nothing_gained_is_nothing_kept(part, tmp_path):

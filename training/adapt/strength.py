@@ -1,0 +1,37 @@
+"""How strongly a decoder is adapted at last: as much as the words bear.
+
+A step of learning is judged by likeness first, and what makes a voice like the recordings may make it mumble. Between
+the weights as they were and as they were adapted lies a line along which likeness grows and words fade (Wortsman et al.
+2022, "Robust fine-tuning of zero-shot models"): an adapter's product at a share of its scale is a point on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from ...tts.lm.adapter import Adapter
+from .judge import Measured
+
+STRENGTHS = (1.0, 0.8, 0.65, 0.5, 0.35)
+
+
+def scaled(adapter: Adapter, strength: float) -> Adapter:
+    """The adapter at a share of what it learned."""
+    weights = dataclasses.replace(adapter.weights, scale=adapter.weights.scale * strength)
+    return dataclasses.replace(adapter, weights=weights, facts={**adapter.facts, "strength": strength})
+
+
+def as_strong_as_words_bear(
+    adapter: Adapter,
+    least_words: float,
+    measure: Callable[[Adapter], Measured],
+    strengths: Sequence[float] = STRENGTHS,
+) -> tuple[Adapter, Measured] | None:
+    """The adapter at the first of the `strengths`, falling, with which the words are `least_words` (nats a phone) or
+    clearer, and how it is judged; None where they are not with any."""
+    for strength in strengths:
+        now = measure(weaker := scaled(adapter, strength))
+        if now.words >= least_words:
+            return weaker, now
+    return None
