@@ -161,9 +161,11 @@ class Adapting:
         )
         now = learned.best
         if learned.weights is not None:
-            adapters, now = self._strengthened(
-                judge, adapters, self._kept(part, learned, before, learned.best), before
-            )
+            decoders = self._kept(part, learned, before, learned.best)
+            if interrupt.requested:  # whoever stops it does not wait for more listening
+                adapters[self.decoder] = decoders
+            else:
+                adapters, now = self._strengthened(judge, adapters, decoders, learned.before)
         if now.likeness <= before.likeness:
             adapters, now = {}, before
         return Adapted(adapters, before, now, self.material.seconds, interrupt.requested)
@@ -171,7 +173,8 @@ class Adapting:
     def _strengthened(
         self, judge: Judge, adapters: Mapping[str, Adapter], decoders: Adapter, before: Measured
     ) -> tuple[dict[str, Adapter], Measured]:
-        """The adapters with that of the decoder, as far as the words of the voice as it was (`before`) bear it."""
+        """The adapters with that of the decoder, as far as the words bear it. before: as the voice is judged with the
+        others, whose sentences say the same to the frame: the difference is the decoder's."""
 
         def measure(adapter: Adapter) -> Measured:
             return judge.measure({**adapters, self.decoder: adapter})
@@ -180,7 +183,7 @@ class Adapting:
         found = as_strong_as_words_bear(decoders, least, measure)
         if found is None:
             self.note("the decoder stays as it is: with what it learned the words were less clear")
-            return dict(adapters), judge.measure(adapters)
+            return dict(adapters), before
         adapter, now = found
         if adapter.facts["strength"] < 1:
             self.note(
