@@ -454,7 +454,9 @@ def main() -> None:
     try:
         asyncio.run(load(url, process.pid, 1, 3.0))  # warm
         if asked.soak:
-            print(json.dumps(asyncio.run(soak(url, process.pid, asked.soak, CAPACITY)), indent=2))
+            found = asyncio.run(soak(url, process.pid, asked.soak, CAPACITY))
+            time.sleep(15)  # the server gives memory back ten seconds after the last request
+            print(json.dumps({**found, "memory_mb_15_s_later": memory(process.pid)}, indent=2))
             return
         print(
             "| clients | requests/s | first sound p50 (s) | p99 (s) | speech made (s/s) "

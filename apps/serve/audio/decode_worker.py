@@ -50,7 +50,7 @@ def limit_memory(n_bytes: int) -> None:
 
 def decoded(data: bytes, job: dict[str, Any]) -> tuple[np.ndarray, int]:
     """Samples (N,) float32 and their rate. Raises InputError for what is no audio, or longer than allowed."""
-    from ....data.audio import AudioReader
+    from ....data.audio import LOSSY, AudioReader
     from ....data.resample import Resampler
     from ....errors import InputError
 
@@ -60,12 +60,18 @@ def decoded(data: bytes, job: dict[str, Any]) -> tuple[np.ndarray, int]:
     with AudioReader(_named(file)) as reader:
         rate = reader.info.sample_rate
         wanted = job["rate"] or rate
+        too_long = InputError(f"the recording is longer than {job['seconds']:g} s; send it in parts")
+        # Before anything is unpacked: a file of 100 kB may hold an hour of silence, whose decoding would keep everybody
+        # else's recordings waiting. A lossy format only estimates its length.
+        stated = reader.info.n_frames
+        if stated is not None and reader.info.format not in LOSSY and stated > job["seconds"] * rate:
+            raise too_long
         resampler = Resampler(rate, wanted, 1)
         parts, n = [], 0
         for block in reader.blocks(seconds=1.0):
             n += block.shape[1]
             if n > job["seconds"] * rate:
-                raise InputError(f"the recording is longer than {job['seconds']:g} s; send it in parts")
+                raise too_long
             parts.append(resampler.push(block.mean(axis=0, keepdims=True))[0])
         parts.append(resampler.flush()[0])
     return np.concatenate(parts).astype(np.float32, copy=False), wanted

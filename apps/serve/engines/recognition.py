@@ -16,6 +16,7 @@ from ....asr.transcript import Segment, Transcript
 from ....errors import MissingModelError, MynaError
 from ..problems import NotFoundError
 from .pool import Pool
+from .speech import n_cores
 
 # What clients of OpenAI's ask for when nobody told them a name.
 OPENAI = (
@@ -32,7 +33,7 @@ class SharedWhisper:
 
     def __init__(self, transcriber: Transcriber):
         self.transcriber = transcriber
-        self.shared = SharedTranscription(transcriber.model)
+        self.shared = SharedTranscription(transcriber.model, windows_at_once(transcriber.model.device.type))
 
     async def transcribe(self, samples: np.ndarray, options: TranscribeOptions) -> Transcript:
         """samples (N,) at 16 kHz. A cancelled request takes part in no further round."""
@@ -60,6 +61,12 @@ class SharedWhisper:
             yield running.result.result()
         finally:
             running.cancel()
+
+
+def windows_at_once(device: str) -> int:
+    """Windows of different recordings that share a round; nobody of a round has an answer before all of it is done. On
+    one core eight together take almost eight times as long as one (docs/log.md): there, rounds are short."""
+    return max(2, min(8, n_cores())) if device == "cpu" else 8
 
 
 def _tell(loop: asyncio.AbstractEventLoop, made: asyncio.Queue[Any], running: Transcription) -> None:

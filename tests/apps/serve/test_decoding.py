@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from myna.apps.serve.audio.decode_worker import decoded
 from myna.apps.serve.audio.decoding import Decoders, DecodingLimits
+from myna.data.audio import AudioReader
 from myna.errors import InputError
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -82,6 +84,24 @@ def test_a_bomb_of_silence_is_refused_long_before_it_is_unpacked():
             await decoders.decode(bomb)
 
     run(job, DecodingLimits(seconds=60))
+
+
+@pytest.mark.parametrize(("form", "unpacked"), [("FLAC", False), ("WAV", False), ("OGG", True)])
+def test_what_says_that_it_is_too_long_is_refused_before_it_is_unpacked(form, unpacked, monkeypatch):
+    """Otherwise decoding a few bombs keeps all other recordings waiting. A lossy format only estimates its length."""
+    begun = []
+    blocks = AudioReader.blocks
+
+    def noted(reader, seconds):
+        begun.append(reader.info.format)
+        return blocks(reader, seconds)
+
+    monkeypatch.setattr(AudioReader, "blocks", noted)
+    job = {"rate": 16_000, "raw": None, "seconds": 2.0}
+    with pytest.raises(InputError, match="longer than 2 s"):
+        decoded(file(5.0, 8_000, form), job)
+    assert bool(begun) == unpacked
+    assert len(decoded(file(2.0, 8_000, form), job)[0]) == pytest.approx(32_000, abs=2)
 
 
 def test_a_process_that_is_killed_is_replaced_and_the_file_is_decoded(caplog):

@@ -7,14 +7,22 @@ import gc
 import threading
 import time
 import weakref
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from myna.apps.serve.engines import recognition
 from myna.apps.serve.engines.pool import Pool
 from myna.apps.serve.engines.pump import pumped
+from myna.apps.serve.engines.recognition import SharedWhisper
 from myna.apps.serve.engines.speech import SpeechEngine
 from myna.apps.serve.engines.turns import Turns
+from myna.asr.model.whisper import Whisper, WhisperDims
+from myna.asr.transcribe import TranscribeOptions
+from myna.asr.transcriber import Transcriber
+from myna.asr.vocabularies import vocabulary_for
 from myna.tts.flow_speech import load_flow_speech
 from myna.tts.presets import SpeechOptions
 from myna.tts.speaker import Speaker
@@ -249,6 +257,40 @@ def test_models_that_nobody_uses_are_let_go_after_a_while():
         assert entry.leaving.cancelled()
 
     asyncio.run(main())
+
+
+def test_on_few_cores_recordings_are_answered_before_others_have_begun(monkeypatch):
+    """Eight in a round take eight times as long there, and nobody of them has an answer before its end."""
+    monkeypatch.setattr(recognition, "n_cores", lambda: 1)
+    torch.manual_seed(0)
+    small = {"n_audio_state": 64, "n_audio_head": 2, "n_audio_layer": 1}
+    small |= {"n_text_state": 64, "n_text_head": 2, "n_text_layer": 1}
+    model = Whisper(WhisperDims(**small), vocabulary=vocabulary_for(51864)).eval()
+    encode, told = model.encode, []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def noted(mel):
+        entered.set()
+        assert go_on.wait(10)
+        told.extend(["begun"] * len(mel))
+        return encode(mel)
+
+    monkeypatch.setattr(model, "encode", noted)
+    whisper = SharedWhisper(cast(Transcriber, SimpleNamespace(model=model)))
+    options = TranscribeOptions(beam_size=None, best_of=None, temperature=0.0, sample_len=6)
+    running = []
+    for seed in range(5):
+        samples = np.random.default_rng(seed).normal(0, 0.1, 16_000).astype(np.float32)
+        running.append(whisper.shared.submit(samples, options))
+        running[-1].result.add_done_callback(lambda _: told.append("answered"))
+        assert entered.wait(10)  # the first round has begun, the others wait for the next
+    go_on.set()
+    for one in running:
+        one.result.result(20)
+    while len(told) < 10:  # a result is there before who asked for it is told
+        time.sleep(0.001)
+    assert told == [kind for n in (1, 2, 2) for kind in ("begun", "answered") for _ in range(n)]
+    assert recognition.windows_at_once("cuda") == 8
 
 
 def test_requests_share_the_token_ar_and_say_what_they_say_alone(models, save_tiny_flow, tmp_path):
