@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,7 @@ def evaluate_codec(
     metrics, missing = choose_metrics(options.metrics)
     notes += missing
     codecs = [m if isinstance(m, Codec) else load_codec(m, device=options.device) for m in models]
+    names = _names(models, codecs)
     books = [_codebooks(codec.eval(), options.bitrates) for codec in codecs]
     clips = find_clips(
         data,
@@ -99,15 +101,15 @@ def evaluate_codec(
         table.add(_Key("uncompressed", None, 16.0 * options.sample_rate), clip, uncompressed(clip))
         for rate in options.opus:
             table.add(_Key("opus", None, rate), clip, through_opus(clip, rate))
-        for codec, ks, counter in zip(codecs, books, counters, strict=True):
+        for name, codec, ks, counter in zip(names, codecs, books, counters, strict=True):
             for k, outcome in through_codec(codec, clip, ks):
-                table.add(_Key(codec.name, k, codec.bitrates[k - 1]), clip, outcome)
+                table.add(_Key(name, k, codec.bitrates[k - 1]), clip, outcome)
                 if k == max(ks) and outcome.codes is not None:
                     counter.add(outcome.codes)
         done += clip.duration
         if progress:
             progress(done, seconds)
-    use = {c.name: _first(n.result(), max(ks)) for c, n, ks in zip(codecs, counters, books, strict=True)}
+    use = {name: _first(n.result(), max(ks)) for name, n, ks in zip(names, counters, books, strict=True)}
     report = CodecReport(
         data=tuple(map(str, data)),
         n_clips=len(clips),
@@ -190,6 +192,18 @@ class _Table:
             scores={m.name: mean_score(m, clips, scores[:, i].tolist()) for i, m in enumerate(self.metrics)},
             speed=speed,
         )
+
+
+def _names(models: Sequence[str | Path | Codec], codecs: Sequence[Codec]) -> list[str]:
+    """What each is called in the report: by its name, and where several have the same one, those from checkpoints by
+    their paths, too."""
+    names: list[str] = []
+    for model, codec in zip(models, codecs, strict=True):
+        several = sum(other.name == codec.name for other in codecs) > 1
+        plain = isinstance(model, Codec) or str(model) == codec.name
+        name = codec.name if plain or not several else f"{codec.name} ({model})"
+        names.append(next(n for i in count(1) if (n := name if i == 1 else f"{name} {i}") not in names))
+    return names
 
 
 def _codebooks(codec: Codec, bitrates: Sequence[float] | None) -> list[int]:

@@ -51,8 +51,8 @@ def test_segments_are_told_as_they_are_settled(model):
     assert told == [segment for segment in transcript.segments if segment.text]
 
 
-def test_who_is_cancelled_takes_part_no_more(model, monkeypatch):
-    shared = SharedTranscription(model)
+def _held(model, monkeypatch) -> tuple[threading.Event, threading.Event]:
+    """The encoder says that it has begun by the first event, and waits for the second."""
     entered, go_on = threading.Event(), threading.Event()
     encode = model.encode
 
@@ -62,6 +62,12 @@ def test_who_is_cancelled_takes_part_no_more(model, monkeypatch):
         return encode(mel)
 
     monkeypatch.setattr(model, "encode", waiting)
+    return entered, go_on
+
+
+def test_who_is_cancelled_takes_part_no_more(model, monkeypatch):
+    shared = SharedTranscription(model)
+    entered, go_on = _held(model, monkeypatch)
     running = shared.submit(noise(1, 100), OPTIONS)
     entered.wait(10)
     running.cancel()
@@ -77,15 +83,7 @@ def test_who_is_cancelled_takes_part_no_more(model, monkeypatch):
 def test_a_future_that_its_client_cancels_ends_no_other_transcription(model, monkeypatch):
     """As asyncio does when the client of a server goes."""
     shared = SharedTranscription(model)
-    entered, go_on = threading.Event(), threading.Event()
-    encode = model.encode
-
-    def waiting(mel):
-        entered.set()
-        go_on.wait(10)
-        return encode(mel)
-
-    monkeypatch.setattr(model, "encode", waiting)
+    entered, go_on = _held(model, monkeypatch)
     left = shared.submit(noise(1, 5), OPTIONS)
     entered.wait(10)
     left.result.cancel()

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from ...asr.model.registry import load_whisper
 from ...data.corpus import Corpus, Item, open_corpus
-from ...data.files import atomic_output
 from ...errors import InputError, MynaError
 from ...layers.mel import MelFrames
 from ...pretrained.dnsmos import RATE as DNSMOS_RATE
@@ -33,7 +32,7 @@ from ...pretrained.ge2e import GE2E, RATE, cut, load_ge2e
 from .content import RATE as CONTENT_RATE
 from .content import STEP, Content
 from .extract_pitch import PitchSet
-from .mel_set import MelItem, MelUtterance, mel_set_bytes
+from .mel_set import MelItem, MelUtterance, write_mel_set
 from .speech_set import Aligned, AlignedSet
 
 SAMPLE_RATE = 24_000
@@ -248,13 +247,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             some = chosen if scale == 1 else [u for u in chosen if u.item.split == "train"]
             made += extractor.all(some, scale, tempo)
             print(f"scale {scale}, tempo {tempo}: {len(made)} utterances so far", file=sys.stderr, flush=True)
-        with atomic_output(options.out, options.force) as file:
-            file.write(mel_set_bytes(made))
+        write_mel_set(made, options.out, options.force)
     except MynaError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    hours = sum(len(u.pointer) for u in made) / 50 / 3600
-    print(f"{len(made)} utterances, {hours:.2f} h -> {options.out}", file=sys.stderr)
     return 0
 
 

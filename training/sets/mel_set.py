@@ -15,6 +15,7 @@ Shapes: T frames of 50 Hz, M mel bands, C channels of content, P phones, U utter
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
+from ...data.files import atomic_output
 from ...errors import InputError
 
 FORMAT = "1"
@@ -148,6 +150,14 @@ def mel_set_bytes(utterances: Sequence[MelUtterance]) -> bytes:
     return save(
         tensors, metadata={"format": FORMAT, "utterances": json.dumps([names, *rows], ensure_ascii=False)}
     )
+
+
+def write_mel_set(utterances: Sequence[MelUtterance], path: Path, force: bool) -> None:
+    """The file of `mel_set_bytes`, whole or not at all, and a line about it. Raises as `atomic_output`."""
+    with atomic_output(path, force) as file:
+        file.write(mel_set_bytes(utterances))
+    hours = sum(len(u.pointer) for u in utterances) / 50 / 3600
+    print(f"{len(utterances)} utterances, {hours:.2f} h -> {path}", file=sys.stderr)
 
 
 def _read(path: str | Path) -> tuple[dict[str, np.ndarray], tuple[MelItem, ...]]:

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.files import atomic_output
 from ...errors import MynaError, UsageError
-from .mel_set import MelSet, MelUtterance, mel_set_bytes
+from .mel_set import MelSet, MelUtterance, write_mel_set
 
 SLOWEST, FASTEST = 0.5, 2.0
 
@@ -75,13 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         speech = MelSet([options.mels])
         made = [stretched(u, tempo) for tempo in options.tempo for u in spoken_texts(speech)]
-        with atomic_output(options.out, options.force) as file:
-            file.write(mel_set_bytes(made))
+        write_mel_set(made, options.out, options.force)
     except MynaError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    hours = sum(len(u.pointer) for u in made) / 50 / 3600
-    print(f"{len(made)} utterances, {hours:.2f} h -> {options.out}", file=sys.stderr)
     return 0
 
 

@@ -1,5 +1,6 @@
 import json
 import weakref
+from dataclasses import replace
 
 import pytest
 from myna.apps.evaluate import app
@@ -143,6 +144,18 @@ def test_bitrates_choose_codebooks_and_impossible_ones_are_refused(scalar_codec,
         EvaluationOptions(opus=(1000,))
     with pytest.raises(InputError, match="does not exist"):
         evaluate_codec([scalar_codec], ["no/such/file.wav"], QUICK)
+
+
+def test_weights_of_one_codec_are_told_apart(scalar_codec, shard, monkeypatch):
+    """Weights of two trainings, beside those that ship: all have the same name inside."""
+    monkeypatch.setattr(codec_report, "load_codec", lambda path, device: scalar_codec)
+    models = ["scalar", "runs/a.safetensors", "runs/b.safetensors", "runs/b.safetensors", scalar_codec]
+    found = evaluate_codec(models, [shard], replace(QUICK, opus=(), bitrates=(16000,)))
+    names = ["scalar", "scalar (runs/a.safetensors)", "scalar (runs/b.safetensors)"]
+    names += ["scalar (runs/b.safetensors) 2", "scalar 2"]
+    assert [row.system for row in found.rows] == ["uncompressed", *names]
+    assert list(found.use) == names
+    assert evaluate_codec(["runs/a.safetensors"], [shard], replace(QUICK, opus=())).rows[1].system == "scalar"
 
 
 def test_the_command(scalar_codec, shard, monkeypatch):
