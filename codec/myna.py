@@ -180,6 +180,7 @@ class MynaCodec(TrainableCodec):
     """`myna-24k`: causal, 24 kHz mono, 50 frames a second, 8 codebooks of 1024."""
 
     channels = 1
+    decoder: Chain
 
     def __init__(self, config: MynaConfig | None = None):
         super().__init__()
