@@ -6,7 +6,8 @@
 
 The residual stream is linear from end to end: with its blocks at zero the network is a transform codec, and
 `init_from_data` makes it the best such one (principal axes, k-means codebooks), from where training starts.
-Everything is causal. Only the overlap of the synthesis windows looks ahead: `delay` samples, half a frame.
+Everything is causal. The overlap of the synthesis windows looks ahead by half a frame; a decoder with `look_ahead`
+speaks so many frames later, and has read the codes in between. Both together are `delay` samples.
 After Siuzdak, "Vocos", 2023 (ConvNeXt at the frame rate, a transform for a head), with DAC's quantizer and snake.
 
 Shapes: B batch, N samples, W window, H hop (= coefficients of a transform), D latent channels, T frames, K codebooks.
@@ -46,6 +47,7 @@ class MynaConfig:
     decoder_depth: tuple[int, int] = (4, 4)  # ConvNeXt blocks at 50 Hz, at 100 Hz
     expansion: int = 3  # hidden width of a block, times its channels
     kernel_size: int = 7
+    look_ahead: int = 0  # code frames that the decoder waits for
     latent_dim: int = 64
     quantizer: str = "ema"  # or "factorized"
     n_codebooks: int = 8
@@ -152,10 +154,10 @@ def build_encoder(config: MynaConfig) -> Chain:
 
 
 def build_decoder(config: MynaConfig) -> Chain:
-    """latents (B, D, T) -> wav (B, 1, T * frame_size), one hop late."""
+    """latents (B, D, T) -> wav (B, 1, T * frame_size), one hop and `look_ahead` frames late."""
     s = config.stride
     return Chain(
-        Conv1d(config.latent_dim, config.latent_width, 3),
+        Conv1d(config.latent_dim, config.latent_width, 3 + config.look_ahead),
         *_blocks(config.latent_width, config.decoder_depth[0], config),
         ConvTranspose1d(config.latent_width, config.width, 2 * s, stride=s),
         *_blocks(config.width, config.decoder_depth[1], config),
@@ -187,7 +189,7 @@ class MynaCodec(TrainableCodec):
         self.config = config = config or MynaConfig()
         self.name, self.sample_rate, self.frame_size = config.name, config.sample_rate, config.frame_size
         self.n_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
-        self.delay = config.hop
+        self.delay = config.hop + config.look_ahead * config.frame_size
         self.encoder, self.quantizer, self.decoder = (
             build_encoder(config),
             build_quantizer(config),
@@ -227,7 +229,7 @@ class MynaCodec(TrainableCodec):
         stem.linear.weight[:h, :h] += eye(h, h)
         down.weight[:n, :h, -s:] += axes.permute(2, 1, 0)
         rest[-1].linear.weight[:, :n] += eye(self.config.latent_dim, n)
-        lift.weight[:n, :, -1] += eye(n, self.config.latent_dim)
+        lift.weight[:n, :, -1 - self.config.look_ahead] += eye(n, self.config.latent_dim)
         up.weight[:n, :h, :s] += axes.permute(2, 1, 0)
         synthesis.project.linear.weight[:, :h] += eye(h, h)
         for layer in (stem.linear, down, rest[-1].linear, lift, up, synthesis.project.linear):

@@ -350,6 +350,20 @@ class ResidualVQ(nn.Module):
             codebook.init_from(residual)
             residual = residual - codebook.decode(codebook.encode(residual))
 
+    @property
+    def unplaced(self) -> int:
+        """Codebooks at the end that have no rows from data yet; of factorized ones that is not known, and 0."""
+        return sum(isinstance(book, EMACodebook) and not bool(book.inited) for book in self._books)
+
+    @torch.no_grad()
+    def init_rest_from(self, latents: Tensor) -> None:
+        """Start the codebooks that are `unplaced` from what the others leave of latents (B, D, T)."""
+        residual = latents
+        for codebook in self._books:
+            if isinstance(codebook, EMACodebook) and not bool(codebook.inited):
+                codebook.init_from(residual)
+            residual = residual - codebook.decode(codebook.encode(residual))
+
     def forward(self, latents: Tensor, n_codebooks: Tensor | int | None = None) -> QuantizedResult:
         """Quantise with gradients. n_codebooks: for each example (B,), or one number; later codebooks see the
         residual all the same, but neither their output nor their losses count (quantizer dropout, DAC sec. 3.3)."""

@@ -21,6 +21,8 @@ ON_THE_WAVEFORM = (
     "stft",
     "complex",
     "waveform",
+    "intelligibility",
+    "loudness",
     "generator",
     "features",
 )  # what the balancer can weigh

@@ -25,6 +25,7 @@ from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
 from ...codec.checkpoint import FAMILIES, codes_hash, load_checkpoint, save_checkpoint
+from ...codec.myna import MynaCodec, MynaConfig
 from ...codec.quantizer import dropout_codebooks
 from ...codec.trainable import TrainableCodec
 from ...data.corpus import Batch, Corpus, Crops, HeldOut, held_out, open_corpus
@@ -65,6 +66,8 @@ from .codec_recipe import (
     HeldOutSection,
     weight_at,
 )
+from .grow_codec import grown
+from .perceptual import Intelligibility, Loudness
 
 
 def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False) -> TrainingSummary:
@@ -107,6 +110,9 @@ class CodecTrainer(Trainer[CodecRecipe, Batch]):
             self.optimizers["discriminators"] = self.critic_optimizer
         rate = self.codec.sample_rate
         self.spectral = SpectralLoss(rate, _needed(recipe)).to(device)
+        # As they are heard: built where the recipe names them.
+        heard = {"intelligibility": Intelligibility, "loudness": Loudness}
+        self.heard = {name: kind(rate).to(device) for name, kind in heard.items() if name in recipe.losses}
         self.judge = SpectralLoss(rate).to(device)  # held-out distances do not change with the recipe
         b = recipe.balancer
         self.balancer = Balancer({}, b.total_norm, b.decay) if b else None
@@ -151,6 +157,8 @@ class CodecTrainer(Trainer[CodecRecipe, Batch]):
         real, unquantized = batch.wav, self._unquantized(len(batch.wav))
         if self.step == self.unquantized_steps and recipe.init_from is None:
             self._start_codebooks()
+        elif self.step == 0 and recipe.init_from is not None:
+            self._start_new_codebooks()
         self.codec.train()
         if recipe.trained == "decoder":  # codebooks that learn would follow the latents
             self.codec.quantizer.eval()
@@ -172,6 +180,7 @@ class CodecTrainer(Trainer[CodecRecipe, Batch]):
             losses |= self._adversarial_losses(real_part, fake_part)
         losses |= self.spectral(heard, real, rng)
         losses["waveform"] = F.l1_loss(heard, real)
+        losses |= {name: measure(heard, real) for name, measure in self.heard.items()}
         if result.quantizer is not None:
             losses["commitment"] = result.quantizer.commitment_loss
             losses["codebook"] = result.quantizer.codebook_loss
@@ -253,6 +262,21 @@ class CodecTrainer(Trainer[CodecRecipe, Batch]):
         else:
             latents = torch.cat([self.codec.latents(wav.to(device)).float() for wav in batches])
             self.codec.quantizer.init_from(latents)
+        distributed.broadcast(module_state(self.codec).values())
+        self.ema.restart(self.codec)
+        seed_torch(self.recipe.seed, self.step, self.world.rank)
+
+    @torch.no_grad()
+    def _start_new_codebooks(self) -> None:
+        """Place the codebooks that `init_from` did not have where its own leave off."""
+        if not self.codec.quantizer.unplaced:
+            return
+        self.codec.eval()
+        batches = (
+            self.crops.batch(i, self.world.rank).wav for i in range(self.recipe.phases.codebook_batches)
+        )
+        latents = torch.cat([self.codec.latents(wav.to(self.world.device)).float() for wav in batches])
+        self.codec.quantizer.init_rest_from(latents)
         distributed.broadcast(module_state(self.codec).values())
         self.ema.restart(self.codec)
         seed_torch(self.recipe.seed, self.step, self.world.rank)
@@ -344,6 +368,8 @@ def _start(recipe: CodecRecipe) -> TrainableCodec:
     given = load_checkpoint(path)
     if not isinstance(given, type(codec)):
         raise UsageError(f"init_from {path} is not a model of this kind; give one that `myna train` wrote")
+    if isinstance(given, MynaCodec) and isinstance(recipe.model, MynaConfig) and recipe.trained == "all":
+        given = grown(given, recipe.model)
     check_dimensions(given.config, recipe.model, path, free=_OF_NO_WEIGHT)
     if recipe.trained == "decoder":
         codec.codes_of = codes_hash(given)

@@ -18,12 +18,12 @@ def shaken(module: torch.nn.Module, by: float) -> torch.nn.Module:
     return module.eval().requires_grad_(False)
 
 
-@pytest.fixture
-def codec(device: str) -> MynaCodec:
+@pytest.fixture(params=[0, 2], ids=["", "waiting"])
+def codec(device: str, request) -> MynaCodec:
     torch.manual_seed(0)
     config = MynaConfig(
         hop=20, width=24, latent_width=32, encoder_depth=(1, 1), decoder_depth=(1, 1), latent_dim=8, codebook_size=16,
-        n_codebooks=3,
+        n_codebooks=3, look_ahead=request.param,
     )  # fmt: skip
     return shaken(MynaCodec(config), 0.2).to(device)
 
