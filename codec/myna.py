@@ -237,8 +237,9 @@ class MynaCodec(TrainableCodec):
         self.quantizer.init_from(self.latents(wav))
 
     def n_frames(self, n_samples: int) -> int:
-        """Frames of a waveform: enough for its last sample to be covered by every window that reaches it."""
-        return -(-(n_samples + self.delay) // self.frame_size)
+        """Frames of a waveform: enough for its last sample to be covered by every window that reaches it. What a
+        decoder waits for beyond them is not coded, so that files are as long whatever decoder reads them."""
+        return -(-(n_samples + self.config.hop) // self.frame_size)
 
     def latents(self, wav: Tensor) -> Tensor:
         """wav (B, 1, N) -> (B, D, T)."""
@@ -260,13 +261,20 @@ class MynaCodec(TrainableCodec):
 
     def decode(self, codes: Codes) -> Tensor:
         check_codes(self, codes.codes)
+        n = codes.codes.shape[-1]
 
         def latents(start: int, end: int) -> Tensor:
-            return self.quantizer.decode(codes.codes[..., start:end])
+            known = codes.codes[..., start : min(end, n)]
+            z = self.quantizer.decode(known) if known.shape[-1] else self._after(len(codes.codes), 0)
+            return F.pad(z, (0, end - start - z.shape[-1]))
 
         with torch.no_grad():
-            wav = torch.cat(list(blocks(self.decoder, codes.codes.shape[-1], 1, latents)), dim=-1)
+            wav = torch.cat(list(blocks(self.decoder, n + self.config.look_ahead, 1, latents)), dim=-1)
             return wav[..., self.delay : self.delay + codes.n_samples]
+
+    def _after(self, batch: int, n: int) -> Tensor:
+        """What a decoder is given for n frames after the last: latents (B, D, n) of nothing."""
+        return next(self.parameters()).new_zeros(batch, self.config.latent_dim, n)
 
     def encoder_stream(
         self, batch: int = 1, n_codebooks: int | None = None, search: bool = False
@@ -277,7 +285,8 @@ class MynaCodec(TrainableCodec):
         return MynaDecoderStream(self, batch)
 
     def synthesize(self, latents: Tensor, n_samples: int) -> Tensor:
-        return self.decoder(latents)[..., self.delay : self.delay + n_samples]
+        padded = F.pad(latents, (0, self.config.look_ahead))
+        return self.decoder(padded)[..., self.delay : self.delay + n_samples]
 
 
 class MynaEncoderStream:
@@ -324,13 +333,18 @@ class MynaDecoderStream:
     @torch.inference_mode()
     def push(self, codes: Tensor) -> Tensor:
         """codes (B, K, t), any t -> wav (B, 1, n)."""
-        return self._step(codes, final=False)
+        if not codes.shape[-1]:
+            return self._heard(self.stream.push(self.codec._after(codes.shape[0], 0)))
+        check_codes(self.codec, codes)
+        return self._heard(self.stream.push(self.codec.quantizer.decode(codes)))
 
     @torch.inference_mode()
     def flush(self) -> Tensor:
-        """Nothing is owed: the encoder has already coded the overlap. Ends the stream."""
-        empty = torch.zeros(self.stream.batch, 1, 0, dtype=torch.long)
-        return self._step(empty, final=True)
+        """What the decoder waited for, if it does; the overlap the encoder has already coded. Ends the stream."""
+        rest = self.codec.config.look_ahead
+        wav = self._heard(self.stream.push(self.codec._after(self.stream.batch, rest))) if rest else None
+        end = self._heard(self.stream.flush(self.codec._after(self.stream.batch, 0)))
+        return end if wav is None else torch.cat([wav, end], dim=-1)
 
     def fork(self) -> MynaDecoderStream:
         """An independent copy that continues from here."""
@@ -338,13 +352,8 @@ class MynaDecoderStream:
         other.stream, other.lag = self.stream.fork(), self.lag
         return other
 
-    def _step(self, codes: Tensor, final: bool) -> Tensor:
-        if codes.shape[-1]:
-            check_codes(self.codec, codes)
-            z = self.codec.quantizer.decode(codes)
-        else:
-            z = next(self.codec.parameters()).new_zeros(codes.shape[0], self.codec.config.latent_dim, 0)
-        wav = self.stream.flush(z) if final else self.stream.push(z)
+    def _heard(self, wav: Tensor) -> Tensor:
+        """Without what came before the first sample."""
         dropped = min(self.lag, wav.shape[-1])
         self.lag -= dropped
         return wav[..., dropped:]
