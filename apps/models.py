@@ -128,6 +128,7 @@ def convert_command(
         metavar="OUT",
         help="A .safetensors file, its configuration inside; for TorToise a folder of them.",
     ),
+    int8: bool = typer.Option(False, "--int8", help="myna-24k and its kin: most weights in 8 bits."),
     force: bool = typer.Option(False, "--force", "-f", help="Overwrite the output."),
     json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No result line."),
@@ -136,7 +137,7 @@ def convert_command(
     from ..asr.model import registry as whispers
     from ..codec import registry as codecs
     from ..data.files import check_output
-    from ..errors import MissingModelError
+    from ..errors import MissingModelError, UsageError
     from ..tts.tortoise import registry as tortoise
 
     if not tortoise.is_known(source) and not tortoise.is_tortoise(source):  # which may be written to a folder
@@ -151,6 +152,8 @@ def convert_command(
         raise MissingModelError(f"no model at {source}; give a checkpoint, or a name of `myna models list`")
     else:
         registry = registry_of(source)
-    model = registry.convert(source, output, force)
+    if int8 and registry is not codecs:
+        raise UsageError(f"--int8 is for codecs of myna's kind, and {source} is none; leave it out")
+    model = registry.convert(source, output, force, int8) if int8 else registry.convert(source, output, force)
     name = getattr(model, "name", type(model).__name__)
     Console(quiet, json).result({"input": source, "output": output, "model": name}, f"{output}: {name}")

@@ -78,6 +78,7 @@ class Codec(nn.Module):
     codebook_size: int
     delay: int = 0
     codes_of: str = ""
+    fit_for_int8: tuple[str, ...] = ()
 
     @property
     def frame_rate(self) -> Fraction:

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from ..data.checkpoint import (
     CheckpointFile,
     config_from_dict,
+    in_8_bits,
     load_strictly,
     read_safetensors,
     uninitialized,
 )
 from ..data.files import atomic_output
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from .base import Codec
 from .dac import DAC, DACConfig
 from .encodec import EncodecConfig, build_encodec
@@ -57,11 +58,16 @@ FAMILIES = {
 
 
 def save_checkpoint(
-    model: nn.Module, path: str | Path, force: bool = True, notes: Mapping[str, str] | None = None
+    model: nn.Module,
+    path: str | Path,
+    force: bool = True,
+    notes: Mapping[str, str] | None = None,
+    int8: bool = False,
 ) -> None:
     """Write a model (its `config` is a config of one of FAMILIES) with its weights.
 
-    notes: further metadata, text to text, such as the training step. Raises UsageError or OutputError as
+    notes: further metadata, text to text, such as the training step.   int8: what bears it in 8 bits
+    (`Codec.fit_for_int8`); the file reads the codes of the model that is given. Raises UsageError or OutputError as
     `data.files.atomic_output` does.
     """
     config = model.config
@@ -69,8 +75,16 @@ def save_checkpoint(
     described = json.dumps({"family": family, **dataclasses.asdict(typing.cast(Any, config))})
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {**(notes or {}), "config": described}
-    if isinstance(model, Codec) and model.codes_of:
-        metadata["codes_of"] = model.codes_of
+    codes_of = model.codes_of if isinstance(model, Codec) else ""
+    if int8:
+        if not isinstance(model, Codec) or not model.fit_for_int8:
+            raise UsageError(
+                f"{getattr(model, 'name', 'this model')} has no weights that bear 8 bits; leave int8 out"
+            )
+        fit, codes_of = model.fit_for_int8, codes_hash(model)
+        weights = in_8_bits(weights, lambda name: name.endswith(fit))
+    if codes_of:
+        metadata["codes_of"] = codes_of
     with atomic_output(path, force=force) as file:
         file.write(save(weights, metadata=metadata))
 

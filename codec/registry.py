@@ -233,13 +233,17 @@ def load_model(name_or_path: str | Path) -> nn.Module:
     return _load_file(path)
 
 
-def convert(source: str | Path, target: str | Path, force: bool = False) -> Codec | EncodecLM:
+def convert(
+    source: str | Path, target: str | Path, force: bool = False, int8: bool = False
+) -> Codec | EncodecLM:
     """Write any model that `load_codec` or `load_encodec_lm` reads as a checkpoint of ours, weights folded.
+
+    int8: in 8 bits, a quarter of float32 (`codec.checkpoint.save_checkpoint`).
 
     Returns the model. Raises as they do, and UsageError or OutputError for the target.
     """
     model = load_model(source)
-    save_checkpoint(model, target, force=force)
+    save_checkpoint(model, target, force=force, int8=int8)
     return model  # pyright: ignore[reportReturnType]
 
 

@@ -10,6 +10,8 @@ import torch
 from myna.asr.model.checkpoint import save_checkpoint
 from myna.asr.model.registry import load_whisper
 from myna.asr.model.whisper import Whisper, WhisperDims
+from myna.codec.checkpoint import codes_hash
+from myna.codec.registry import load_codec
 from myna.data import download
 from myna.kernels.precision import choose
 
@@ -115,3 +117,15 @@ def test_whispers_convert_to_our_checkpoints(myna, tmp_path):
         myna("models", "convert", missing, new).failed_with(4, "none.pt", "myna models list")
     myna("models", "convert", "openai/whisper-tiny", new).failed_with(4, "Hugging Face cache")
     assert not new.exists()
+
+
+def test_a_codec_of_ours_in_8_bits(myna, tmp_path):
+    done = myna("models", "convert", "--int8", "myna-24k", tmp_path / "small.safetensors")
+    assert done.code == 0
+    assert "myna-24k" in done.out
+    small = load_codec(tmp_path / "small.safetensors")
+    assert codes_hash(small) == codes_hash(load_codec("myna-24k"))
+    refused = myna("models", "convert", "--int8", "tiny.en", tmp_path / "whisper.safetensors")
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1
+    assert "--int8 is for codecs" in refused.err
