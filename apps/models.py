@@ -154,6 +154,6 @@ def convert_command(
         registry = registry_of(source)
     if int8 and registry is not codecs:
         raise UsageError(f"--int8 is for codecs of myna's kind, and {source} is none; leave it out")
-    model = registry.convert(source, output, force, int8) if int8 else registry.convert(source, output, force)
+    model = codecs.convert(source, output, force, int8) if int8 else registry.convert(source, output, force)
     name = getattr(model, "name", type(model).__name__)
     Console(quiet, json).result({"input": source, "output": output, "model": name}, f"{output}: {name}")
