@@ -3,7 +3,7 @@
 >>> import myna
 >>> data = myna.compress("speech.wav")            # bytes of a .myna file, 4 kbps or less
 >>> audio = myna.decompress(data)                 # audio.samples (C, N), audio.sample_rate
->>> codec = myna.load_codec("myna-24k")           # the model itself: codec.encode, codec.decode, streams
+>>> codec = myna.load_codec("myna-24k-v2")        # the model itself: codec.encode, codec.decode, streams
 >>> speech = myna.say("Hello.", "me.wav", consent="I am the speaker and agree")  # speech.samples (N,)
 >>> for chunk in myna.stream("Hello.", "my-voice"): play(chunk)                  # while it is made
 >>> myna.convert("talk.wav", "my-voice").save("mine.wav")         # speech of another in that voice

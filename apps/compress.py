@@ -316,7 +316,7 @@ def command(
     kind = Path(output).suffix.lower() if output and output != PIPE else ".myna"
     defaults = {".ecdc": "encodec-24k", ".dac": "dac-44k"}
     options = CompressOptions(
-        model or defaults.get(kind, "myna-24k"),
+        model or defaults.get(kind, "myna-24k-v2"),
         parse_bitrate(bitrate),
         parse_size(target_size),
         lm or lm_model is not None,

@@ -31,7 +31,7 @@ def codec(
         [], "--data", "-d", help="The same, as an option; may be repeated."
     ),
     model: list[str] = typer.Option(
-        ["myna-24k"], "--model", "-m", help="A name or a checkpoint; may be repeated."
+        ["myna-24k-v2"], "--model", "-m", help="A name or a checkpoint; may be repeated."
     ),
     bitrate: list[str] = typer.Option(
         [], "--bitrate", "-b", help="Of the models, in kbps.  [default: four steps]"

@@ -69,14 +69,14 @@ def add(
         return add_tortoise_voice(recording, name, consent, model, force, console)
     check_recording(recording)
     statement = ask_consent(recording, consent)
-    from ..codec.registry import load_codec
+    from ..codec.registry import VOICE_CODEC, load_codec
     from ..tts.voices.library import add_voice
     from ..tts.voices.voice import make_voice
 
     source: Any = sys.stdin.buffer if recording == "-" else recording
     if recording == "-" and name is None:
         raise UsageError("a voice from standard input needs a name; give --name")
-    voice = make_voice(source, load_codec(), statement, name, text, language)
+    voice = make_voice(source, load_codec(VOICE_CODEC), statement, name, text, language)
     path = add_voice(voice, force)
     for note in voice.notes:
         console.note(note)

@@ -1,6 +1,6 @@
 """What a speech codec does with what it was not made for: rates, noise, several speakers, music.
 
-    python benchmarks/codec_conditions.py DATA... [--music FOLDER] [--codec myna-24k] [--clips 8] [--seconds 6]
+    python benchmarks/codec_conditions.py DATA... [--music FOLDER] [--codec myna-24k-v2] [--clips 8] [--seconds 6]
 
 DATA: shards or folders with recordings of speech.   --music: a folder of recordings of music (Debian's package
 asterisk-moh-opsound-wav has some, at 8 kHz). Every row is the mean over the same clips, at the rate of the row. PESQ-WB
@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", nargs="+")
     parser.add_argument("--music", type=Path)
-    parser.add_argument("--codec", default="myna-24k")
+    parser.add_argument("--codec", default="myna-24k-v2")
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--threads", type=int, default=1)

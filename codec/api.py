@@ -20,12 +20,12 @@ from .formats import open_compressed
 from .pipeline import FILE_PACKET_SECONDS, says_synthetic
 from .pipeline import compress as compress_stream
 from .pipeline import decompress as decompress_stream
-from .registry import codec_for, load_codec, load_encodec_lm
+from .registry import DEFAULT_CODEC, codec_for, load_codec, load_encodec_lm
 
 
 def compress(
     source: str | Path | BinaryIO | Audio,
-    model: str | Path | Codec = "myna-24k",
+    model: str | Path | Codec = DEFAULT_CODEC,
     bitrate: float | None = None,
     packet_seconds: float = FILE_PACKET_SECONDS,
 ) -> bytes:

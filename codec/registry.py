@@ -1,6 +1,6 @@
 """The models that `myna` knows by name: where they come from, where they are kept, how they are loaded.
 
-    load_codec("myna-24k")                 ships with the package
+    load_codec("myna-24k-v2")              ships with the package
     load_codec("encodec-24k")              from the cache (`myna models download encodec-24k` puts it there)
     load_codec("some/checkpoint")          .safetensors (ours or Hugging Face), .th, .pth, a folder of Hugging Face
 
@@ -41,13 +41,24 @@ def _entry(
     return ModelEntry(name, root + file, kept, sha256, description, license, kind)
 
 
+DEFAULT_CODEC = "myna-24k-v2"  # of what is compressed
+VOICE_CODEC = "myna-24k"  # whose codes voices hold
+
 _MODELS = (
+    ModelEntry(
+        DEFAULT_CODEC,
+        None,
+        "myna-24k-v2.safetensors",
+        None,
+        "24 kHz mono, 50 ms look-ahead, 0.5 to 5 kbps: the default",
+        "MIT",
+    ),
     ModelEntry(
         "myna-24k",
         None,
         "myna-24k.safetensors",
         None,
-        "24 kHz mono, causal, 0.5 to 4 kbps: the default",
+        "24 kHz mono, causal, 0.5 to 4 kbps: the one before, whose files and voices it reads",
         "MIT",
     ),
     ModelEntry(
@@ -149,7 +160,7 @@ def download(
     return fetch_entry(find_model(name), model_path(name), progress, force)
 
 
-def load_codec(name_or_path: str | Path = "myna-24k", device: str | torch.device = "cpu") -> Codec:
+def load_codec(name_or_path: str | Path = DEFAULT_CODEC, device: str | torch.device = "cpu") -> Codec:
     """A codec by its name, or from a checkpoint: ours, EnCodec's `.th`, DAC's `.pth`, Hugging Face's
     safetensors of either (the file or its folder). In evaluation mode.
 

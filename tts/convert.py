@@ -25,7 +25,7 @@ from ..codec.mel.speech_tokens import STRIDE, SpeechTokenizer, SpeechTokensConfi
 from ..codec.mel.trained_on import check_trained_on
 from ..codec.mel_vocoder import MelVocoder, MelVocoderConfig
 from ..codec.mel_vocoder_stream import MelVocoderStream
-from ..codec.registry import load_codec
+from ..codec.registry import VOICE_CODEC, load_codec
 from ..data.audio import Audio, AudioReader
 from ..data.checkpoint import load_checkpoint
 from ..data.resample import Resampler
@@ -82,7 +82,7 @@ class Converter:
             raise MissingModelError(
                 "a recording is converted by speech tokens, which this decoder does not read"
             )
-        self.codec = load_codec("myna-24k", device) if codec is None else codec
+        self.codec = load_codec(VOICE_CODEC, device) if codec is None else codec
         self._watermark = partial(watermark, RATE)
         self._watermark(0)  # fails here rather than in the middle
 

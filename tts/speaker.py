@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..codec.checkpoint import codes_hash
-from ..codec.registry import load_codec
+from ..codec.registry import VOICE_CODEC, load_codec
 from ..data.audio import Audio, write_audio
 from ..errors import MissingModelError
 from ..kernels.precision import choose
@@ -215,7 +215,7 @@ def load_models(
         from .flow_speech import load_flow_speech
 
         aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
-        codec = load_codec("myna-24k", device)
+        codec = load_codec(VOICE_CODEC, device)
         return load_flow_speech(codec, aligner, device, scorers=shipped_scorers, precision=precision)
     ar_file = weights_file(AR_FILE)
     if decoder in (None, "flow") and not ar_file.is_file():
@@ -230,7 +230,7 @@ def load_models(
             f"recipes/myna-ar-cpu.yaml, recipes/myna-nar-cpu.yaml), and put their best.safetensors at {ar_file} and "
             f"{weights_file(NAR_FILE)}"
         )
-    codec = load_codec("myna-24k", device)
+    codec = load_codec(VOICE_CODEC, device)
     ar = load_ar(ar_file, device, codes_hash(codec))
     aligner = load_aligner() if SHIPPED_ALIGNER.is_file() else None
     decoders = load_decoders(codec, ar, device, precision=precision)

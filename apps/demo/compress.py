@@ -46,7 +46,7 @@ class Encoded:
 def house_codec() -> Codec:
     from ...codec.registry import load_codec
 
-    return load_codec("myna-24k")
+    return load_codec()
 
 
 def encode(source: Path, progress: Progress) -> Encoded:
@@ -141,8 +141,8 @@ def build(workspace: Workspace, concurrency: dict[str, Any]) -> None:
             sample_voices("compress", [recording])
             bitrate = gr.Slider(
                 0.5,
-                4,
-                value=4,
+                5,
+                value=5,
                 step=0.5,
                 label="Bitrate",
                 info="kbps before entropy coding; lower ones are cut out of the same file",

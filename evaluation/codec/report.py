@@ -1,6 +1,6 @@
 """Codecs side by side with Opus on the same recordings: quality, real bitrate and speed.
 
->>> report = evaluate_codec(["myna-24k"], ["recordings/"], EvaluationOptions(limit=20))
+>>> report = evaluate_codec(["myna-24k-v2"], ["recordings/"], EvaluationOptions(limit=20))
 >>> print(report.to_markdown())
 """
 

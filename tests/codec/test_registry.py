@@ -164,7 +164,9 @@ def test_missing_things_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(MissingModelError, match="no model file"):
         registry.load_codec(tmp_path / "nothing.th")
     for look_up in (registry.load_codec, registry.find_model):
-        with pytest.raises(UsageError, match="'mp3': choose one of myna-24k, myna-mel, encodec-24k"):
+        with pytest.raises(
+            UsageError, match="'mp3': choose one of myna-24k-v2, myna-24k, myna-mel, encodec-24k"
+        ):
             look_up("mp3")
         with pytest.raises(UsageError, match=r"'encodec_24K': did you mean encodec-24k\? choose one of myna"):
             look_up("encodec_24K")
@@ -183,7 +185,7 @@ def test_convert_writes_a_checkpoint_of_ours(tmp_path):
 
 def test_every_entry_can_be_cached_side_by_side():
     entries = registry.list_models()
-    assert entries[0].name == "myna-24k"
+    assert entries[0].name == registry.DEFAULT_CODEC == "myna-24k-v2"
     assert len({e.file for e in entries}) == len({e.name for e in entries}) == len(entries)
     assert all(e.url is None or e.url.startswith("https://") for e in entries)
 

@@ -198,10 +198,10 @@ class VoiceReader:
             raise MissingModelError(f"no voice at {path}; `myna voices list` shows those that are kept")
         _, metadata = safetensors_keys(path)
         if metadata.get("format") != FORMAT:  # a voice of the house: its prompt as the codec keeps it
-            from ...codec.registry import load_codec
+            from ...codec.registry import VOICE_CODEC, load_codec
 
             voice = load_voice(path)
-            wav = resample(decode_prompt(load_codec("myna-24k"), voice), 24_000, CLIP_RATE)
+            wav = resample(decode_prompt(load_codec(VOICE_CODEC), voice), 24_000, CLIP_RATE)
             return _Clips(voice.name, [wav], voice.source, voice.consent)
         file = read_safetensors(path)
         try:
