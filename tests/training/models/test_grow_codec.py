@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from myna.codec.checkpoint import load_checkpoint, save_checkpoint
+from myna.codec.checkpoint import codes_hash, load_checkpoint, save_checkpoint
+from myna.codec.dac import DAC, DACConfig
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.training.engine import distributed
 from myna.training.engine.recipe import load_recipe
 from myna.training.models.codec_recipe import CodecRecipe
 from myna.training.models.codec_trainer import CodecTrainer, train
 from myna.training.models.grow_codec import grown
+from myna.training.models.release_codec import main
 
 SMALL = MynaConfig(
     hop=24, width=32, latent_width=24, encoder_depth=(1, 1), decoder_depth=(1, 1), expansion=2,
@@ -82,3 +84,18 @@ def test_a_run_begins_with_a_smaller_codec(tiny, tmp_path):
     save_checkpoint(run.codec, tmp_path / "grown.safetensors")
     loaded = load_checkpoint(tmp_path / "grown.safetensors")
     assert (loaded.config.n_codebooks, loaded.config.look_ahead) == (5, 1)
+
+
+def test_release_names_a_codec_and_keeps_its_codes(codec, tmp_path, capsys):
+    save_checkpoint(codec, tmp_path / "run.safetensors")
+    made = [str(tmp_path / "run.safetensors"), str(tmp_path / "out.safetensors")]
+    assert main([*made, "--name", "new", "--paths", "3"]) == 0
+    assert "new, 2 codebooks" in capsys.readouterr().out
+    released = load_checkpoint(tmp_path / "out.safetensors")
+    assert (released.config.name, released.config.n_paths, released.quantizer.n_paths) == ("new", 3, 3)
+    assert codes_hash(released) != ""
+    torch.testing.assert_close(released.quantizer.rows(), codec.quantizer.rows(), atol=1e-3, rtol=1e-3)
+    dac = DAC(DACConfig(encoder_dim=4, decoder_dim=8, latent_dim=8, encoder_rates=(2,), decoder_rates=(2,)))
+    save_checkpoint(dac, tmp_path / "dac.safetensors")
+    assert main([str(tmp_path / "dac.safetensors"), made[1], "--name", "new"]) == 2
+    assert "not of myna-24k's kind" in capsys.readouterr().err
