@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from starlette.concurrency import run_in_threadpool
 
 from ....data.audio import Audio
 from ....errors import InputError
 
 _ROOT = Path(__file__).resolve().parents[4]  # what `myna` is a folder of
+_BLOCK = 1 << 20  # bytes of a file that the server has in memory
 
 
 @dataclass(frozen=True)
@@ -51,27 +54,31 @@ class Decoders:
 
     async def decode(
         self,
-        data: bytes,
+        data: bytes | BinaryIO,
         sample_rate: int | None = None,
         raw: int | None = None,
         seconds: float | None = None,
     ) -> Audio:
         """A file of any format that libsndfile reads, channels averaged, to (1, N) at `sample_rate` (its own: None).
 
+        data: all of them, or an open file, which is read from its beginning when a process is free, block by block.
         raw: the data are samples of 16 bits at this rate.   seconds: at most, below the general limit.
         Raises InputError, one sentence.
         """
-        if not data:
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
+        file.seek(0, io.SEEK_END)
+        size = file.tell()
+        if not size:
             raise InputError("the recording is empty; send an audio file")
         most = self.limits.seconds if seconds is None else min(seconds, self.limits.seconds)
-        job = {"size": len(data), "rate": sample_rate, "raw": raw, "seconds": most}
+        job = {"size": size, "rate": sample_rate, "raw": raw, "seconds": most}
         worker = await self._free.get()
         try:
             try:
-                return await worker.decode(job, data)
+                return await worker.decode(job, file)
             except _DiedError:
                 # Perhaps somebody else ended it: this upload is to blame only if it happens again.
-                return await worker.decode(job, data)
+                return await worker.decode(job, file)
         except _DiedError:
             raise InputError(
                 "the recording cannot be decoded within the limits of memory and time; send a shorter or plainer one"
@@ -122,9 +129,9 @@ class _Worker:
             )
         return self.process
 
-    async def decode(self, job: dict[str, Any], data: bytes) -> Audio:
+    async def decode(self, job: dict[str, Any], file: BinaryIO) -> Audio:
         try:
-            answer = await asyncio.wait_for(self._ask(job, data), self.limits.patience)
+            answer = await asyncio.wait_for(self._ask(job, file), self.limits.patience)
         except (TimeoutError, asyncio.TimeoutError, OSError, asyncio.IncompleteReadError, ValueError):
             await self.stop()
             raise _DiedError from None
@@ -135,15 +142,18 @@ class _Worker:
             raise InputError(answer)
         return answer
 
-    async def _ask(self, job: dict[str, Any], data: bytes) -> Audio | str:
+    async def _ask(self, job: dict[str, Any], file: BinaryIO) -> Audio | str:
         """What is wrong with the recording is no error here: before Python 3.12 `wait_for` makes a cycle of what it
         raises, in which the recording would stay."""
         process = await self.start()
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(job).encode() + b"\n")
-        process.stdin.write(data)
-        await process.stdin.drain()
+        file.seek(0)
+        # In the threads of the framework, which read and write uploads only: those of asyncio may be at long work.
+        while block := await run_in_threadpool(file.read, _BLOCK):
+            process.stdin.write(block)
+            await process.stdin.drain()
         answer = json.loads(await process.stdout.readline())
         if "error" in answer:
             return str(answer["error"])
