@@ -23,16 +23,21 @@ from ....data.audio import Audio
 from ....errors import InputError
 
 _ROOT = Path(__file__).resolve().parents[4]  # what `myna` is a folder of
+_OUT_OF_TIME = getattr(signal, "SIGPROF", 0)  # what ends a process whose time of the processor is over
 _BLOCK = 1 << 20  # bytes of a file that the server has in memory
 
 
 @dataclass(frozen=True)
 class DecodingLimits:
-    """seconds: of a recording.   megabytes: of address space for a process.   patience: seconds until it is ended."""
+    """seconds: of a recording.   megabytes: of address space for a process.   processor: seconds of it for a recording.
+    patience: seconds by the clock; long, since a process may wait for the processor that others keep busy. Where there
+    are no timers of the processor (Windows) it is the only bound.
+    """
 
     seconds: float = 3600.0
     megabytes: int = 1500
-    patience: float = 60.0
+    processor: float = 60.0
+    patience: float = 300.0
 
 
 class Decoders:
@@ -79,7 +84,7 @@ class Decoders:
             except _DiedError:
                 # Perhaps somebody else ended it: this upload is to blame only if it happens again.
                 return await worker.decode(job, file)
-        except _DiedError:
+        except (_DiedError, _TooMuchError):
             raise InputError(
                 "the recording cannot be decoded within the limits of memory and time; send a shorter or plainer one"
             ) from None
@@ -97,7 +102,11 @@ class Decoders:
 
 
 class _DiedError(Exception):
-    """The process ended, or had to be ended, over a job."""
+    """The process ended over a job."""
+
+
+class _TooMuchError(Exception):
+    """The process had to be ended: the job took too long."""
 
 
 class _Worker:
@@ -122,6 +131,7 @@ class _Worker:
                 "-m",
                 "myna.apps.serve.audio.decode_worker",
                 str(self.limits.megabytes),
+                str(self.limits.processor),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
@@ -132,9 +142,12 @@ class _Worker:
     async def decode(self, job: dict[str, Any], file: BinaryIO) -> Audio:
         try:
             answer = await asyncio.wait_for(self._ask(job, file), self.limits.patience)
-        except (TimeoutError, asyncio.TimeoutError, OSError, asyncio.IncompleteReadError, ValueError):
+        except (TimeoutError, asyncio.TimeoutError):
             await self.stop()
-            raise _DiedError from None
+            raise _TooMuchError from None
+        except (OSError, asyncio.IncompleteReadError, ValueError):
+            code = await self.stop()
+            raise (_TooMuchError if code == -_OUT_OF_TIME else _DiedError) from None
         except asyncio.CancelledError:  # the process is in the middle of a job that nobody wants
             await self.stop()
             raise
@@ -160,14 +173,15 @@ class _Worker:
         samples = await process.stdout.readexactly(4 * answer["n"])
         return Audio(np.frombuffer(samples, np.float32)[None], answer["rate"])
 
-    async def stop(self) -> None:
+    async def stop(self) -> int | None:
+        """Its exit code: of the end that it has come to by itself, if it has."""
         process, self.process = self.process, None
         if process is None:
-            return
+            return None
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 _kill(process)
-        await process.wait()
+        return await process.wait()
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
