@@ -242,8 +242,10 @@ class Transformer(Streamable):
 
     def _seen(self, at: Tensor, read: int, dtype: torch.dtype) -> Tensor:
         """The mask (B, 1, 1, S) of one frame at positions (B, 1) over a cache into which it is written already."""
-        ring = torch.arange(read, device=at.device)
-        return _additive((at - (at - ring) % self.config.context >= 0)[:, None, None], dtype)
+        # A slot is empty as long as the position has not come to it: once it has gone round, none is.
+        empty = (torch.arange(read, device=at.device) > at)[:, None, None]
+        mask = torch.zeros(empty.shape, dtype=dtype, device=at.device)
+        return mask.masked_fill_(empty, float("-inf"))
 
     @property
     def _blocks(self) -> list[Block]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, MutableMapping
-from typing import Any
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
@@ -64,36 +65,51 @@ class BodyLimit:
         await self.app(scope, counted, answered)
 
 
-@contextlib.asynccontextmanager
-async def opened_form(request: Request) -> AsyncIterator[FormData]:
-    """A multipart form, its files on the disk where they are long, until the block ends. Raises InvalidError."""
+@dataclass(frozen=True)
+class Upload:
+    """A file of a request, on the disk where it is long, so that any number may wait.   kind: its media type, as the
+    client has it."""
+
+    file: BinaryIO
+    kind: str
+
+
+async def read_form(request: Request, files: contextlib.ExitStack) -> FormData:
+    """A multipart form. Its files are on the disk where they are long, and are closed, and with that deleted, by
+    `files`. Raises InvalidError."""
     form = await _read_form(request)
-    try:
-        yield form
-    finally:
-        await form.close()
+    for _, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            files.callback(value.file.close)
+    _check_fields(form)
+    return form
 
 
 async def _read_form(request: Request) -> FormData:
+    # Read by a request of its own: the one that the framework has lives until the answer has been sent, and all fields
+    # with it.
+    request = Request(request.scope, request.receive)
     if not request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form")):
         raise InvalidError("expected a form (multipart/form-data) with a file")
     try:
         longest = _REFERENCE if request.url.path == _REFERENCES[0] else _ROOM
-        form = await request.form(max_files=2, max_fields=64, max_part_size=longest)
+        return await request.form(max_files=2, max_fields=64, max_part_size=longest)
     except MultiPartException as error:
         raise InvalidError(f"the form cannot be read: {error.message.rstrip('.').lower()}") from None
     except Exception as error:
         if type(error).__name__ != "HTTPException":
             raise
         raise InvalidError(f"the form cannot be read: {getattr(error, 'detail', error)}") from None
+
+
+def _check_fields(form: FormData) -> None:
     for name, value in form.multi_items():
         if isinstance(value, str) and len(value) > _ROOM and name != _REFERENCES[1]:
             raise InvalidError(f"the field {name[:64]} is longer than {_ROOM >> 20} MB; send less")
-    return form
 
 
-async def read_upload(form: FormData, name: str, limits: Limits) -> bytes:
-    """The bytes of a file of the form. Raises InvalidError where there is none, TooLargeError."""
+def upload_of(form: FormData, name: str, limits: Limits) -> Upload:
+    """A file of the form, not read yet. Raises InvalidError where there is none, TooLargeError."""
     file = form.get(name)
     if not isinstance(file, UploadFile):
         raise InvalidError(f"the form has no file named {name}", param=name, code="missing_file")
@@ -101,7 +117,7 @@ async def read_upload(form: FormData, name: str, limits: Limits) -> bytes:
         raise TooLargeError(
             f"the file is longer than {limits.upload_bytes >> 20} MB; send it in parts", param=name
         )
-    return await file.read()
+    return Upload(file.file, file.content_type or "")
 
 
 def fields_of(form: FormData) -> dict[str, Any]:

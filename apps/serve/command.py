@@ -99,6 +99,6 @@ def command(
     with contextlib.ExitStack() as stack:
         if page and is_installed():
             app = stack.enter_context(mounted(app))
-        server = Server(app, host, port)
+        server = Server(app, host, port, is_program=True)
         Console().result({}, f"http://{'[' + host + ']' if ':' in host else host}:{port}")
         server.run()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
+import tempfile
 import threading
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -19,12 +22,22 @@ from ...asr.model.features import SAMPLE_RATE
 from ...asr.transcript import Segment
 from ...errors import InputError
 from .audio.decoding import Decoders
+from .body import Upload
 from .problems import InvalidError
 from .schemas import TranscriptionRequest
 
 NAMES, REFERENCES = "known_speaker_names", "known_speaker_references"
 _LONGEST = 60.0  # seconds that are decoded of a reference, to say how long it is
 _RAW_RATE = 16_000  # of references of type audio/pcm, as of uploads
+_IN_MEMORY = 1 << 16  # bytes of a reference that waits; longer ones do so on the disk
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A known speaker and a recording of theirs, not read yet."""
+
+    name: str
+    upload: Upload
 
 
 def check_known_speakers(body: TranscriptionRequest, task: str) -> None:
@@ -48,16 +61,26 @@ def check_known_speakers(body: TranscriptionRequest, task: str) -> None:
     check_names(names)
 
 
-async def known_speakers(
-    decoders: Decoders, names: Sequence[str], references: Sequence[str]
-) -> list[KnownSpeaker]:
-    """Raises InvalidError for a reference that is no data URL of audio, or not of 2 to 10 s of speech."""
+def references_of(body: TranscriptionRequest, files: contextlib.ExitStack) -> list[Reference]:
+    """What the data URLs hold, in files that `files` closes. Raises InvalidError for what is no data URL."""
+    found = []
+    for name, url in zip(body.known_speaker_names, body.known_speaker_references, strict=True):
+        kind, data = _data_of(name, url)
+        file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+        files.callback(file.close)
+        file.write(data)
+        found.append(Reference(name, Upload(cast(BinaryIO, file), kind)))
+    return found
+
+
+async def known_speakers(decoders: Decoders, references: Sequence[Reference]) -> list[KnownSpeaker]:
+    """Raises InvalidError for a reference that is no audio, or not of 2 to 10 s of speech."""
     known = []
-    for name, reference in zip(names, references, strict=True):
-        kind, data = _data_of(name, reference)
-        raw = _RAW_RATE if kind == "audio/pcm" else None
+    for reference in references:
+        name, upload = reference.name, reference.upload
+        raw = _RAW_RATE if upload.kind == "audio/pcm" else None
         try:
-            audio = await decoders.decode(data, SAMPLE_RATE, raw=raw, seconds=_LONGEST)
+            audio = await decoders.decode(upload.file, SAMPLE_RATE, raw, _LONGEST)
         except InputError as error:
             about = f"the reference of {name}: {error}"
             raise InvalidError(about, param=REFERENCES, code="invalid_audio") from None

@@ -35,15 +35,21 @@ Answer = AsyncGenerator["Head | bytes", None]
 class Live(Response):
     """answer: a `Head` and then bytes. What it raises before the head becomes an envelope of its own status; after it,
     the connection is cut, so that the client knows that something is missing.   route: for the counters.
+    files: what the answer reads of the request, closed when it has ended in any way; also one that never began.
     """
 
-    def __init__(self, house: House, route: str, answer: Answer):
+    def __init__(self, house: House, route: str, answer: Answer, files: contextlib.ExitStack | None = None):
         super().__init__()
         self.house, self.route, self.answer = house, route, answer
+        self.files = files or contextlib.ExitStack()
         self.status = 0  # of the head that was sent
         self.began = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.files:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         working = asyncio.create_task(self._work(scope, receive, send))
         leaving = asyncio.create_task(_gone(receive))
         try:

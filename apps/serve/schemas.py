@@ -68,13 +68,13 @@ class TranscriptionRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: str = "whisper-1"
-    language: str | None = None
+    language: str | None = Field(None, max_length=64)
     prompt: str | None = None
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"] = "json"
     temperature: float = Field(0.0, ge=0, le=1)
     timestamp_granularities: list[Literal["word", "segment"]] = ["segment"]
     stream: bool = False
-    languages: list[str] = Field(
+    languages: list[Annotated[str, Field(max_length=64)]] = Field(
         [], max_length=100, description="Where no language is given: it is one of these."
     )
     include: list[Literal["logprobs"]] = Field([], description="Of every token, in the format json.")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import signal
 import socket
+import threading
+from collections.abc import Generator
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.server import HANDLED_SIGNALS
 
 GRACE = 5.0  # seconds that requests have to end when the server does
+_PATIENCE = 4.0  # seconds that the program has then: Docker kills it after ten
 
 
 class Server(uvicorn.Server):
@@ -19,10 +25,21 @@ class Server(uvicorn.Server):
 
     SIGTERM and Ctrl-C end it after what is under way, at most `grace` seconds later; a second Ctrl-C at once. Both are
     how a server is meant to end: neither is raised again.
+
+    is_program: the process is the server and nothing else. Once it has ended, signals find nobody any more (it may be
+    told twice), and what still computes in a thread some seconds later is not waited for.
     """
 
-    def __init__(self, app: FastAPI, host: str, port: int, grace: float = GRACE, **more: Any):
-        self.draining, self.grace = app.state.draining, grace
+    def __init__(
+        self,
+        app: FastAPI,
+        host: str,
+        port: int,
+        grace: float = GRACE,
+        is_program: bool = False,
+        **more: Any,
+    ):
+        self.draining, self.grace, self.is_program = app.state.draining, grace, is_program
         super().__init__(
             uvicorn.Config(
                 app,
@@ -45,6 +62,24 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.draining.begin(self.grace)
         await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        if not self.is_program:
+            with super().capture_signals():
+                yield
+            return
+        for sign in HANDLED_SIGNALS:
+            signal.signal(sign, self.handle_exit)
+        try:
+            yield
+        finally:
+            for sign in HANDLED_SIGNALS:
+                signal.signal(sign, signal.SIG_IGN)
+        if self.started:  # otherwise its exit code says why not
+            at_last = threading.Timer(_PATIENCE, os._exit, (0,))
+            at_last.daemon = True
+            at_last.start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit and sig == signal.SIGINT:

@@ -15,6 +15,7 @@ that waits, and they would take the interpreter from the one that computes.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _AHEAD = 100  # frames that an utterance may be ahead of whoever takes them
 _MARGIN = 25
+_PATIENCE = 10.0  # seconds for which the end of a program waits for a step
 _TOGETHER = 4  # frames for which it is worth to wake who takes them; decoders take multiples of it
 
 
@@ -66,6 +68,7 @@ class SharedAR:
         self._asked = threading.Condition(self._lock)  # what the computing thread waits for
         self._running: list[_Utterance] = []
         self._thread: threading.Thread | None = None
+        self._closed = False
         self.steps = self.frames_made = 0
 
     def frames(
@@ -133,7 +136,18 @@ class SharedAR:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="shared-ar", daemon=True)
                 self._thread.start()
+                # A thread that comes out of torch's code while Python is being taken apart is ended in the middle of
+                # C++, which aborts the program ("terminate called without an active exception").
+                atexit.register(self.close)
             self._asked.notify()
+
+    def close(self) -> None:
+        """There are no further frames; wait until the computing thread has ended."""
+        with self._lock:
+            self._closed, thread = True, self._thread
+            self._asked.notify()
+        if thread is not None:
+            thread.join(_PATIENCE)
 
     def _leave(self, utterance: _Utterance) -> None:
         with self._lock:
@@ -174,16 +188,17 @@ class SharedAR:
                 self._step(chosen)
 
     def _next(self) -> list[_Utterance] | None:
-        """Those whose turn it is; waits for one. None, and the thread ends, after a minute without."""
+        """Those whose turn it is; waits for one. None, and the thread ends, after a minute without, and when closed."""
         with self._lock:
             while not (chosen := self._whose_turn()):
-                if not self._asked.wait(timeout=60) and not self._running:
+                if self._closed or (not self._asked.wait(timeout=60) and not self._running):
                     self._thread = None
+                    atexit.unregister(self.close)
                     return None
             return chosen
 
     def _whose_turn(self) -> list[_Utterance]:
-        for one in [one for one in self._running if one.stopped()]:
+        for one in [one for one in self._running if self._closed or one.stopped()]:
             self._remove(one)
             one.over = True
             one.news.notify()

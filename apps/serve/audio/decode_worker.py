@@ -1,16 +1,19 @@
-"""The process that decodes what strangers send: with a bound on its memory, and nothing of the server's within reach.
+"""The process that decodes what strangers send: with bounds on its memory and on its time of the processor, and nothing
+of the server's within reach.
 
-    python -m myna.apps.serve.audio.decode_worker MEGABYTES
+    python -m myna.apps.serve.audio.decode_worker MEGABYTES SECONDS
 
 Standard input: of each job a line of JSON {"size": bytes, "rate": Hz or null, "raw": Hz or null, "seconds": at most}
 and then the file's bytes; raw: they are samples of 16 bits at this rate. Standard output: a line {"n": samples, "rate":
-Hz} and the samples as float32, or {"error": a sentence}. It ends with its standard input.
+Hz} and the samples as float32, or {"error": a sentence}. It ends with its standard input, and by SIGPROF over a job
+that takes more SECONDS of the processor.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from typing import Any, BinaryIO
 
@@ -19,12 +22,14 @@ import numpy as np
 
 def main() -> None:
     limit_memory(int(sys.argv[1]) << 20)
+    seconds = float(sys.argv[2])
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     while line := source.readline():
         job = json.loads(line)
         data = source.read(job["size"])
         if len(data) < job["size"]:
             return
+        limit_processor(seconds)
         try:
             samples, rate = decoded(data, job)
             answer = {"n": len(samples), "rate": rate}
@@ -32,6 +37,7 @@ def main() -> None:
             samples, answer = np.zeros(0, np.float32), {"error": "the recording takes too much memory"}
         except Exception as error:
             samples, answer = np.zeros(0, np.float32), {"error": " ".join(str(error).split())}
+        limit_processor(0)
         del data
         sink.write(json.dumps(answer).encode() + b"\n")
         sink.write(samples.tobytes())
@@ -48,9 +54,15 @@ def limit_memory(n_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def limit_processor(seconds: float) -> None:
+    """After so many of them the system ends the process, wherever it is; 0: never. Nothing happens where it cannot."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
 def decoded(data: bytes, job: dict[str, Any]) -> tuple[np.ndarray, int]:
     """Samples (N,) float32 and their rate. Raises InputError for what is no audio, or longer than allowed."""
-    from ....data.audio import LOSSY, AudioReader
+    from ....data.audio import AudioReader
     from ....data.resample import Resampler
     from ....errors import InputError
 
@@ -62,9 +74,10 @@ def decoded(data: bytes, job: dict[str, Any]) -> tuple[np.ndarray, int]:
         wanted = job["rate"] or rate
         too_long = InputError(f"the recording is longer than {job['seconds']:g} s; send it in parts")
         # Before anything is unpacked: a file of 100 kB may hold an hour of silence, whose decoding would keep everybody
-        # else's recordings waiting. A lossy format only estimates its length.
+        # else's recordings waiting. An Ogg file says it by the position on its last page; of an MP3 it may be an
+        # estimate by the first frames, several times too long.
         stated = reader.info.n_frames
-        if stated is not None and reader.info.format not in LOSSY and stated > job["seconds"] * rate:
+        if stated is not None and reader.info.format != "MP3" and stated > job["seconds"] * rate:
             raise too_long
         resampler = Resampler(rate, wanted, 1)
         parts, n = [], 0

@@ -7,29 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from starlette.concurrency import run_in_threadpool
 
 from ....data.audio import Audio
 from ....errors import InputError
 
 _ROOT = Path(__file__).resolve().parents[4]  # what `myna` is a folder of
+_OUT_OF_TIME = getattr(signal, "SIGPROF", 0)  # what ends a process whose time of the processor is over
+_BLOCK = 1 << 20  # bytes of a file that the server has in memory
 
 
 @dataclass(frozen=True)
 class DecodingLimits:
-    """seconds: of a recording.   megabytes: of address space for a process.   patience: seconds until it is ended."""
+    """seconds: of a recording.   megabytes: of address space for a process.   processor: seconds of it for a recording.
+    patience: seconds by the clock; long, since a process may wait for the processor that others keep busy. Where there
+    are no timers of the processor (Windows) it is the only bound.
+    """
 
     seconds: float = 3600.0
     megabytes: int = 1500
-    patience: float = 60.0
+    processor: float = 60.0
+    patience: float = 300.0
 
 
 class Decoders:
@@ -51,28 +59,32 @@ class Decoders:
 
     async def decode(
         self,
-        data: bytes,
+        data: bytes | BinaryIO,
         sample_rate: int | None = None,
         raw: int | None = None,
         seconds: float | None = None,
     ) -> Audio:
         """A file of any format that libsndfile reads, channels averaged, to (1, N) at `sample_rate` (its own: None).
 
+        data: all of them, or an open file, which is read from its beginning when a process is free, block by block.
         raw: the data are samples of 16 bits at this rate.   seconds: at most, below the general limit.
         Raises InputError, one sentence.
         """
-        if not data:
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
+        file.seek(0, io.SEEK_END)
+        size = file.tell()
+        if not size:
             raise InputError("the recording is empty; send an audio file")
         most = self.limits.seconds if seconds is None else min(seconds, self.limits.seconds)
-        job = {"size": len(data), "rate": sample_rate, "raw": raw, "seconds": most}
+        job = {"size": size, "rate": sample_rate, "raw": raw, "seconds": most}
         worker = await self._free.get()
         try:
             try:
-                return await worker.decode(job, data)
+                return await worker.decode(job, file)
             except _DiedError:
                 # Perhaps somebody else ended it: this upload is to blame only if it happens again.
-                return await worker.decode(job, data)
-        except _DiedError:
+                return await worker.decode(job, file)
+        except (_DiedError, _TooMuchError):
             raise InputError(
                 "the recording cannot be decoded within the limits of memory and time; send a shorter or plainer one"
             ) from None
@@ -90,7 +102,11 @@ class Decoders:
 
 
 class _DiedError(Exception):
-    """The process ended, or had to be ended, over a job."""
+    """The process ended over a job."""
+
+
+class _TooMuchError(Exception):
+    """The process had to be ended: the job took too long."""
 
 
 class _Worker:
@@ -115,6 +131,7 @@ class _Worker:
                 "-m",
                 "myna.apps.serve.audio.decode_worker",
                 str(self.limits.megabytes),
+                str(self.limits.processor),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
@@ -122,12 +139,15 @@ class _Worker:
             )
         return self.process
 
-    async def decode(self, job: dict[str, Any], data: bytes) -> Audio:
+    async def decode(self, job: dict[str, Any], file: BinaryIO) -> Audio:
         try:
-            answer = await asyncio.wait_for(self._ask(job, data), self.limits.patience)
-        except (TimeoutError, asyncio.TimeoutError, OSError, asyncio.IncompleteReadError, ValueError):
+            answer = await asyncio.wait_for(self._ask(job, file), self.limits.patience)
+        except (TimeoutError, asyncio.TimeoutError):
             await self.stop()
-            raise _DiedError from None
+            raise _TooMuchError from None
+        except (OSError, asyncio.IncompleteReadError, ValueError):
+            code = await self.stop()
+            raise (_TooMuchError if code == -_OUT_OF_TIME else _DiedError) from None
         except asyncio.CancelledError:  # the process is in the middle of a job that nobody wants
             await self.stop()
             raise
@@ -135,29 +155,33 @@ class _Worker:
             raise InputError(answer)
         return answer
 
-    async def _ask(self, job: dict[str, Any], data: bytes) -> Audio | str:
+    async def _ask(self, job: dict[str, Any], file: BinaryIO) -> Audio | str:
         """What is wrong with the recording is no error here: before Python 3.12 `wait_for` makes a cycle of what it
         raises, in which the recording would stay."""
         process = await self.start()
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(job).encode() + b"\n")
-        process.stdin.write(data)
-        await process.stdin.drain()
+        file.seek(0)
+        # In the threads of the framework, which read and write uploads only: those of asyncio may be at long work.
+        while block := await run_in_threadpool(file.read, _BLOCK):
+            process.stdin.write(block)
+            await process.stdin.drain()
         answer = json.loads(await process.stdout.readline())
         if "error" in answer:
             return str(answer["error"])
         samples = await process.stdout.readexactly(4 * answer["n"])
         return Audio(np.frombuffer(samples, np.float32)[None], answer["rate"])
 
-    async def stop(self) -> None:
+    async def stop(self) -> int | None:
+        """Its exit code: of the end that it has come to by itself, if it has."""
         process, self.process = self.process, None
         if process is None:
-            return
+            return None
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 _kill(process)
-        await process.wait()
+        return await process.wait()
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -20,8 +21,8 @@ from ....asr.transcribe import TranscribeOptions
 from ....asr.transcript import Segment, Transcript
 from ....asr.vad import VadOptions, speech_spans
 from ....asr.writers import render
-from ..body import fields_of, opened_form, read_upload
-from ..diarized import check_known_speakers, known_speakers, segment_of, who_speaks
+from ..body import Upload, fields_of, read_form, upload_of
+from ..diarized import Reference, check_known_speakers, known_speakers, references_of, segment_of, who_speaks
 from ..engines.recognition import SharedWhisper
 from ..house import House
 from ..live import STREAM_HEADERS, Answer, Head, Live
@@ -49,33 +50,42 @@ async def _live(request: Request, task: str) -> Live:
     house: House = request.app.state.house
     client = request.scope["client_name"]
     house.admissions["transcription"].check(client)  # before the body is read
-    async with opened_form(request) as form:
+    with contextlib.ExitStack() as files:
+        form = await read_form(request, files)
         try:
             body = TranscriptionRequest(**fields_of(form))
         except ValidationError as error:
             raise invalid(error.errors()[0]) from None
         check_known_speakers(body, task)
-        data = await read_upload(form, "file", house.options.limits)
-        raw = getattr(form["file"], "content_type", None) == "audio/pcm"
-    return Live(house, task, _answer(house, body, task, data, raw, client))
+        upload = upload_of(form, "file", house.options.limits)
+        references = references_of(body, files)
+        # It may wait, and many beside it: what is long of it waits on the disk.
+        body = body.model_copy(update={"known_speaker_references": []})
+        answer = _answer(house, body, task, upload, references, client)
+        return Live(house, task, answer, files.pop_all())
 
 
 async def _answer(
-    house: House, body: TranscriptionRequest, task: str, data: bytes, raw: bool, client: str
+    house: House,
+    body: TranscriptionRequest,
+    task: str,
+    upload: Upload,
+    references: Sequence[Reference],
+    client: str,
 ) -> Answer:
     name = house.recognition.resolve(body.model, task, body.language, body.languages)
     async with house.admitted("transcription", client), house.recognition.pool.use(name) as recogniser:
         options = _options(recogniser, body, task)
-        audio = await house.decoders.decode(data, SAMPLE_RATE, raw=_RAW_RATE if raw else None)
-        del data
+        raw = _RAW_RATE if upload.kind == "audio/pcm" else None
+        audio = await house.decoders.decode(upload.file, SAMPLE_RATE, raw)
+        upload.file.close()  # the disk has it no longer than it must
         samples = audio.samples[0]
         house.metrics.transcribed.inc(len(samples) / SAMPLE_RATE)
         if (vad := _vad(body)) is not None:
             options = await speech_only(samples, options, vad)
         turns = None
         if body.response_format == "diarized_json":
-            names, references = body.known_speaker_names, body.known_speaker_references
-            known = await known_speakers(house.decoders, names, references)
+            known = await known_speakers(house.decoders, references)
             turns = await who_speaks(samples, known)
         if body.stream:
             async for part in _events(recogniser, samples, options, bool(body.include), turns):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 from typing import Any
 
 from fastapi import APIRouter, Request
 
-from ..body import fields_of, opened_form, read_upload
+from ..body import Upload, fields_of, read_form, upload_of
 from ..house import SPEECH_MODELS, House
+from ..live import Answer, Head, Live
 from ..problems import InvalidError
 from ..schemas import VOICE_FORM
 from ..voices import MAX_SECONDS, MYNA, OPENAI, VoiceEntry, models_of
@@ -31,13 +34,14 @@ async def voices(request: Request, legacy: bool = False, model: str | None = Non
     return {"object": "list", "voices": listed, "openai": list(OPENAI)}
 
 
-@router.post("/v1/audio/voices", openapi_extra=VOICE_FORM)
+@router.post("/v1/audio/voices", response_class=Live, openapi_extra=VOICE_FORM)
 async def add_voice(request: Request) -> Any:
     """A voice from a recording of 1 to 30 s. Its speaker has to agree: `consent` says so in words, and is kept."""
     house: House = request.app.state.house
     client = request.scope["client_name"]
     house.admissions["speech"].check(client)
-    async with opened_form(request) as form:
+    with contextlib.ExitStack() as files:
+        form = await read_form(request, files)
         fields = fields_of(form)
         for name in ("name", "consent"):
             if not str(fields.get(name, "")).strip():
@@ -46,21 +50,30 @@ async def add_voice(request: Request) -> Any:
                     param=name,
                 )
         part = "audio_sample" if "audio_sample" in form else "file"
-        data = await read_upload(form, part, house.options.limits)
+        upload = upload_of(form, part, house.options.limits)
+        text = str(fields["text"]) if fields.get("text") else None
+        given = str(fields["name"]), str(fields["consent"]), text
+        replace = str(fields.get("replace", "")).lower() in _TRUE
+        return Live(house, "voices", _answer(house, upload, *given, replace, client), files.pop_all())
+
+
+async def _answer(
+    house: House, upload: Upload, name: str, consent: str, text: str | None, replace: bool, client: str
+) -> Answer:
     library = await house.voices()
     async with house.admitted("speech", client):
-        audio = await house.decoders.decode(data, seconds=10 * MAX_SECONDS)
-        voice = await asyncio.to_thread(
-            library.add,
-            audio,
-            str(fields["name"]),
-            str(fields["consent"]),
-            str(fields["text"]) if fields.get("text") else None,
-            str(fields.get("replace", "")).lower() in _TRUE,
-        )
+        audio = await house.decoders.decode(upload.file, seconds=10 * MAX_SECONDS)
+        adding = asyncio.ensure_future(asyncio.to_thread(library.add, audio, name, consent, text, replace))
+        try:
+            voice = await asyncio.shield(adding)
+        except asyncio.CancelledError:  # a thread cannot be: its slot is free when it has ended
+            await asyncio.wait([adding])
+            raise
     models = models_of(True, house.tortoise.is_installed)
     entry = VoiceEntry(voice.name, house.started, False, voice.consent, "recording", models)
-    return {**_described(entry), "seconds": voice.seconds, "notes": list(voice.notes)}
+    answer = {**_described(entry), "seconds": voice.seconds, "notes": list(voice.notes)}
+    yield Head("application/json", whole=True)
+    yield json.dumps(answer, ensure_ascii=False).encode()
 
 
 @router.delete("/v1/audio/voices/{name}")

