@@ -1,11 +1,11 @@
 """Which of several tries at a sentence is heard: words and likeness of the best of 1, 2, 4, 8 by each score.
 
-    python benchmarks/tries.py draw DATA... --out tries.json [--voices 9] [--limit 3] [--tries 8]   # says and judges all
+    python benchmarks/tries.py draw DATA... --out tries.json [--voices 9] [--limit 3] [--tries 8]   # say, judge
     python benchmarks/tries.py choose tries.json... [--weights aligner=1,recogniser=1,likeness=5]    # tables
 
 DATA: shards or folders with recordings of people whom no model heard. `draw` says every sentence with so many seeds,
-preset `standard`, and writes after each sentence, so that a run that ends early is not lost. `choose` takes every choice
-of N of the tries of a sentence, has each score choose among them, and reports the means.
+preset `standard`, and writes after each sentence, so that a run that ends early is not lost. `choose` takes every
+choice of N of the tries of a sentence, has each score choose among them, and reports the means.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Try:
-    """errors: words that the judge missed.   likeness, second: to other speech of the speaker, by Resemblyzer and by a
-    judge that no model learned from.   dnsmos: of its sound.   scores: of the scorers.   missing: words that the aligner
-    does not find."""
+    """errors: words that the judge missed.   likeness, second: to other speech of the speaker, by Resemblyzer and by
+    a judge that no model learned from.   dnsmos: of its sound.   scores: of the scorers.   missing: words that the
+    aligner does not find."""
 
     errors: int
     likeness: float
