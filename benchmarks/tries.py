@@ -110,7 +110,7 @@ def choice(sentence: Sentence, n: int, weights: Mapping[str, float]) -> np.ndarr
     for some in itertools.combinations(sentence.tries, n):
         best = max(some, key=lambda t: sum(w * t.scores.get(name, 0.0) for name, w in weights.items()))
         rows.append((best.errors, best.likeness, best.second, best.dnsmos))
-    return np.nanmean(np.array(rows), axis=0)
+    return np.array(rows).mean(axis=0)
 
 
 def table(sentences: Sequence[Sentence], every: Mapping[str, Mapping[str, float]]) -> None:
@@ -129,7 +129,7 @@ def table(sentences: Sequence[Sentence], every: Mapping[str, Mapping[str, float]
                 at = rng.integers(len(words), size=len(words))
                 gains.append(100 * (one[at, 0] - each[at, 0]).sum() / words[at].sum())
             low, high = np.percentile(gains, [2.5, 97.5])
-            means = each.mean(0)
+            means = np.nanmean(each, axis=0)  # likeness is that to other speech, which not everybody has
             print(
                 f"| {name} | {n} | {100 * each[:, 0].sum() / words.sum():.1f} | {low:+.1f} to {high:+.1f} | "
                 f"{means[1]:.3f} | {means[2]:.3f} | {means[3]:.2f} |"
