@@ -5,7 +5,9 @@
 
 DATA: shards or folders with recordings of people whom no model heard. `draw` says every sentence with so many seeds,
 preset `standard`, and writes after each sentence, so that a run that ends early is not lost. `choose` takes every
-choice of N of the tries of a sentence, has each score choose among them, and reports the means.
+choice of N of the tries of a sentence, has each score choose among them, and reports the means. Whisper tiny.en counts
+the words and is one of the scores, too; where `pocketsphinx` is installed, its recogniser, which chooses nothing,
+counts them besides.
 """
 
 from __future__ import annotations
@@ -13,17 +15,21 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from myna.codec.registry import load_codec
 from myna.data.audio import Audio
+from myna.data.resample import resample
 from myna.evaluation.clips import load_clips
 from myna.evaluation.tts.report import CONSENT
-from myna.evaluation.tts.scores import MOST_REFERENCES, Judge
+from myna.evaluation.tts.scores import MOST_REFERENCES, Judge, compare
 from myna.evaluation.tts.systems import load_speaker, say_timed
 from myna.evaluation.tts.texts import joined, lines_for, people_of, some_of
 from myna.tts.presets import SpeechOptions
@@ -42,7 +48,7 @@ _RESAMPLES = 1000
 class Try:
     """errors: words that the judge missed.   likeness, second: to other speech of the speaker, by Resemblyzer and by
     a judge that no model learned from.   dnsmos: of its sound.   scores: of the scorers.   missing: words that the
-    aligner does not find."""
+    aligner does not find.   other: errors by PocketSphinx, None without it."""
 
     errors: int
     likeness: float
@@ -50,6 +56,7 @@ class Try:
     dnsmos: float
     missing: int
     scores: Mapping[str, float]
+    other: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +67,29 @@ class Sentence:
     tries: tuple[Try, ...]
 
 
+class Sphinx:
+    """A recogniser of another kind than Whisper, hidden Markov models and a trigram (https://cmusphinx.github.io)."""
+
+    def __init__(self) -> None:
+        from pocketsphinx import Decoder
+
+        self._decoder: Any = Decoder(samprate=16_000, loglevel="FATAL")
+
+    def errors(self, wav: np.ndarray, sample_rate: int, text: str) -> int:
+        """Words of the text that it does not hear in wav (N,), or hears besides."""
+        samples = (resample(wav[None], sample_rate, 16_000)[0].clip(-1, 1) * 32767).astype(np.int16)
+        self._decoder.start_utt()
+        self._decoder.process_raw(samples.tobytes(), full_utt=True)
+        self._decoder.end_utt()
+        found = self._decoder.hyp()
+        return compare(text, "" if found is None else found.hypstr).word_errors
+
+
 def draw(data: Sequence[str], out: Path, voices: int, limit: int, tries: int) -> None:
     """Say and judge everything; `out` grows by a sentence at a time."""
     codec = load_codec("myna-24k").eval()
     speaker, judge = load_speaker(codec), Judge()
+    sphinx = Sphinx() if find_spec("pocketsphinx") else None
     speaker.models.ranking.options = replace(RankingOptions(), clvp=1.0)
     everybody = people_of(load_clips(data, codec.sample_rate, max_seconds=60))
     found: list[dict[str, object]] = []
@@ -88,6 +114,7 @@ def draw(data: Sequence[str], out: Path, voices: int, limit: int, tries: int) ->
                         "second": likeness.judge,
                         "dnsmos": dnsmos,
                         "missing": verdict.missing,
+                        "other": sphinx and sphinx.errors(said.samples, codec.sample_rate, line.text),
                         "scores": dict(verdict.scores),
                     }
                 )
@@ -105,11 +132,12 @@ def read(paths: Sequence[Path]) -> list[Sentence]:
 
 
 def choice(sentence: Sentence, n: int, weights: Mapping[str, float]) -> np.ndarray:
-    """Mean of (errors, likeness, second judge, DNSMOS) of the try chosen among each n of a sentence's, (4,)."""
+    """Mean of (errors, likeness, second judge, DNSMOS, errors by PocketSphinx) of the try chosen among each n, (5,)."""
     rows = []
     for some in itertools.combinations(sentence.tries, n):
         best = max(some, key=lambda t: sum(w * t.scores.get(name, 0.0) for name, w in weights.items()))
-        rows.append((best.errors, best.likeness, best.second, best.dnsmos))
+        other = math.nan if best.other is None else best.other
+        rows.append((best.errors, best.likeness, best.second, best.dnsmos, other))
     return np.array(rows).mean(axis=0)
 
 
@@ -118,22 +146,36 @@ def table(sentences: Sequence[Sentence], every: Mapping[str, Mapping[str, float]
     counts = [n for n in (1, 2, 4, 8) if n <= most]
     words = np.array([s.words for s in sentences])
     print(f"{len(sentences)} sentences, {words.sum()} words, {most} tries\n")
-    print("| chosen by | of | WER % | gain (95 %) | similarity | second judge | DNSMOS |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| chosen by | of | WER % | gain (95 %) | by PocketSphinx | gain | similarity | second judge | DNSMOS |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     one = np.array([choice(s, 1, {}) for s in sentences])
     for name, weights in every.items():
         for n in counts if name == next(iter(every)) else counts[1:]:
             each = np.array([choice(s, n, weights) for s in sentences])
-            rng, gains = np.random.default_rng(0), []
-            for _ in range(_RESAMPLES):
-                at = rng.integers(len(words), size=len(words))
-                gains.append(100 * (one[at, 0] - each[at, 0]).sum() / words[at].sum())
-            low, high = np.percentile(gains, [2.5, 97.5])
             means = np.nanmean(each, axis=0)  # likeness is that to other speech, which not everybody has
-            print(
-                f"| {name} | {n} | {100 * each[:, 0].sum() / words.sum():.1f} | {low:+.1f} to {high:+.1f} | "
-                f"{means[1]:.3f} | {means[2]:.3f} | {means[3]:.2f} |"
-            )
+            columns = [name, str(n)]
+            for judge in (0, 4):
+                columns += [_rate(each[:, judge], words), _gain(one[:, judge], each[:, judge], words)]
+            columns += [f"{means[1]:.3f}", f"{means[2]:.3f}", f"{means[3]:.2f}"]
+            print(f"| {' | '.join(columns)} |")
+
+
+def _rate(errors: np.ndarray, words: np.ndarray) -> str:
+    return "" if np.isnan(errors).any() else f"{100 * errors.sum() / words.sum():.1f}"
+
+
+def _gain(one: np.ndarray, some: np.ndarray, words: np.ndarray) -> str:
+    """Points of the word error rate that are gained, in 95 % of resampled sentences."""
+    if np.isnan(one).any():
+        return ""
+    rng, gains = np.random.default_rng(0), []
+    for _ in range(_RESAMPLES):
+        at = rng.integers(len(words), size=len(words))
+        gains.append(100 * (one[at] - some[at]).sum() / words[at].sum())
+    low, high = np.percentile(gains, [2.5, 97.5])
+    return f"{low:+.1f} to {high:+.1f}"
 
 
 def choose(paths: Sequence[Path], given: Sequence[str]) -> None:
