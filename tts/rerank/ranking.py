@@ -16,13 +16,14 @@ Scorers = Sequence[Scorer] | Callable[[], Sequence[Scorer]]  # a function is cal
 class RankingOptions:
     """What a score counts, by the scorer's name; 0: it is not taken.
 
-    Chosen by words and likeness of tries on vox-dev (docs/log.md).
+    Chosen by words and likeness of tries on vox-dev (docs/log.md): where there is a recogniser it decides, and what the
+    others say of tries that it finds alike.
     """
 
-    aligner: float = 1.0  # a nat of log-probability of a frame
+    aligner: float = 0.1  # a nat of log-probability of a frame
     recogniser: float = 1.0  # a nat of log-probability of a token
-    likeness: float = 5.0  # a cosine of 1
-    clvp: float = 1.0  # a cosine of 1, where its weights are present; not set on dev yet, there being none
+    likeness: float = 0.5  # a cosine of 1
+    clvp: float = 0.1  # a cosine of 1, where its weights are present; not set on dev yet, there being none
     # Nats a frame: a word whose sounds are less probable is missing. Words of two recordings of a clear reader have
     # -4.0 at least, what is cut out of them -4.3 to -6; a strong accent goes below (docs/log.md).
     missing_below: float = -4.5

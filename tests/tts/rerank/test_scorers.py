@@ -150,4 +150,4 @@ def test_a_single_try_is_asked_for_its_words_alone(words):
     verdict = Ranking(words, [other]).judge(attempt(speech(), OTHER), words_alone=True)
     assert other.asked == 0
     assert verdict.failed
-    assert verdict.scores == {"aligner": verdict.total}
+    assert verdict.scores == {"aligner": pytest.approx(verdict.total / RankingOptions().aligner)}
