@@ -20,10 +20,10 @@ class RankingOptions:
     others say of tries that it finds alike.
     """
 
-    aligner: float = 0.1  # a nat of log-probability of a frame
+    aligner: float = 0.02  # a nat of log-probability of a frame
     recogniser: float = 1.0  # a nat of log-probability of a token
-    likeness: float = 0.5  # a cosine of 1
-    clvp: float = 0.1  # a cosine of 1, where its weights are present; not set on dev yet, there being none
+    likeness: float = 0.1  # a cosine of 1
+    clvp: float = 0.02  # a cosine of 1, where its weights are present; not set on dev yet, there being none
     # Nats a frame: a word whose sounds are less probable is missing. Words of two recordings of a clear reader have
     # -4.0 at least, what is cut out of them -4.3 to -6; a strong accent goes below (docs/log.md).
     missing_below: float = -4.5
