@@ -1,7 +1,7 @@
 """Myna: compress speech, clone a voice, transcribe; offline, streaming, on a CPU or a GPU.
 
 >>> import myna
->>> data = myna.compress("speech.wav")            # bytes of a .myna file, 4 kbps or less
+>>> data = myna.compress("speech.wav")            # bytes of a .myna file, 5 kbps or less
 >>> audio = myna.decompress(data)                 # audio.samples (C, N), audio.sample_rate
 >>> codec = myna.load_codec("myna-24k-v2")        # the model itself: codec.encode, codec.decode, streams
 >>> speech = myna.say("Hello.", "me.wav", consent="I am the speaker and agree")  # speech.samples (N,)

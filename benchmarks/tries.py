@@ -17,14 +17,14 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from myna.codec.registry import load_codec
+from myna.codec.registry import VOICE_CODEC, load_codec
 from myna.data.audio import Audio
 from myna.data.resample import resample
 from myna.evaluation.clips import load_clips
@@ -34,7 +34,6 @@ from myna.evaluation.tts.systems import load_speaker, say_timed
 from myna.evaluation.tts.texts import joined, lines_for, people_of, some_of
 from myna.tts.presets import SpeechOptions
 from myna.tts.rerank.base import Attempt
-from myna.tts.rerank.ranking import RankingOptions
 from myna.tts.text.normalize import normalize
 from myna.tts.text.phonemes import phonemize
 from myna.tts.voices.voice import make_voice
@@ -87,10 +86,9 @@ class Sphinx:
 
 def draw(data: Sequence[str], out: Path, voices: int, limit: int, tries: int) -> None:
     """Say and judge everything; `out` grows by a sentence at a time."""
-    codec = load_codec("myna-24k").eval()
+    codec = load_codec(VOICE_CODEC).eval()
     speaker, judge = load_speaker(codec), Judge()
     sphinx = Sphinx() if find_spec("pocketsphinx") else None
-    speaker.models.ranking.options = replace(RankingOptions(), clvp=1.0)
     everybody = people_of(load_clips(data, codec.sample_rate, max_seconds=60))
     found: list[dict[str, object]] = []
     for person in some_of(everybody, voices):
