@@ -23,12 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from ..layers.conv import Conv1d, ConvTranspose1d
 from ..layers.convnext import ConvNeXtBlock, Pointwise
 from ..layers.spectral import Frames, OverlapAdd
 from ..layers.streaming import Chain, Stream
 from .base import Codes
 from .convolutional import blocks, check_codes, check_n_codebooks, check_wav, fit
+from .formats.context_model import ContextModel
+from .packet_search import PacketSearch
 from .quantizer import EMACodebook, FactorizedCodebook, ResidualVQ
 from .trainable import TrainableCodec
 
@@ -284,6 +287,26 @@ class MynaCodec(TrainableCodec):
     ) -> MynaEncoderStream:
         return MynaEncoderStream(self, batch, check_n_codebooks(self, n_codebooks), search)
 
+    def packet_stream(
+        self, batch: int, n_codebooks: int, packet_frames: int, model: ContextModel
+    ) -> MynaEncoderStream:
+        """An encoder stream whose codes are chosen, packet by packet, for what the entropy `model` makes of them, too.
+
+        Raises UsageError where the quantizer does not search (`n_paths` 1, factorized codebooks).
+        """
+        if not self.searches:
+            raise UsageError(
+                f"{self.name} does not search for codes, so that they cannot be chosen by their bits"
+            )
+        k = check_n_codebooks(self, n_codebooks)
+        packets = PacketSearch(self.quantizer, model, k, packet_frames)
+        return MynaEncoderStream(self, batch, k, True, packets)
+
+    @property
+    def searches(self) -> bool:
+        """Whether codes are looked for that are better together."""
+        return self.quantizer.n_paths > 1
+
     def decoder_stream(self, batch: int = 1) -> MynaDecoderStream:
         return MynaDecoderStream(self, batch)
 
@@ -293,10 +316,21 @@ class MynaCodec(TrainableCodec):
 
 
 class MynaEncoderStream:
-    """wav chunks to codes: one frame for every `frame_size` samples, none late."""
+    """wav chunks to codes: one frame for every `frame_size` samples, none late, or as late as packets are full.
 
-    def __init__(self, codec: MynaCodec, batch: int, n_codebooks: int, search: bool):
+    packets: chooses the codes of whole packets, in the place of the quantizer.
+    """
+
+    def __init__(
+        self,
+        codec: MynaCodec,
+        batch: int,
+        n_codebooks: int,
+        search: bool,
+        packets: PacketSearch | None = None,
+    ):
         self.codec, self.n_codebooks, self.search, self.n_samples = codec, n_codebooks, search, 0
+        self.packets = packets
         self.stream = Stream(codec.encoder, batch)
 
     @torch.inference_mode()
@@ -311,15 +345,19 @@ class MynaEncoderStream:
         """The frames of the last, partial hop and of the overlap after it."""
         n = self.codec.n_frames(self.n_samples) * self.codec.frame_size - self.n_samples
         like = next(self.codec.parameters())
-        return self._codes(self.stream.flush(like.new_zeros(self.stream.batch, 1, n)))
+        codes = self._codes(self.stream.flush(like.new_zeros(self.stream.batch, 1, n)))
+        return codes if self.packets is None else torch.cat([codes, self.packets.flush()], dim=-1)
 
     def fork(self) -> MynaEncoderStream:
         """An independent copy that continues from here."""
-        other = MynaEncoderStream(self.codec, self.stream.batch, self.n_codebooks, self.search)
+        packets = None if self.packets is None else self.packets.fork()
+        other = MynaEncoderStream(self.codec, self.stream.batch, self.n_codebooks, self.search, packets)
         other.stream, other.n_samples = self.stream.fork(), self.n_samples
         return other
 
     def _codes(self, latents: Tensor) -> Tensor:
+        if self.packets is not None:
+            return self.packets.push(latents)
         if latents.shape[-1] == 0:
             shape = latents.shape[0], self.n_codebooks, 0
             return torch.zeros(shape, dtype=torch.long, device=latents.device)

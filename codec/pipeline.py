@@ -30,12 +30,14 @@ from ..errors import CorruptStreamError, InputError, UsageError
 from ..marks.search import listen
 from ..marks.tags import is_synthetic
 from ..marks.watermark import WatermarkStream, can_mark
-from .base import Codec
+from .base import Codec, EncoderStream
 from .checkpoint import codes_hash
 from .dac_chunks import DacChunkStream
 from .encodec import SegmentedEncodec
 from .formats import CompressedFile, Damage, MynaWriter, cut, header_for, open_compressed
+from .formats.entropy import ContextCoder
 from .formats.header import Header
+from .myna import MynaCodec
 
 Progress = Callable[[float, float | None], None]  # seconds of audio done, seconds in all if known
 
@@ -161,15 +163,18 @@ class Piece:
     scale: Tensor | None = None
 
 
-def encode_blocks(reader: Blocks, codec: Codec, n_codebooks: int | None = None) -> Iterator[Piece]:
-    """The codes of a recording, piece by piece: those of `codec.encode`, with its search, on the whole of it.
+def encode_blocks(
+    reader: Blocks, codec: Codec, n_codebooks: int | None = None, writer: MynaWriter | None = None
+) -> Iterator[Piece]:
+    """The codes of a recording, piece by piece: those of `codec.encode`, with its search, on the whole of it; where the
+    codec and its entropy model can (`PacketSearch`), those that are also cheap in the packets of `writer`.
 
     The codec is fed in blocks of one size however the recording arrives, so a pipe and a file give the same
     bits.
     """
     channels = reader.info.channels
     resampler = Resampler(reader.info.sample_rate, codec.sample_rate, channels)
-    encoder = codec.encoder_stream(stream_count(channels, codec), n_codebooks, search=True)
+    encoder = _encoder(codec, stream_count(channels, codec), n_codebooks, writer)
     device = next(codec.parameters()).device
     size = max(1, round(BLOCK_SECONDS * codec.sample_rate / codec.frame_size)) * codec.frame_size
     waiting = np.zeros((channels, 0), np.float32)
@@ -192,6 +197,22 @@ def encode_blocks(reader: Blocks, codec: Codec, n_codebooks: int | None = None) 
     if waiting.shape[1]:
         yield piece(encoder.push(split_channels(waiting, codec.channels).to(device)))
     yield piece(encoder.flush())
+
+
+def _encoder(codec: Codec, streams: int, n_codebooks: int | None, writer: MynaWriter | None) -> EncoderStream:
+    packets = None if writer is None else packet_encoder(codec, streams, n_codebooks, writer)
+    return packets or codec.encoder_stream(streams, n_codebooks, search=True)
+
+
+def packet_encoder(
+    codec: Codec, streams: int, n_codebooks: int | None, writer: MynaWriter
+) -> EncoderStream | None:
+    """An encoder stream that chooses codes which are cheap in the packets of `writer`; None where the codec does not
+    search, or nothing tells what a code costs."""
+    if not (isinstance(codec, MynaCodec) and codec.searches and isinstance(writer.coder, ContextCoder)):
+        return None
+    k = codec.n_codebooks if n_codebooks is None else n_codebooks
+    return codec.packet_stream(streams, k, writer.header.packet_frames, writer.coder.model)
 
 
 def decode_blocks(
@@ -359,7 +380,7 @@ def compress(
         synthetic=synthetic and can_mark(codec.sample_rate),
     )
     writer = MynaWriter(file, header)
-    for piece in encode_blocks(counted, codec, n_codebooks):
+    for piece in encode_blocks(counted, codec, n_codebooks, writer):
         for codes, scale in segments(piece, codec):
             writer.push(codes, scale)
     writer.close(counted.n_samples)

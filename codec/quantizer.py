@@ -9,8 +9,9 @@ section 3.2). Shapes: B batch, D latent channels, T frames, K codebooks, V codeb
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -230,6 +231,14 @@ class FactorizedCodebook(nn.Module):
         self.usage.copy_(torch.where(dead, torch.ones_like(self.usage), self.usage))
 
 
+class Price(Protocol):
+    """What codes cost beside their distance."""
+
+    def of(self, start: int, n: int) -> Callable[[int], Tensor]:
+        """For the n vectors from `start` on, a function of k that gives the cost of each row of codebook k, (n, V)."""
+        ...
+
+
 class ResidualVQ(nn.Module):
     """A cascade of codebooks, each quantising the residual of the ones before (SoundStream, algorithm 1).
 
@@ -274,7 +283,7 @@ class ResidualVQ(nn.Module):
         search: over `n_paths` paths, if there are several; otherwise greedily.
         """
         if search and self.n_paths > 1:
-            return self._search(latents, self.n_codebooks if n_codebooks is None else n_codebooks)
+            return self.search(latents, self.n_codebooks if n_codebooks is None else n_codebooks)
         residual, codes = latents, []
         for codebook in self._books[:n_codebooks]:
             codes.append(codebook.encode(residual))
@@ -282,32 +291,46 @@ class ResidualVQ(nn.Module):
         return torch.stack(codes, dim=1)
 
     @torch.no_grad()
-    def _search(self, latents: Tensor, n_codebooks: int) -> Tensor:
-        """The codes (B, K, T) of the best of `n_paths` paths, frame by frame."""
+    def search(
+        self, latents: Tensor, n_codebooks: int, price: Price | None = None, n_paths: int | None = None
+    ) -> Tensor:
+        """The codes (B, K, T) of the best of `n_paths` paths (None: the quantizer's), frame by frame.
+
+        price: of codes, in the place of what `rate_weight` says.
+        """
         b, d, t = latents.shape
         flat = latents.transpose(1, 2).reshape(-1, d)
-        # In blocks, because a frame asks for n_paths * codebook_size distances.
-        costs = self._costs()
-        found = [self._search_block(x, costs[:n_codebooks]) for x in flat.split(1024)]
+        costs = self._costs(priced=price is not None)[:n_codebooks]
+        found = []
+        for i, x in enumerate(flat.split(_BLOCK)):
+            prices = None if price is None else price.of(i * _BLOCK, len(x))
+            found.append(self._search_block(x, costs, n_paths or self.n_paths, prices))
         return torch.cat(found).view(b, t, n_codebooks).transpose(1, 2)
 
-    def _costs(self) -> list[Tensor]:
-        """What choosing each row of each codebook costs beside the product with the residual, K of (V,)."""
+    def row_size(self, k: int) -> float:
+        """The squared length of codebook k's rows, on average: how far a wrong choice is off. EMA codebooks only."""
+        return float(cast("EMACodebook", self.codebooks[k]).embed.square().sum(1).mean())
+
+    def _costs(self, priced: bool) -> list[Tensor]:
+        """What choosing each row of each codebook costs beside the product with the residual, K of (V,); priced: bits
+        have a price of their own."""
         books = cast("list[EMACodebook]", self._books)
         costs = [book.embed.square().sum(1) for book in books]
-        if self.training or self.rate_weight == 0:
+        if self.training or self.rate_weight == 0 or priced:
             return costs
         bit = self.rate_weight * costs[-1].mean()
         share = [book.cluster_size.clamp(min=1e-3) / book.cluster_size.sum() for book in books]
         return [cost - bit * p.log2() for cost, p in zip(costs, share, strict=True)]
 
-    def _search_block(self, x: Tensor, costs: list[Tensor]) -> Tensor:
+    def _search_block(
+        self, x: Tensor, costs: list[Tensor], n_paths: int, prices: Callable[[int], Tensor] | None
+    ) -> Tensor:
         """Vectors (n, d) -> codes (n, K), K as many as there are costs."""
         n, d = x.shape
         residual, error = x[:, None], x.new_zeros(n, 1)  # (n, M, d); (n, M): squared, less |x|^2 for all
         codes = x.new_zeros(n, 1, 0, dtype=torch.long)
         # One piece of memory for the products of all codebooks: a new one each time costs as much as they do.
-        room = x.new_empty(n * self.n_paths * max(len(cost) for cost in costs))
+        room = x.new_empty(n * n_paths * max(len(cost) for cost in costs))
         for k, cost in enumerate(costs):
             book = cast("EMACodebook", self.codebooks[k])
             rows = book.embed
@@ -316,7 +339,9 @@ class ResidualVQ(nn.Module):
             vectors = residual.reshape(-1, d).mul(-2)
             products = torch.mm(vectors, columns, out=room[: len(vectors) * len(rows)].view(-1, len(rows)))
             gain = products.view(n, -1, len(rows)).add_(cost)
-            kept = 1 if k == len(costs) - 1 else self.n_paths
+            if prices is not None:
+                gain.add_(prices(k)[:, None])
+            kept = 1 if k == len(costs) - 1 else n_paths
             error, path, row = _least(gain, error, kept)
             residual = residual.gather(1, path[..., None].expand(-1, -1, d)) - F.embedding(row, rows)
             codes = torch.cat([codes.gather(1, path[..., None].expand(-1, -1, k)), row[..., None]], dim=-1)
@@ -384,7 +409,7 @@ class ResidualVQ(nn.Module):
         if self.n_paths > 1 and not (
             self.training and not bool(cast("EMACodebook", self.codebooks[-1]).inited)
         ):
-            searched = self._search(latents.detach(), self.n_codebooks)
+            searched = self.search(latents.detach(), self.n_codebooks)
         for k, codebook in enumerate(self.codebooks):
             result = codebook(residual) if searched is None else codebook(residual, searched[:, k])
             used = (k < limit).to(result.commitment_loss.dtype)
@@ -399,6 +424,7 @@ class ResidualVQ(nn.Module):
         return QuantizedResult(quantized, torch.stack(codes, 1), commitment, codebook_loss)
 
 
+_BLOCK = 1024  # vectors that are searched at once: each asks for n_paths * codebook_size distances
 _GROUPS = 32  # that a path's rows are divided into
 
 

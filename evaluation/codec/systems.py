@@ -17,7 +17,7 @@ from torch import Tensor
 from ...codec import Codec, Codes
 from ...codec.formats import MynaWriter, open_compressed
 from ...codec.formats.header import Header
-from ...codec.pipeline import Piece, myna_header, segments
+from ...codec.pipeline import FILE_PACKET_SECONDS, Piece, myna_header, packet_encoder, segments
 from ...data.audio import AudioInfo
 from ..clips import Clip
 from ..measures.perceptual import at_rate
@@ -46,19 +46,28 @@ class Outcome:
 
 
 def through_codec(codec: Codec, clip: Clip, n_codebooks: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
-    """The clip at each number of codebooks, through a whole `.myna` file in memory.
+    """The clip at each number of codebooks, through a whole `.myna` file in memory, as `myna compress` writes it.
 
-    Encoded once, at the most codebooks: fewer are the first of these. Mono goes into every channel of the
-    codec and comes out as their mean.
+    A codec whose codes depend on the file is encoded for each number; others once, at the most codebooks: fewer are
+    the first of these. Mono goes into every channel of the codec and comes out as their mean.
     """
     device = device_of(codec)
     wav = torch.from_numpy(at_rate(clip.wav, clip.sample_rate, codec.sample_rate)).to(device)
-    start = clock(device)
-    whole = codec.encode(wav.expand(1, codec.channels, -1), max(n_codebooks), search=True)
-    encoded = clock(device) - start
+    wav = wav.expand(1, codec.channels, -1)
+    info = AudioInfo(clip.sample_rate, 1, len(clip.wav), "WAV", "FLOAT")
+    whole, encoded = None, 0.0
     for k in n_codebooks:
+        header = myna_header(codec, info, k, FILE_PACKET_SECONDS)
+        packets = packet_encoder(codec, 1, k, MynaWriter(io.BytesIO(), header))
+        if packets is not None or whole is None:
+            start = clock(device)
+            if packets is None:
+                whole = codec.encode(wav, max(n_codebooks), search=True)
+            else:
+                codes = torch.cat([packets.push(wav), packets.flush()], dim=-1)
+                whole = Codes(codes, wav.shape[-1])
+            encoded = clock(device) - start
         codes = whole.keep(k)
-        header = myna_header(codec, AudioInfo(clip.sample_rate, 1, len(clip.wav), "WAV", "FLOAT"), k)
         start = clock(device)
         data = pack(codec, codes, header, len(clip.wav))
         packed = clock(device)

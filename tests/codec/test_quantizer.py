@@ -163,7 +163,7 @@ def test_more_paths_come_nearer_and_one_is_greedy():
         errors.append(squared_error(rvq, x, rvq.encode(x, search=True)).mean())
     assert errors[0] > errors[1] > errors[2]
     rvq.n_paths = 2
-    one = rvq._search(x, 1)
+    one = rvq.search(x, 1)
     rvq.n_paths = 1
     assert torch.equal(one, rvq.encode(x, 1, search=True))
 
@@ -172,7 +172,7 @@ def plain_search(rvq: ResidualVQ, x: torch.Tensor) -> torch.Tensor:
     """The search as it is described: every path with every row, all of them sorted."""
     vectors = x.transpose(1, 2).reshape(-1, x.shape[1])
     paths = [[((), vector, 0.0)] for vector in vectors]
-    for k, (book, cost) in enumerate(zip(rvq.codebooks, rvq._costs(), strict=True)):
+    for k, (book, cost) in enumerate(zip(rvq.codebooks, rvq._costs(priced=False), strict=True)):
         rows, kept = cast("EMACodebook", book).embed, 1 if k == len(rvq.codebooks) - 1 else rvq.n_paths
         for i, known in enumerate(paths):
             found = [
