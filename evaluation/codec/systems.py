@@ -23,6 +23,8 @@ from ..clips import Clip
 from ..measures.perceptual import at_rate
 from .opus import opus
 
+_MOST_FRAMES = 1000  # a packet, whatever the codec's frame rate
+
 
 @dataclass(frozen=True)
 class Times:
@@ -57,7 +59,7 @@ def through_codec(codec: Codec, clip: Clip, n_codebooks: Sequence[int]) -> Itera
     info = AudioInfo(clip.sample_rate, 1, len(clip.wav), "WAV", "FLOAT")
     whole, encoded = None, 0.0
     for k in n_codebooks:
-        header = myna_header(codec, info, k, FILE_PACKET_SECONDS)
+        header = myna_header(codec, info, k, min(FILE_PACKET_SECONDS, _MOST_FRAMES / float(codec.frame_rate)))
         packets = packet_encoder(codec, 1, k, MynaWriter(io.BytesIO(), header))
         if packets is not None or whole is None:
             start = clock(device)
