@@ -402,7 +402,7 @@ def _sample(b: int = 4, r: int = 2, v: int = 1024) -> Case:
         options = torch.tensor([[0.9, 0, 0.9, 0.5]], device=m.device).repeat(b, 1)
         recent = torch.full((b, 10), -1, dtype=torch.int64, device=m.device)
         numbers = torch.rand(b, 2, device=m.device)
-        return m.normal(b, r, v, scale=2), m.positive(b, r - 1), options, numbers, recent, m.position(b, 3)
+        return m.normal(b, r, v, scale=2), m.positive(b, r - 1), options, numbers, recent
 
     return Case(
         f"sampling step B{b} R{r} V{v}", "fp32", make, sampling.sample, sample_with_sort, b * (r + 3) * v * 4,
@@ -411,7 +411,7 @@ def _sample(b: int = 4, r: int = 2, v: int = 1024) -> Case:
 
 
 def sample_with_sort(
-    logits: Tensor, weights: Tensor, options: Tensor, numbers: Tensor, recent: Tensor, drawn: Tensor
+    logits: Tensor, weights: Tensor, options: Tensor, numbers: Tensor, recent: Tensor
 ) -> Tensor:
     """`kernels.gpu.sampling.sample` in PyTorch without synchronising: a sort, two sums, two searches."""
     row = logits[:, 0] + torch.einsum("br,brv->bv", weights.to(logits.dtype), logits[:, :1] - logits[:, 1:])
@@ -427,5 +427,5 @@ def sample_with_sort(
     code, again = draw(kept, numbers[:, 0]), draw(reached, numbers[:, 1])
     repeated = (recent == code[:, None]).to(logits.dtype).mean(1) > options[:, 3]
     code = torch.where(repeated, again, code)
-    recent.scatter_(1, (drawn % recent.shape[1])[:, None], code[:, None])
+    recent.copy_(torch.cat([recent[:, 1:], code[:, None]], dim=1))
     return code

@@ -119,9 +119,9 @@ def test_a_paused_slot_keeps_its_state():
     batch = ARSlots(net, options, 2, 3, 40)  # pyright: ignore[reportArgumentType]
     one = spoken(net, PHONES, options, 1)
     one.join(batch, 1)
-    before = [t.clone() for t in (batch._position, batch._before, *batch._stay, batch._recent)]
+    before = [t.clone() for t in (batch._position, batch._before, batch._places, batch._spans, batch._recent)]
     batch(torch.rand(2, 5, dtype=torch.float64), torch.tensor([True, False]))
-    after = (batch._position, batch._before, *batch._stay, batch._recent)
+    after = (batch._position, batch._before, batch._places, batch._spans, batch._recent)
     rows = {6: slice(3, 6), 2: slice(1, 2)}
     assert all(torch.equal(a[rows[len(a)]], b[rows[len(b)]]) for a, b in zip(after, before, strict=True))
     assert not torch.equal(batch._before[0], before[1][0])
