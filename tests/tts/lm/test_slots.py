@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 from myna.errors import UsageError
+from myna.kernels.gpu import pointer_move, sampling
+from myna.kernels.gpu.launch import HAS_TRITON, INTERPRETED
 from myna.tts.lm import generate, slots
 from myna.tts.lm.generate import ARGenerator, SpeechGenerator
 from myna.tts.lm.quantize import for_inference
@@ -82,6 +85,17 @@ def test_utterances_come_and_go(options, device, no_synchronisation):
         *(spoken(net, p, options, seed) for p, seed in ((PHONES, 1), (OTHER, 2), (PHONES, 3))),
         no_synchronisation,
     )
+
+
+@pytest.mark.skipif(not (HAS_TRITON and INTERPRETED), reason="kernels are not interpreted")
+def test_draws_and_moves_by_kernels(monkeypatch):
+    """In Triton's interpreter, the deeper codebooks' draws too: the same codes and pointers as by PyTorch."""
+    asked = []
+    for kernel in (pointer_move, sampling):
+        monkeypatch.setattr(kernel, "supports", lambda logits: asked.append(logits.shape) or True)
+    test_utterances_come_and_go(OPTIONS[1], "cpu", nullcontext)
+    assert asked.count(asked[0]) == 3 * 14  # a draw of each codebook
+    assert len(asked) == 4 * 14
 
 
 def come_and_go(
