@@ -95,7 +95,10 @@ class Pool(Generic[T]):
         if self._failed:
             return None
         free = self._free.setdefault(model, {}).setdefault(key, [])
-        lent = free.pop() if free else self.attempt(make)
+        try:
+            lent = free.pop()  # asked first, another thread could take the last
+        except IndexError:
+            lent = self.attempt(make)
         if lent is not None:
             weakref.finalize(user, free.append, lent)
         return lent
