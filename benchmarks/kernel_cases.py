@@ -18,6 +18,7 @@ from myna.kernels.gpu import (
     decode_attention,
     flash_attention,
     linear_rows,
+    pointer_move,
     qkv,
     residual_unit,
     rvq,
@@ -146,6 +147,7 @@ def cases() -> Iterator[Case]:
     yield _rvq_euclidean()
     yield _rvq_factorized()
     yield _sample()
+    yield _move()
 
 
 # Ways to cut a convolution, tried on these shapes: (frames, channels, kernel) of DAC's stages and of a streaming step.
@@ -401,8 +403,9 @@ def _sample(b: int = 4, r: int = 2, v: int = 1024) -> Case:
     def make(m: Make) -> tuple[Any, ...]:
         options = torch.tensor([[0.9, 0, 0.9, 0.5]], device=m.device).repeat(b, 1)
         recent = torch.full((b, 10), -1, dtype=torch.int64, device=m.device)
-        numbers = torch.rand(b, 2, device=m.device)
-        return m.normal(b, r, v, scale=2), m.positive(b, r - 1), options, numbers, recent, m.position(b, 3)
+        numbers = torch.rand(b, 2, dtype=torch.float64, device=m.device)
+        active = torch.ones(b, dtype=torch.bool, device=m.device)
+        return m.normal(b, r, v, scale=2), m.positive(b, r - 1), options, numbers, recent, active
 
     return Case(
         f"sampling step B{b} R{r} V{v}", "fp32", make, sampling.sample, sample_with_sort, b * (r + 3) * v * 4,
@@ -411,7 +414,12 @@ def _sample(b: int = 4, r: int = 2, v: int = 1024) -> Case:
 
 
 def sample_with_sort(
-    logits: Tensor, weights: Tensor, options: Tensor, numbers: Tensor, recent: Tensor, drawn: Tensor
+    logits: Tensor,
+    weights: Tensor,
+    options: Tensor,
+    numbers: Tensor,
+    recent: Tensor,
+    active: Tensor | None = None,
 ) -> Tensor:
     """`kernels.gpu.sampling.sample` in PyTorch without synchronising: a sort, two sums, two searches."""
     row = logits[:, 0] + torch.einsum("br,brv->bv", weights.to(logits.dtype), logits[:, :1] - logits[:, 1:])
@@ -427,5 +435,35 @@ def sample_with_sort(
     code, again = draw(kept, numbers[:, 0]), draw(reached, numbers[:, 1])
     repeated = (recent == code[:, None]).to(logits.dtype).mean(1) > options[:, 3]
     code = torch.where(repeated, again, code)
-    recent.scatter_(1, (drawn % recent.shape[1])[:, None], code[:, None])
+    after = torch.cat([recent[:, 1:], code[:, None]], dim=1)
+    recent.copy_(after if active is None else torch.where(active[:, None], after, recent))
     return code
+
+
+def _move(s: int = 8, p: int = 256) -> Case:
+    def make(m: Make) -> tuple[Any, ...]:
+        def whole(high: int, *shape: int) -> Tensor:
+            return torch.randint(0, high, shape, device=m.device)
+
+        places, furthest = torch.stack([whole(p, s), whole(4, s)], dim=1), 1 + whole(3, s, p)
+        fractions = (torch.rand(s, n, dtype=torch.float64, device=m.device) for n in (2, 2))
+        allowed = torch.arange(4, device=m.device) <= furthest[..., None]
+        each = torch.rand(2, s, dtype=torch.float64, device=m.device)
+        return (
+            places,
+            *fractions,
+            m.normal(s, 4),
+            m.position(s, p - 1),
+            1 + whole(30, s, p),
+            furthest,
+            allowed,
+            *each,
+        )
+
+    def of(move: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda places, spans, numbers, logits, *own: move(
+            places, spans, logits, numbers, pointer_move.Limits(*own)
+        )
+
+    ours, theirs = of(pointer_move.move), of(pointer_move.move_reference)
+    return Case(f"pointer move S{s} P{p}", "fp32", make, ours, theirs, s * 150, s * 60)

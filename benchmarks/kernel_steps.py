@@ -278,9 +278,7 @@ class ARStep:
         x = torch.nn.functional.embedding(self.code, self.table) + phone
         hidden, (following, _) = self.own.step(x[:, :, None], (self.position, self.caches))
         logits = torch.nn.functional.linear(hidden[:, :, 0], self.head, self.bias.to(self.dtype))
-        code = sample_with_sort(
-            logits.float()[:, None], self.weights, self.options, numbers, self.recent, self.position
-        )
+        code = sample_with_sort(logits.float()[:, None], self.weights, self.options, numbers, self.recent)
         self.code.copy_(code)
         self.position.copy_(following)
         return code
@@ -288,9 +286,7 @@ class ARStep:
     def step(self, phone: Tensor, numbers: Tensor) -> Tensor:
         x = rvq.rvq_decode(self.code[:, None], self.table[None]) + phone
         logits = linear_rows(self.fused.step(x), self.head, self.bias)
-        code = sampling.sample(
-            logits[:, None], self.weights, self.options, numbers, self.recent, self.fused.position
-        )
+        code = sampling.sample(logits[:, None], self.weights, self.options, numbers, self.recent)
         self.code.copy_(code)
         return code
 

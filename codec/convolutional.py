@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import InputError, UsageError
 from ..layers import Chain, Stream
 from ..layers.lstm import LSTM
+from ..layers.steady import SteadyStream
 from ..layers.streaming import State, Streamable, join_all, step_layers
 from .base import Codec, Codes
 from .trainable import TrainableCodec
@@ -166,7 +167,7 @@ class ConvolutionalDecoderStream:
 
     def __init__(self, codec: ConvolutionalCodec, batch: int):
         self.codec, self.batch = codec, batch
-        self.stream = Stream(codec.decoder, batch)
+        self.stream = SteadyStream(codec.decoder, batch)
         self.owed = 0
 
     def push(self, codes: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import CorruptStreamError, UsageError
 from ..layers import Chain, Conv1d, ConvTranspose1d, Residual
+from ..layers.steady import SteadyStep
 from .base import Codec
 from .dac import DAC
 
@@ -29,17 +30,22 @@ class DacChunkStream:
         if not isinstance(codec, DAC):
             raise UsageError(f"{codec.name} is not a DAC; a .dac file needs the model that made it (--model)")
         self.codec, self.batch = codec, batch
+        self._steps = SteadyStep(codec.decoder, _unpadded, "unpadded")
 
     @torch.inference_mode()
     def push(self, codes: Tensor) -> Tensor:
         """One whole chunk (B, K, T) to wav (B, 1, n)."""
         if not codes.shape[-1]:
             return self.flush()
-        return unpadded(self.codec.decoder, self.codec.quantizer.decode(codes))
+        return self._steps((self.codec.quantizer.decode(codes),), None)[0]
 
     def flush(self) -> Tensor:
         """Nothing is owed between chunks."""
         return next(self.codec.parameters()).new_zeros(self.batch, 1, 0)
+
+
+def _unpadded(decoder: nn.Module, inputs: tuple[Tensor], state: None) -> tuple[Tensor, None]:
+    return unpadded(decoder, inputs[0]), state
 
 
 def unpadded(layer: nn.Module, x: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError, UsageError
+from ..layers.steady import SteadyStep
 from .base import Codes
 from .convolutional import ConvolutionalCodec, check_codes, check_n_codebooks, check_wav, fit
 from .quantizer import EMACodebook, ResidualVQ
@@ -222,6 +223,7 @@ class SegmentedDecoderStream:
     def __init__(self, codec: SegmentedEncodec, batch: int):
         like = next(codec.parameters())
         self.codec, self.finished = codec, False
+        self._steps = SteadyStep(codec.decoder, _segment, "segment")
         self.waiting = torch.zeros(batch, codec.n_codebooks, 0, dtype=torch.int64, device=like.device)
         self.scale = like.new_zeros(batch, 0)
         self.weight: Tensor | None = None
@@ -266,7 +268,7 @@ class SegmentedDecoderStream:
 
     def _add(self, codes: Tensor) -> None:
         codec = self.codec
-        wav = codec.decoder(codec.quantizer.decode(codes))
+        wav, _ = self._steps((codec.quantizer.decode(codes),), None)
         if codec.config.normalize:
             if self.scale.shape[1] == 0:
                 raise InputError(
@@ -282,6 +284,10 @@ class SegmentedDecoderStream:
         self.tail_weight = fit(self.tail_weight, self.tail.shape[-1])
         self.tail = self.tail + fit(wav * weight, self.tail.shape[-1])
         self.tail_weight = self.tail_weight + fit(weight, self.tail.shape[-1])
+
+
+def _segment(decoder: nn.Module, inputs: tuple[Tensor], state: None) -> tuple[Tensor, None]:
+    return decoder(inputs[0]), state
 
 
 def build_encodec(config: EncodecConfig) -> Encodec:

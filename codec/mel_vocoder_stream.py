@@ -5,10 +5,13 @@ Shapes: M mel bands, T frames, n samples.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from .mel_vocoder import MelVocoder
+from ..layers.steady import SteadyStep
+from .mel_vocoder import MelVocoder, MelVocoderState
 
 
 class MelVocoderStream:
@@ -23,6 +26,7 @@ class MelVocoderStream:
     def __init__(self, vocoder: MelVocoder, contrast: float = 1.0, seed: int = 0):
         self.vocoder, self.contrast = vocoder, contrast
         self.state = vocoder.init_state(1, next(vocoder.parameters()).detach())
+        self._steps = SteadyStep(vocoder, partial(_step, contrast=contrast), ("vocoder", contrast))
         self._generator = torch.Generator().manual_seed(seed % 2**63)
         self.finished = False
 
@@ -47,15 +51,32 @@ class MelVocoderStream:
         return torch.cat([last, self.vocoder.last_hop(self.state)[0]])
 
     def _advance(self, x: Tensor, final: bool = False) -> Tensor:
-        out, self.state = self.vocoder.advance(x, self.state, final)
-        if not out.shape[-1]:
-            return out.new_zeros(0)
-        sound = self.vocoder.sound(out)
-        if self.contrast != 1:
-            sound = sound.sharpened(self.contrast)
+        n = x.shape[-1] - self.state.early  # frames that are heard
+        if n <= 0:
+            _, self.state = self.vocoder.advance(x, self.state, final)
+            return x.new_zeros(0)
         # Drawn hop by hop, so that chunks of any length get the same noise.
         hop = self.vocoder.config.hop
-        drawn = [torch.randn(1, hop, generator=self._generator) for _ in range(out.shape[-1])]
-        noise = torch.cat(drawn, dim=1)
-        wav, self.state = self.vocoder.sounding(sound, noise.to(out), self.state)
+        drawn = [torch.randn(1, hop, generator=self._generator) for _ in range(n)]
+        inputs = x, torch.cat(drawn, dim=1).to(x)
+        if final:
+            wav, self.state = _step(self.vocoder, inputs, self.state, self.contrast, final)
+        else:
+            wav, self.state = self._steps(inputs, self.state)
         return wav[0]
+
+
+def _step(
+    vocoder: MelVocoder,
+    inputs: tuple[Tensor, Tensor],
+    state: MelVocoderState,
+    contrast: float,
+    final: bool = False,
+) -> tuple[Tensor, MelVocoderState]:
+    """Normalised frames (B, M, T), and white noise for those that are heard, to samples (B, n)."""
+    x, noise = inputs
+    out, state = vocoder.advance(x, state, final)
+    sound = vocoder.sound(out)
+    if contrast != 1:
+        sound = sound.sharpened(contrast)
+    return vocoder.sounding(sound, noise.to(out), state)

@@ -27,6 +27,7 @@ from ..errors import UsageError
 from ..layers.conv import Conv1d, ConvTranspose1d
 from ..layers.convnext import ConvNeXtBlock, Pointwise
 from ..layers.spectral import Frames, OverlapAdd
+from ..layers.steady import SteadyStream
 from ..layers.streaming import Chain, Stream
 from .base import Codes
 from .convolutional import blocks, check_codes, check_n_codebooks, check_wav, fit
@@ -401,10 +402,10 @@ class MynaDecoderStream:
 
 
 def _decoder_stream(codec: MynaCodec, batch: int) -> Any:
-    """The fused steps on a GPU that has them, else the layers."""
+    """The fused steps on a GPU that has them, else the layers, whose steps may be captured."""
     if next(codec.decoder.parameters()).is_cuda:
         from .myna_fused import fused_stream  # with Triton, which a CPU does not need and is slow to import
 
         if fused := fused_stream(codec, batch):
             return fused
-    return Stream(codec.decoder, batch)
+    return SteadyStream(codec.decoder, batch)

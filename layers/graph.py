@@ -95,20 +95,28 @@ class Pool(Generic[T]):
         if self._failed:
             return None
         free = self._free.setdefault(model, {}).setdefault(key, [])
-        if not free:
-            try:
-                free.append(make())
-            except (
-                Exception
-            ) as problem:  # the compiler's, the driver's, out of memory: whatever it is, it can wait
-                self._failed = True
-                warnings.warn(
-                    f"fused kernels are not used: {problem} (MYNA_KERNELS=off keeps them off)", stacklevel=2
-                )
-                return None
-        lent = free.pop()
-        weakref.finalize(user, free.append, lent)
+        try:
+            lent = free.pop()  # asked first, another thread could take the last
+        except IndexError:
+            lent = self.attempt(make)
+        if lent is not None:
+            weakref.finalize(user, free.append, lent)
         return lent
+
+    def attempt(self, make: Callable[[], T]) -> T | None:
+        """What `make` gives; where it fails, None, now and from then on."""
+        if self._failed:
+            return None
+        try:
+            return make()
+        except (
+            Exception
+        ) as problem:  # the compiler's, the driver's, out of memory: whatever it is, it can wait
+            self._failed = True
+            warnings.warn(
+                f"fused kernels are not used: {problem} (MYNA_KERNELS=off keeps them off)", stacklevel=3
+            )
+            return None
 
 
 def agree(ours: Sequence[Tensor], theirs: Sequence[Tensor], within: float = 0.02) -> None:
@@ -170,7 +178,7 @@ def _settled(layer: Streamable, state: State, chunk: Tensor, most: int = 64) -> 
         for taken in range(most):
             kept = tree_map(lambda t: t.clone(), state)
             _, following = layer.step(torch.zeros_like(chunk), state)
-            if _shape(following) == _shape(kept):
+            if shape_of(following) == shape_of(kept):
                 return kept, taken
             state = following
     raise ValueError(
@@ -178,7 +186,8 @@ def _settled(layer: Streamable, state: State, chunk: Tensor, most: int = 64) -> 
     )
 
 
-def _shape(tree: State) -> object:
+def shape_of(tree: State) -> Hashable:
+    """The shapes of a state's tensors, and its integers."""
     if isinstance(tree, Tensor):
         return tuple(tree.shape)
-    return tuple(_shape(branch) for branch in tree) if isinstance(tree, tuple) else tree
+    return tuple(shape_of(branch) for branch in tree) if isinstance(tree, tuple) else tree

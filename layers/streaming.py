@@ -268,8 +268,11 @@ class Stream:
         if self.finished:
             raise ValueError("this stream has been flushed; open a new one")
         self.in_channels = x.shape[1]
-        y, self.state = self.layer.step(x, self.state, final)
+        y, self.state = self._advanced(x, final)
         return y
+
+    def _advanced(self, x: Tensor, final: bool) -> tuple[Tensor, State]:
+        return self.layer.step(x, self.state, final)
 
     def _empty(self) -> Tensor:
         return self._like.new_zeros(self.batch, self.in_channels or 1, 0)

@@ -4,6 +4,7 @@ may hang on how fast the machine is."""
 import gc
 import os
 import runpy
+import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,30 @@ def no_synchronisation() -> type:
             return func(*args, **(kwargs or {}))
 
     return NoSynchronisation
+
+
+@pytest.fixture
+def steadily(monkeypatch) -> Any:
+    """Steps of streams go the way that a GPU goes, uncaptured on a CPU, from the second of a kind on. `shapes` of the
+    inputs that went it, `count` of those of one length."""
+    from myna.layers import steady
+
+    class Taken:
+        def __init__(self) -> None:
+            self.shapes: list[tuple[int, ...]] = []
+
+        def count(self, length: int, axis: int = -1) -> int:
+            return [shape[axis] for shape in self.shapes].count(length)
+
+    taken, real = Taken(), steady.HeldStep.__call__
+
+    def call(self, inputs):
+        y = real(self, inputs)
+        taken.shapes.append(tuple(inputs[0].shape))
+        return y
+
+    monkeypatch.setattr(steady.HeldStep, "__call__", call)
+    monkeypatch.setattr(steady, "may_capture", lambda _: True)
+    monkeypatch.setattr(steady, "AFTER", 2)
+    monkeypatch.setattr(steady, "_STEPS", weakref.WeakKeyDictionary())
+    return taken

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from ...layers.conv import Conv1d, ConvTranspose1d
 from ...layers.convnext import ConvNeXtBlock, Pointwise
 from ...layers.mel import MelStream
+from ...layers.steady import SteadyStream
 from ...layers.streaming import Chain, State, Stream, Streamable
 from ..base import Codec, Codes
 from ..convolutional import check_codes, check_n_codebooks, check_wav, fit
@@ -385,8 +386,8 @@ class MelDecoder:
 
     def __init__(self, codec: MelCodec, batch: int):
         self.codec, self.batch = codec, batch
-        self._said = Stream(codec.said, batch)
-        self._decoder = Stream(codec.decoder, batch)
+        self._said = SteadyStream(codec.said, batch)
+        self._decoder = SteadyStream(codec.decoder, batch)
         self._early = codec.config.look_ahead * STRIDE  # frames of the net that come before the first
 
     @torch.no_grad()

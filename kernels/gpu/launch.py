@@ -94,8 +94,8 @@ def overlapping(on: bool = True) -> Iterator[None]:
 
 
 def overlap() -> dict[str, Any]:
-    """The options of a launch that overlapping asks for."""
-    return {"PDL": True, "launch_pdl": True} if _overlapping and not INTERPRETED else {"PDL": False}
+    """The options of a launch that overlapping asks for; none on a GPU that knows no such launches."""
+    return {"PDL": True, "launch_pdl": True} if _overlapping and _may_overlap() else {"PDL": False}
 
 
 def power_of_two(n: int) -> int:
@@ -162,3 +162,12 @@ def sine_of_double(y):
 def snake_of(x, alpha):
     """x + sin(alpha x)^2 / alpha in float32, with DAC's 1e-9."""
     return x + sine_squared(x * alpha) / (alpha + 1e-9)
+
+
+def _may_overlap() -> bool:
+    """Before Hopper there is no instruction for it, and kernels that ask for one are not even assembled."""
+    if INTERPRETED:
+        return False
+    if _compiled_for is None and torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (9, 0)
+    return (_compiled_for or (9, 0)) >= (9, 0)

@@ -2,7 +2,7 @@
 
 Nothing is sorted. For every code its rank and the probability of all that are likelier are counted against all others,
 by as many programs as there are blocks of codes; a second launch looks for the code in which the random number falls.
-Top-k is a bound on the rank, top-p one on the probability before. The draw is that of `tts.sampling.draw` for the same
+Top-k is a bound on the rank, top-p one on the probability before. The draw is that of `tts.lm.sampling` for the same
 numbers. Options lie in tensors: streams of a batch may differ, and a captured graph serves them all.
 
 Classifier-free guidance: Ho and Salimans 2022, eq. 6. Nucleus: Holtzman et al. 2020. Repetition-aware sampling: Chen
@@ -21,7 +21,8 @@ TEMPERATURE, TOP_K, TOP_P, REPETITION = range(4)
 
 
 def sample_reference(
-    logits: Tensor, weights: Tensor, options: Tensor, numbers: Tensor, recent: Tensor, drawn: Tensor, end: int = -1
+    logits: Tensor, weights: Tensor, options: Tensor, numbers: Tensor, recent: Tensor, active: Tensor | None = None,
+    end: int = -1,
 ) -> Tensor:  # fmt: skip
     """As `sample`, stream by stream with a sort."""
     codes = []
@@ -46,7 +47,8 @@ def sample_reference(
             share = float((recent[b] == order[place]).float().mean())
             if share > threshold:
                 place = draw(p, numbers[b, 1].to(p.dtype))
-            recent[b, int(drawn[b]) % recent.shape[1]] = order[place]
+            if active is None or bool(active[b]):
+                recent[b] = torch.cat([recent[b, 1:], order[place : place + 1]])
         codes.append(int(order[place]))
     return torch.tensor(codes, device=logits.device)
 
@@ -91,10 +93,12 @@ def rank_kernel(
 
 @triton.jit
 def draw_kernel(
-    options, numbers, rank, before, share, recent, drawn, codes, END,
-    V: tl.constexpr, VP: tl.constexpr, W: tl.constexpr, WP: tl.constexpr,
+    options, numbers, rank, before, share, recent, active, codes, END, EVERY,
+    V: tl.constexpr, VP: tl.constexpr, W: tl.constexpr, WP: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
+    """EVERY: numbers between those of one stream and the next."""
     b = tl.program_id(0)
+    number = tl.load(numbers + b * EVERY).to(tl.float32)
     v = tl.arange(0, VP)
     at = tl.load(rank + b * V + v, mask=v < V, other=VP)
     prior = tl.load(before + b * V + v, mask=v < V, other=1e30)
@@ -108,29 +112,41 @@ def draw_kernel(
     limit = tl.where(top_p < 1.0, top_p * mass, 1e29)
     kept = kept & ((prior < limit) | (at == 0))
     mass = tl.sum(tl.where(kept, p, 0.0), 0)
-    place = tl.max(tl.where(kept & (prior <= tl.load(numbers + b * 2) * mass), at, 0), 0)
+    place = tl.max(tl.where(kept & (prior <= number * mass), at, 0), 0)
     place = tl.where(temperature > 0, place, 0)
     code = tl.sum(tl.where(at == place, v, 0), 0)
     if W:
         w = tl.arange(0, WP)
         seen = tl.load(recent + b * W + w, mask=w < W, other=-1)
+        later = tl.load(recent + b * W + w + 1, mask=w + 1 < W, other=-1)
+        second = tl.load(numbers + b * EVERY + 1).to(tl.float32)
         repeated = tl.sum((seen == code).to(tl.float32), 0) / W > tl.load(options + b * 4 + 3)
         counts = (temperature > 0) & (code != END)
         mass = tl.sum(p, 0)
         again = tl.max(
-            tl.where((v < V) & (prior <= tl.load(numbers + b * 2 + 1) * mass), at, 0),
+            tl.where((v < V) & (prior <= second * mass), at, 0),
             0,
         )
         place = tl.where(counts & repeated, again, place)
         code = tl.sum(tl.where(at == place, v, 0), 0)
-        slot = tl.where(counts, (tl.load(drawn + b) % W).to(tl.int32), -1)
-        tl.store(recent + b * W + w, code.to(tl.int64), mask=w == slot)
+        if MASKED:
+            counts = counts & (tl.load(active + b) != 0)
+        tl.debug_barrier()  # all of them have read what is written over
+        tl.store(
+            recent + b * W + w, tl.where(w + 1 < W, later, code.to(tl.int64)), mask=w < tl.where(counts, W, 0)
+        )
     tl.store(codes + b, code.to(tl.int64))
 
 
 @torch.library.custom_op("myna::sample", mutates_args=("recent",))
 def _sample(
-    logits: Tensor, weights: Tensor, options: Tensor, numbers: Tensor, recent: Tensor, drawn: Tensor, end: int
+    logits: Tensor,
+    weights: Tensor,
+    options: Tensor,
+    numbers: Tensor,
+    recent: Tensor,
+    active: Tensor | None,
+    end: int,
 ) -> Tensor:
     b, r, v = logits.shape
     rank = logits.new_empty(b, v, dtype=torch.int32)
@@ -142,25 +158,28 @@ def _sample(
     )
     codes = logits.new_empty(b, dtype=torch.int64)
     draw_kernel[(b,)](
-        options, numbers, rank, before, share, recent, drawn, codes, end, V=v, VP=vp, W=w, WP=power_of_two(max(w, 1)),
-        num_warps=4,
+        options, numbers, rank, before, share, recent, recent if active is None else active, codes, end,
+        numbers.stride(0), V=v, VP=vp, W=w, WP=power_of_two(max(w, 1)), MASKED=active is not None, num_warps=4,
     )  # fmt: skip
     return codes
 
 
 @_sample.register_fake
-def _(logits, weights, options, numbers, recent, drawn, end):
+def _(logits, weights, options, numbers, recent, active, end):
     return logits.new_empty(logits.shape[0], dtype=torch.int64)
 
 
 def sample(
-    logits: Tensor, weights: Tensor, options: Tensor, numbers: Tensor, recent: Tensor, drawn: Tensor, end: int = -1
+    logits: Tensor, weights: Tensor, options: Tensor, numbers: Tensor, recent: Tensor, active: Tensor | None = None,
+    end: int = -1,
 ) -> Tensor:  # fmt: skip
     """Codes (B,), int64, drawn from logits (B, R, V).
 
     weights: (B, R - 1), guidance less one, float32.   options: (B, 4), float32: temperature (0: the likeliest), top-k
     (0: all), top-p, and the share of the window above which a code is drawn anew.   numbers: (B, 2) in [0, 1), the
-    second for the draw anew.   recent: (B, W) int64, the last codes as a ring, -1 where there was none, which the new
-    one is written into at `drawn` (B,) mod W; W = 0: no such check.   end: a code that never counts as repeated.
+    second for the draw anew; in float32 or float64, which may be columns of a wider table; (B, 1) will do for W = 0.
+    recent: (B, W) int64, the last codes, oldest first, -1 where there was none; the new one takes its place at their
+    end. W = 0: no such check.   active: (B,) bool, streams whose `recent` moves on; None: all.   end: a code that never
+    counts as repeated.
     """
-    return _sample(logits, weights, options, numbers, recent, drawn, end)
+    return _sample(logits, weights, options, numbers, recent, active, end)

@@ -11,12 +11,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ...kernels.gpu import sampling
 from ...kernels.gpu.launch import runs_on
 from ...layers.graph import Pool, agree, identity
 from ...layers.streaming import tree_map
 from .ar import ARModel
 from .durations import Drawn
-from .sampling import SamplingOptions, draw_apart_rows, draw_rows
+from .sampling import SamplingOptions, draw_rows
 from .slots_base import Slots, as_captured
 from .step import SpeechStep, tables_of
 from .token_slots import TokenSlots
@@ -37,27 +38,34 @@ class ARSlots(Slots):
 
     def __init__(self, model: ARModel, options: SamplingOptions, slots: int, rows: int, phones: int):
         super().__init__(model, options, slots, rows, phones, n_stays=1, n_numbers=4 + len(model.depth_heads))
-        self._tables, [self._stay] = tables_of(model), self._stays
+        self._tables = tables_of(model)
         self._capture()
 
     def _advance(self, numbers: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        model, stay, o = self.model, self._stay, self.options
-        at = stay.pointer.clamp(max=self._phones.shape[2] - 1)
-        age = self._ages[stay.age.clamp(max=model.config.max_age)]
+        model, places, spans = self.model, self._places[:, 0], self._spans[:, 0]
+        at = places[:, 0].clamp(max=self._phones.shape[2] - 1)
+        age = self._ages[places[:, 1].clamp(max=model.config.max_age)]
         x = self._before + self._phones[self._each, :, at] + age[:, None]
         hidden = self._transform(x.flatten(0, 1), active)
-        code = draw_apart_rows(self._guided(model.code_head(hidden)), self._recent, numbers[:, :2], o)
+        code = self._drawn(model.code_head(hidden), numbers[:, :2], active)
         own = self._own(hidden)
-        after = self._moved(stay, at, model.advance_head(own, code), numbers[:, 2:4])
+        after = self._moved(places, spans, model.advance_head(own, code), numbers[:, 2:4])
         codes = [code]
         for k, head in enumerate(model.depth_heads):
             known = torch.stack(codes, dim=1).repeat_interleave(self.rows, dim=0)
-            logits = self._guided(head(hidden, known))
-            codes.append(draw_rows(logits, numbers[:, 4 + k], o.temperature, o.top_k, o.top_p))
-        said = torch.stack(codes, dim=1), stay.pointer.clone(), own.clone()
+            codes.append(self._drawn_further(head(hidden, known), numbers[:, 4 + k :]))
+        said = torch.stack(codes, dim=1), places[:, 0].clone(), own.clone()
         before = cast(Tensor, sum(table[c] for table, c in zip(self._tables, codes, strict=True)))
-        self._go_on(before, [after], code, active)
+        self._go_on(before, after[:1], after[1:], active)
         return said
+
+    def _drawn_further(self, logits: Tensor, numbers: Tensor) -> Tensor:
+        """Codes (S,) of a deeper codebook from logits (S R, V), by numbers (S, 1)."""
+        o = self.options
+        logits = logits.view(self.n_slots, self.rows, -1)
+        if sampling.supports(logits):
+            return sampling.sample(logits, self._guidance, self._draws, numbers, self._recent[:, :0])
+        return draw_rows(self._guided(logits), numbers[:, 0], o.temperature, o.top_k, o.top_p)
 
 
 _POOL: Pool[Slots] = Pool()

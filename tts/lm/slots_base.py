@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...kernels.gpu import pointer_move, sampling
 from ...layers import transformer_fused
 from ...layers.graph import CapturedStep
 from ...layers.streaming import State
 from ...layers.transformer_fused import FusedTransformer
 from .ar import MAX_ADVANCE
 from .durations import Drawn, Stay
-from .sampling import SamplingOptions, remembered
+from .sampling import SamplingOptions, draw_apart_rows, remembered
 from .step import Frame, SpeechStep
 
 
@@ -77,24 +78,30 @@ class Slots:
             self._position, self._caches = model.init_state(slots * rows)
         self._phones = like.new_zeros(slots, rows, phones, width)
         self._guidance = like.new_zeros(slots, rows - 1)
-        self._longest = torch.ones(slots, phones, dtype=torch.long, device=device)
-        self._furthest = torch.ones(slots, phones, dtype=torch.long, device=device)
-        self._allowed = torch.ones(slots, phones, MAX_ADVANCE + 1, dtype=torch.bool, device=device)
-        self._speed = torch.ones(slots, dtype=torch.float64, device=device)
-        self._variety = torch.ones_like(self._speed)  # of the durations
-        self._before = like.new_zeros(slots, rows, width)
-        zeros = torch.zeros(slots, dtype=torch.long, device=device)
-        ones = torch.ones_like(zeros, dtype=torch.float64)
-        self._stays = tuple(
-            Stay(zeros.clone(), zeros.clone(), ones.clone(), zeros.double()) for _ in range(n_stays)
+        ones = torch.ones(slots, phones, dtype=torch.long, device=device)
+        fractions = torch.ones(slots, dtype=torch.float64, device=device)
+        self._limits = pointer_move.Limits(
+            last=torch.full_like(ones[:, 0], phones - 1),
+            longest=ones,
+            furthest=ones.clone(),
+            allowed=torch.ones(slots, phones, MAX_ADVANCE + 1, dtype=torch.bool, device=device),
+            variety=fractions,
+            speed=fractions.clone(),
         )
+        self._before = like.new_zeros(slots, rows, width)
+        # Places of the pointer, as `pointer_move.move` has them, side by side.
+        self._places = torch.zeros(slots, n_stays, 2, dtype=torch.long, device=device)
+        self._spans = torch.zeros(slots, n_stays, 2, dtype=torch.float64, device=device)
         window = max(options.repetition_window, 1)
         self._recent = torch.full((slots, window), -1, dtype=torch.long, device=device)
         self._each = torch.arange(slots, device=device)
+        o = options
+        drawn = o.temperature, o.top_k, o.top_p, o.repetition_threshold
+        self._draws = torch.tensor([drawn] * slots, dtype=torch.float32, device=device)
 
     def _capture(self) -> None:
         """To be called once all tensors are there."""
-        inputs = self._speed.new_zeros(self.n_slots, self.n_numbers), self._each < 0
+        inputs = self._spans.new_zeros(self.n_slots, self.n_numbers), self._each < 0
         with torch.inference_mode():
             self._step = CapturedStep(self._advance, inputs, self.state)
 
@@ -106,8 +113,7 @@ class Slots:
     def state(self) -> list[Tensor]:
         """All tensors that a step changes."""
         caches = [t for cache in self._caches for t in cache]
-        stays = [t for stay in self._stays for t in stay]
-        return [self._position, *caches, self._before, *stays, self._recent]
+        return [self._position, *caches, self._before, self._places, self._spans, self._recent]
 
     @torch.inference_mode()
     def join(self, slot: int, step: SpeechStep, state: SpeechState) -> None:
@@ -130,14 +136,15 @@ class Slots:
         for (keys, values), (given_keys, given_values) in zip(self._caches, caches, strict=True):
             keys[own], values[own] = given_keys, given_values
         self._phones[slot, :, :n], self._guidance[slot] = step.phones, step.guidance
-        self._speed[slot], self._variety[slot] = step.options.speed, step.options.duration_temperature
-        tables = (self._longest, self._furthest, self._allowed)
+        limits = self._limits
+        limits.speed[slot], limits.variety[slot] = step.options.speed, step.options.duration_temperature
+        tables = (limits.longest, limits.furthest, limits.allowed)
         for table, given in zip(tables, step.durations.tables, strict=True):
             table[slot, :n] = given
         self._before[slot], self._recent[slot] = state.before, state.recent
-        for own_stay, given_stay in zip(self._stays, state.stays, strict=True):
-            for held, given in zip(own_stay, given_stay, strict=True):
-                held[slot] = given
+        for at, stay in enumerate(state.stays):
+            self._places[slot, at] = torch.stack([stay.pointer, stay.age])
+            self._spans[slot, at] = torch.stack([stay.stayed, stay.until])
 
     def __call__(self, numbers: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One frame of every slot that is active (S,), bool: codes, pointer and hidden of each.
@@ -153,7 +160,7 @@ class Slots:
     @property
     def pointer(self) -> Tensor:
         """(S,): the phone that each slot says next; an utterance is over when it has passed its last."""
-        return self._stays[0].pointer
+        return self._places[:, 0, 0]
 
     def _transform(self, x: Tensor, active: Tensor) -> Tensor:
         """x (S R, W), active (S,) -> hidden (S R, W); the others stay where they are: what is written for them is
@@ -177,28 +184,34 @@ class Slots:
             return shown
         return shown + (self._guidance[:, None] @ (logits[:, :1] - logits[:, 1:]))[:, 0]
 
-    def _moved(self, stay: Stay, at: Tensor, logits: Tensor, numbers: Tensor) -> Stay:
-        """The pointers after this frame, as `durations.Drawn`."""
-        each = self._each
-        numbers = 0.5 + self._variety[:, None] * (numbers - 0.5)
-        begins = stay.age == 0
-        until = torch.where(begins, numbers[:, 0], stay.until)
-        weights = torch.softmax(logits.double().masked_fill(~self._allowed[each, at], -torch.inf), dim=1)
-        stayed = torch.where(begins, 1.0, stay.stayed) * weights[:, 0] ** self._speed
-        reached = weights[:, 1:].cumsum(1)
-        moves = 1 + (reached <= numbers[:, 1:] * reached[:, -1:]).sum(1)
-        moves = torch.where(moves > self._furthest[each, at], 1, moves)
-        stays = (stayed >= until) & (stay.age + 1 < self._longest[each, at])
-        return stay._replace(stayed=stayed, until=until).moved(torch.where(stays, 0, moves))
+    def _drawn(self, logits: Tensor, numbers: Tensor, active: Tensor) -> Tensor:
+        """Codes (S,) from logits (S R, V), by numbers (S, 2), not too often the same (`sampling.draw_apart_rows`); the
+        window that this is judged by moves on where a slot is active."""
+        o = self.options
+        logits = logits.view(self.n_slots, self.rows, -1)
+        if sampling.supports(logits):
+            window = self._recent if o.repetition_window else self._recent[:, :0]
+            return sampling.sample(logits, self._guidance, self._draws, numbers, window, active)
+        code = draw_apart_rows(self._guided(logits), self._recent, numbers, o)
+        if o.repetition_window and o.temperature:
+            _keep(self._recent, remembered(self._recent, code[:, None], o), active)
+        return code
 
-    def _go_on(self, before: Tensor, after: Sequence[Stay], code: Tensor, active: Tensor) -> None:
-        """What a step hands to the next, where a slot is active. before: (S, W), the frame that was said.   after: the
-        pointer's places.   code: (S,)."""
-        _keep(self._before, before[:, None].expand_as(self._before), active)
-        for stay, following in zip(self._stays, after, strict=True):
-            for held, new in zip(stay, following, strict=True):
-                _keep(held, new, active)
-        _keep(self._recent, remembered(self._recent, code[:, None], self.options), active)
+    def _moved(
+        self, places: Tensor, spans: Tensor, logits: Tensor, numbers: Tensor, whole: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The pointers after this frame, (S, 2) each, as `durations.Drawn` has them (`pointer_move.move`)."""
+        move = pointer_move.move if pointer_move.supports(logits) else pointer_move.move_reference
+        return move(places, spans, logits, numbers, self._limits, whole)
+
+    def _go_on(
+        self, before: Tensor, places: Sequence[Tensor], spans: Sequence[Tensor], active: Tensor
+    ) -> None:
+        """What a step hands to the next, where a slot is active. before: (S, W), the frame that was said.   places,
+        spans: of the pointer."""
+        _keep(self._before, before[:, None], active)
+        _keep(self._places, torch.stack(list(places), dim=1), active)
+        _keep(self._spans, torch.stack(list(spans), dim=1), active)
 
 
 def as_captured(options: SamplingOptions) -> SamplingOptions:
@@ -214,4 +227,4 @@ def as_captured(options: SamplingOptions) -> SamplingOptions:
 
 def _keep(held: Tensor, new: Tensor, active: Tensor) -> None:
     """Write what is new where a row is active."""
-    held.copy_(torch.where(active.view(-1, *[1] * (new.ndim - 1)), new, held))
+    torch.where(active.view(-1, *[1] * (new.ndim - 1)), new, held, out=held)

@@ -99,8 +99,14 @@ class MoveHead(nn.Module):
 
     def forward(self, hidden: Tensor, token: Tensor, phone: Tensor, half: int) -> Tensor:
         """hidden, phone (..., W), token (...) -> logits (..., 4)."""
-        x = self.hidden(hidden) + self.token(token) + self.phone(phone) + self.which_half.weight[half]
-        return self.out(F.silu(x))
+        return self.moves(self.said(hidden, token), phone, half)
+
+    def said(self, hidden: Tensor, token: Tensor) -> Tensor:
+        """What both halves read of a token."""
+        return self.hidden(hidden) + self.token(token)
+
+    def moves(self, said: Tensor, phone: Tensor, half: int) -> Tensor:
+        return self.out(F.silu(said + self.phone(phone) + self.which_half.weight[half]))
 
 
 class TokenAR(nn.Module):

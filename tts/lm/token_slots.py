@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .durations import Stay
-from .sampling import SamplingOptions, draw_apart_rows
+from .sampling import SamplingOptions
 from .slots_base import Slots, SpeechState
 from .step import SpeechStep
 from .token_ar import TokenAR
@@ -27,40 +26,35 @@ class TokenSlots(Slots):
     def __init__(self, model: TokenAR, options: SamplingOptions, slots: int, rows: int, phones: int):
         super().__init__(model, options, slots, rows, phones, n_stays=2, n_numbers=N_NUMBERS)
         self._voice = torch.zeros_like(self._before)
-        self._last = torch.zeros_like(self._each)  # the last phone of each
         self._capture()
 
     @torch.inference_mode()
     def join(self, slot: int, step: SpeechStep, state: SpeechState) -> None:
         super().join(slot, step, state)
         assert isinstance(step, TokenStep)
-        self._voice[slot], self._last[slot] = step.voice, step.n_phones - 1
+        # What stands for a token of the target comes with the voice.
+        self._voice[slot] = step.voice + self.model.segment.weight[1]
+        self._limits.last[slot] = step.n_phones - 1
 
     def _advance(self, numbers: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        model, (first, second) = self.model, self._stays
-        both = self._known(first), self._known(second)
-        x = self._before + model.halves(torch.cat(both, dim=-1)) + self._voice + model.segment.weight[1]
+        model, places, spans = self.model, self._places, self._spans
+        known = self._known(places)  # (S, 2, R, W)
+        x = self._before + model.halves(known.transpose(1, 2).flatten(2)) + self._voice
         hidden = self._transform(x.flatten(0, 1), active)
-        token = draw_apart_rows(self._guided(model.head(hidden)), self._recent, numbers[:, :2], self.options)
+        token = self._drawn(model.head(hidden), numbers[:, :2], active)
         own = self._own(hidden)
-        pointer = torch.stack([first.pointer, second.pointer], dim=1)
-        said = token[:, None], pointer, own.clone()
-        logits = model.move_first(own, token, both[1][:, 0])
-        following = self._moved(second, self._inside(second), logits, numbers[:, 2:4])
-        logits = model.move_second(own, token, self._known(following)[:, 0])
-        after = self._moved(following, self._inside(following), logits, numbers[:, 4:])
+        said = token[:, None], places[:, :, 0].clone(), own.clone()
+        head, both = model.move_head, model.move_head.said(own, token)
+        logits = head.moves(both, known[:, 1, 0], 0)
+        following = self._moved(places[:, 1], spans[:, 1], logits, numbers[:, 2:4])
+        logits = head.moves(both, self._known(following[0][:, None])[:, 0, 0], 1)
         # The last token is whole: the last phone takes its second half, too.
-        over = after.pointer > self._last
-        held = following._replace(age=following.age + 1)
-        after = Stay(*(torch.where(over, h, a) for h, a in zip(held, after, strict=True)))
-        self._go_on(model.token(token), [following, after], token, active)
+        after = self._moved(*following, logits, numbers[:, 4:], whole=True)
+        self._go_on(model.token(token), (following[0], after[0]), (following[1], after[1]), active)
         return said
 
-    def _inside(self, stay: Stay) -> Tensor:
-        """The phone that is said, or the last one, (S,)."""
-        return stay.pointer.minimum(self._last)
-
-    def _known(self, stay: Stay) -> Tensor:
-        """What each row knows of the phone that is said, (S, R, W)."""
-        age = self._ages[stay.age.clamp(max=self.model.config.max_age)]
-        return self._phones[self._each, :, self._inside(stay)] + age[:, None]
+    def _known(self, places: Tensor) -> Tensor:
+        """What each row knows of the phones at (S, H, 2), or of the last one, (S, H, R, W)."""
+        at = places[..., 0].minimum(self._limits.last[:, None])
+        age = self._ages[places[..., 1].clamp(max=self.model.config.max_age)]
+        return self._phones[self._each[:, None], :, at] + age[:, :, None]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from myna.kernels.gpu.launch import capability_of, compiled_for
+from myna.kernels.gpu import launch
+from myna.kernels.gpu.launch import capability_of, compiled_for, overlap, overlapping
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "kernels.py"
 BOTH = ("sm_80", "sm_90")
@@ -59,3 +60,13 @@ def test_launches_are_those_of_the_gpu_that_is_compiled_for():
     with compiled_for((8, 0)):
         assert capability_of(like) == (8, 0)
     assert capability_of(like) == (9, 0)
+
+
+def test_launches_overlap_from_hopper_on(monkeypatch):
+    """Before, the instruction that they need cannot be assembled."""
+    monkeypatch.setattr(launch, "INTERPRETED", False)
+    for capability, expected in (((8, 0), False), ((8, 9), False), ((9, 0), True)):
+        with compiled_for(capability), overlapping():
+            assert overlap()["PDL"] is expected
+        with compiled_for(capability):
+            assert not overlap()["PDL"]

@@ -214,3 +214,27 @@ def test_slots_that_nobody_has_written_are_never_read(model, said, monkeypatch, 
         mels.append(streamed(model, said, options, (20, 46), voice))
     assert torch.isfinite(mels[1]).all()
     assert torch.equal(mels[0], mels[1])
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+@pytest.mark.parametrize("with_voice", [True, False])
+def test_blocks_are_captured(
+    model, said, steadily, monkeypatch, with_voice, guidance, steps, no_synchronisation
+):
+    """Blocks of two lengths over one state; the last one, which is shorter, as it is. Slots of the cache that are not
+    written hold anything when they are found, and the captured step reads them all."""
+    real = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: real(*a, **k).fill_(math.nan))
+    options = FlowOptions(steps=steps, guidance=guidance, blocks=(8, 8, 12))
+    voice = voice_of(model, options) if with_voice else None
+    ours = [streamed(model, said, options, (40, 26), voice) for _ in range(2)]
+    assert (steadily.count(8, 1), steadily.count(12, 1)) == (2, 6)
+    phones, pointer, tokens = said
+    stream = FlowStream(model, phones, voice, options)
+    with no_synchronisation():
+        stream.push(pointer[:40], tokens[:20])
+    monkeypatch.undo()
+    theirs = streamed(model, said, options, (40, 26), voice)
+    for mel in ours:
+        torch.testing.assert_close(mel, theirs, rtol=1e-4, atol=1e-4)

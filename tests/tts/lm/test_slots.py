@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 from myna.errors import UsageError
+from myna.kernels.gpu import pointer_move, sampling
+from myna.kernels.gpu.launch import HAS_TRITON, INTERPRETED
 from myna.tts.lm import generate, slots
 from myna.tts.lm.generate import ARGenerator, SpeechGenerator
 from myna.tts.lm.quantize import for_inference
@@ -84,6 +87,17 @@ def test_utterances_come_and_go(options, device, no_synchronisation):
     )
 
 
+@pytest.mark.skipif(not (HAS_TRITON and INTERPRETED), reason="kernels are not interpreted")
+def test_draws_and_moves_by_kernels(monkeypatch):
+    """In Triton's interpreter, the deeper codebooks' draws too: the same codes and pointers as by PyTorch."""
+    asked = []
+    for kernel in (pointer_move, sampling):
+        monkeypatch.setattr(kernel, "supports", lambda logits: asked.append(logits.shape) or True)
+    test_utterances_come_and_go(OPTIONS[1], "cpu", nullcontext)
+    assert asked.count(asked[0]) == 3 * 14  # a draw of each codebook
+    assert len(asked) == 4 * 14
+
+
 def come_and_go(
     batch: Slots, first: Utterance, second: Utterance, third: Utterance, no_synchronisation
 ) -> None:
@@ -119,9 +133,9 @@ def test_a_paused_slot_keeps_its_state():
     batch = ARSlots(net, options, 2, 3, 40)  # pyright: ignore[reportArgumentType]
     one = spoken(net, PHONES, options, 1)
     one.join(batch, 1)
-    before = [t.clone() for t in (batch._position, batch._before, *batch._stay, batch._recent)]
+    before = [t.clone() for t in (batch._position, batch._before, batch._places, batch._spans, batch._recent)]
     batch(torch.rand(2, 5, dtype=torch.float64), torch.tensor([True, False]))
-    after = (batch._position, batch._before, *batch._stay, batch._recent)
+    after = (batch._position, batch._before, batch._places, batch._spans, batch._recent)
     rows = {6: slice(3, 6), 2: slice(1, 2)}
     assert all(torch.equal(a[rows[len(a)]], b[rows[len(b)]]) for a, b in zip(after, before, strict=True))
     assert not torch.equal(batch._before[0], before[1][0])

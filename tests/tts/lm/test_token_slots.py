@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 from myna.errors import UsageError
+from myna.kernels.gpu import pointer_move
+from myna.kernels.gpu import sampling as sampling_kernel
 from myna.kernels.gpu.launch import HAS_TRITON, INTERPRETED
 from myna.layers import transformer_fused
 from myna.tts.lm import generate
@@ -121,6 +124,17 @@ def test_utterances_come_and_go(drawn, device, no_synchronisation):
     )
 
 
+@pytest.mark.skipif(not (HAS_TRITON and INTERPRETED), reason="kernels are not interpreted")
+@pytest.mark.parametrize("drawn", OPTIONS)
+def test_draws_and_moves_by_kernels(drawn, monkeypatch):
+    """In Triton's interpreter: the same tokens, pointers and pauses as by PyTorch."""
+    asked = []
+    for kernel in (pointer_move, sampling_kernel):
+        monkeypatch.setattr(kernel, "supports", lambda logits: asked.append(logits.shape) or True)
+    test_utterances_come_and_go(drawn, "cpu", nullcontext)
+    assert {len(shape) for shape in asked} == {2, 3}
+
+
 def test_a_paused_slot_keeps_its_state():
     net = ready()
     batch = TokenSlots(net, OPTIONS[0], slots=2, rows=3, phones=40)
@@ -129,7 +143,7 @@ def test_a_paused_slot_keeps_its_state():
 
     def rows(slot: int) -> list[torch.Tensor]:
         """Of all that a step changes but the caches: what is written there for a paused slot is written over."""
-        parts = (batch._position, batch._before, batch._recent, *(t for stay in batch._stays for t in stay))
+        parts = (batch._position, batch._before, batch._recent, batch._places, batch._spans)
         return [t.view(2, -1)[slot].clone() for t in parts]
 
     mine, others = rows(1), rows(0)

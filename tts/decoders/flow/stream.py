@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ....layers import steady
 from ....layers.dit import DiTState
 from .decoder import PATCH, FlowDecoder, TokenFrames
 from .timing import timing
@@ -108,6 +111,13 @@ def read_voice(
     return FlowVoice(condition, trunk, tuple(heads), tuple(times))
 
 
+class FlowState(NamedTuple):
+    """trunk, and the head for every step: what they have seen, in R rows."""
+
+    trunk: DiTState
+    heads: tuple[DiTState, ...]
+
+
 class FlowStream:
     """One utterance.
 
@@ -136,18 +146,24 @@ class FlowStream:
             nobody = model.told(nobody, like.new_full((1,), options.told))
             n = 0 if voice is None else voice.trunk.caches[0][0].shape[2]
             slots = max(c.trunk.context, 2 * n)
+            captures = steady.may_capture(like)  # steps that read every slot
             rows = [] if voice is None else [(voice.condition, voice.trunk, voice.heads)]
             if voice is None or guided:
                 head = [model.head.init_state(1, like, 1)] * options.steps
                 rows.append((nobody, model.trunk.init_state(1, like, 1), tuple(head)))
             self._condition = torch.cat([row[0] for row in rows])
-            several = len(rows) > 1  # they are not equally far
-            self._trunk = _rows([model.trunk.continued(row[1], slots, several) for row in rows])
-            self._heads = [
-                _rows([model.head.continued(row[2][k], slots, several) for row in rows])
-                for k in range(options.steps)
-            ]
-        self._guided, self._times = guided, options.times()
+            zeros = captures or len(rows) > 1  # they are not equally far
+            self._state = FlowState(
+                _rows([model.trunk.continued(row[1], slots, zeros) for row in rows]),
+                tuple(
+                    _rows([model.head.continued(row[2][k], slots, zeros) for row in rows])
+                    for k in range(options.steps)
+                ),
+            )
+        times, guidance = tuple(options.times()) if options.steps else (), options.guidance * guided
+        self._steps = steady.SteadyStep(
+            model, partial(_step, times=times, guidance=guidance), ("flow", times, guidance)
+        )
         self._reach = n
         self._pointer = torch.zeros(0, dtype=torch.long, device=self._device)
         self._tokens: Tensor | None = None
@@ -212,38 +228,21 @@ class FlowStream:
         phones = phone + model.age(when.age[:, here]) + model.left(when.left[:, here])
         phones = torch.where(pointer[:, here, None] >= 0, phones, model.no_phone.to(phones.dtype))
         tokens = self._token_frames(first // 2, last // 2)
-        rows = len(self._condition)
         prompt = phones.new_zeros(1, last - first, model.config.frame)
         no = torch.zeros(1, last - first, dtype=torch.bool, device=self._device)
-        x = model.joined(phones, tokens, prompt, no).expand(rows, -1, -1)
+        x = model.joined(phones, tokens, prompt, no)
         self._reach += last - first
-        hidden, self._trunk = model.trunk.step(x, F.silu(self._condition), self._trunk, self._reach)
-        stage = model.out(hidden), hidden, prompt.expand(rows, -1, -1)
-        return model.mel(self._drawn(stage))[0]
+        inputs = x, self._noise(x), self._condition
+        mel, self._state = self._steps(inputs, self._state, reach=self._reach)
+        return mel[0]
 
-    def _drawn(self, stage: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Clean frames (1, T, F) of a block by flow matching: Euler steps along the predicted clean frames."""
-        model, options = self.model, self.options
-        mean = stage[0]
-        if options.steps == 0:
-            return self._guide(mean)
-        noise = [torch.randn(mean.shape[2], generator=self._generator) for _ in range(mean.shape[1])]
-        x = (options.temperature * torch.stack(noise))[None].to(mean)
-        for k, (now, then) in enumerate(pairwise(self._times)):
-            rows = x.expand(len(mean), -1, -1)
-            timed = model.timed(self._condition, mean.new_full((len(mean),), now))
-            hidden, self._heads[k] = model.head.step(
-                model.head_embed(rows, stage), timed, self._heads[k], self._reach
-            )
-            clean = self._guide(mean + model.head_out(hidden))
-            x = clean if then == 1 else x + (then - now) / (1 - now) * (clean - x)
-        return x
-
-    def _guide(self, frames: Tensor) -> Tensor:
-        """(R, T, F) -> (1, T, F)."""
-        if not self._guided:
-            return frames[:1]
-        return frames[:1] + self.options.guidance * (frames[:1] - frames[1:])
+    def _noise(self, x: Tensor) -> Tensor:
+        """Of a block x (1, T, W): (1, T, F), frame by frame."""
+        size = self.model.config.frame
+        if self.options.steps == 0:
+            return x.new_zeros(1, 0, size)
+        noise = [torch.randn(size, generator=self._generator) for _ in range(x.shape[1])]
+        return (self.options.temperature * torch.stack(noise))[None].to(x)
 
     def _token_frames(self, first: int, last: int) -> Tensor:
         """Channels (1, T, C) of tokens [first, last), those around them taken as far as there are any."""
@@ -258,6 +257,45 @@ class FlowStream:
         known = torch.full((1, high - low), self._tokens is not None, device=self._device)
         x = model.embedded(levels[None], known).transpose(1, 2)
         return model.spread(F.pad(x, (reach - (first - low), reach - (high - last))))
+
+
+def _step(
+    model: FlowDecoder,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    state: FlowState,
+    times: tuple[float, ...],
+    guidance: float,
+    reach: int | None = None,
+) -> tuple[Tensor, FlowState]:
+    """A block through trunk and head: what the trunk reads (1, T, W), noise (1, T, F) and the rows' condition (R, C) ->
+    mel (1, M, 2 T). Flow matching by Euler steps along the predicted clean frames.
+
+    times: where the steps begin, and 1; none: the mean alone.   guidance: 0 where there is one row.
+    reach: an upper bound of the frames so far, these included, which spares reading slots that are empty.
+    """
+    x, noise, condition = inputs
+    rows, t = len(condition), x.shape[1]
+    hidden, trunk = model.trunk.step(x.expand(rows, -1, -1), F.silu(condition), state.trunk, reach)
+    mean = model.out(hidden)
+    prompt = mean.new_zeros(1, 1, model.config.frame).expand(rows, t, -1)
+
+    def guide(frames: Tensor) -> Tensor:
+        """(R, T, F) -> (1, T, F)."""
+        if not guidance:
+            return frames[:1]
+        return frames[:1] + guidance * (frames[:1] - frames[1:])
+
+    if not times:
+        return model.mel(guide(mean)), FlowState(trunk, ())
+    drawn, heads = noise.to(mean), []
+    for (now, then), own in zip(pairwise(times), state.heads, strict=True):
+        timed = model.timed(condition, mean.new_full((rows,), now))
+        x = model.head_embed(drawn.expand(rows, -1, -1), (mean, hidden, prompt))
+        hidden_head, own = model.head.step(x, timed, own, reach)
+        heads.append(own)
+        clean = guide(mean + model.head_out(hidden_head))
+        drawn = clean if then == 1 else drawn + (then - now) / (1 - now) * (clean - drawn)
+    return model.mel(drawn), FlowState(trunk, tuple(heads))
 
 
 def _rows(states: list[DiTState]) -> DiTState:
