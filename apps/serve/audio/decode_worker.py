@@ -79,6 +79,7 @@ def decoded(data: bytes, job: dict[str, Any]) -> tuple[int, Iterator[np.ndarray]
     audio, or longer than allowed; the blocks do so, too."""
     from ....data.audio import AudioReader
     from ....errors import InputError
+    from .mpeg import seconds_at_least
 
     if job["raw"]:
         data = _as_wav(data, job["raw"])
@@ -86,9 +87,11 @@ def decoded(data: bytes, job: dict[str, Any]) -> tuple[int, Iterator[np.ndarray]
     rate = reader.info.sample_rate
     # Before anything is unpacked: a file of 100 kB may hold an hour of silence, whose decoding would keep everybody
     # else's recordings waiting. An Ogg file says it by the position on its last page; of an MP3 it may be an estimate
-    # by the first frames, several times too long.
-    stated = reader.info.n_frames
-    if stated is not None and reader.info.format != "MP3" and stated > job["seconds"] * rate:
+    # by the first frames, several times too long: there, frames are counted, too.
+    is_too_long = (reader.info.n_frames or 0) > job["seconds"] * rate
+    if is_too_long and reader.info.format == "MP3":
+        is_too_long = seconds_at_least(data, job["seconds"] + 1) > job["seconds"]
+    if is_too_long:
         reader.close()
         raise InputError(_too_long(job))
     return job["rate"] or rate, _blocks(reader, job)
