@@ -17,9 +17,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
+from ..data.audio import Samples
 from .decoding.fallback import FallbackOptions
 from .model.whisper import Whisper
 from .transcribe import TranscribeOptions, answered, sequential
@@ -74,9 +74,10 @@ class SharedTranscription:
             block.register_forward_pre_hook(lambda *_: (ask := asked()) and ask())
 
     def submit(
-        self, samples: np.ndarray, options: TranscribeOptions, on_segment: OnSegment | None = None
+        self, samples: Samples, options: TranscribeOptions, on_segment: OnSegment | None = None
     ) -> Transcription:
-        """samples (N,) at 16 kHz. on_segment: called in the computing thread, with every segment as it is settled.
+        """samples (N,) at 16 kHz; if they are not an array, they are read while they are needed. on_segment: called in
+        the computing thread, with every segment as it is settled.
         Errors are those of `transcribe`, in the result."""
         options.check()
         job = sequential(self.model, samples, options, on_segment)

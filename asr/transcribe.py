@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.audio import Samples
 from ..errors import InputError, UsageError
 from .decoding.fallback import FallbackOptions, decode_with_fallback
 from .decoding.language_id import detect_language, likeliest
 from .decoding.options import DecodingOptions
 from .decoding.prompts import Context, tokenizer_of
 from .hallucination import skip_silence
-from .model.features import FRAMES_PER_SECOND, N_FRAMES, N_SAMPLES, log_mel, pad_or_trim
+from .model.features import FRAMES_PER_SECOND, N_FRAMES, N_SAMPLES, LogMel, log_mel, pad_or_trim
 from .model.languages import find_language
 from .model.tokenizer import Tokenizer
 from .model.whisper import Whisper
@@ -39,12 +40,12 @@ __all__ = ["Segment", "TranscribeOptions", "Transcript", "Word", "transcribe", "
 
 def transcribe(
     model: Whisper,
-    audio: Tensor | np.ndarray,
+    audio: Tensor | Samples,
     options: TranscribeOptions | None = None,
     on_segment: OnSegment | None = None,
     on_progress: OnProgress | None = None,
 ) -> Transcript:
-    """audio (N,) at 16 kHz -> its transcript.
+    """audio (N,) at 16 kHz -> its transcript. What is no array is read slice by slice, in constant memory.
 
     on_segment: called with every segment that has text, when its window is done.   on_progress: called after every
     window with the seconds done and the seconds in all.
@@ -122,21 +123,21 @@ _Job = Generator[_Request, Any, Transcript]
 
 def sequential(
     model: Whisper,
-    audio: Tensor | np.ndarray,
+    audio: Tensor | Samples,
     options: TranscribeOptions,
     on_segment: OnSegment | None = None,
     on_progress: OnProgress | None = None,
 ) -> _Job:
-    """The transcript of one recording."""
-    mel = log_mel(checked_audio(audio), model.dims.n_mels, padding=N_SAMPLES)
+    """The transcript of one recording. Of one that is not in memory no more than a few windows are."""
+    mel = _mel(audio, model.dims.n_mels)
     del audio  # 230 MB an hour
-    content_frames = mel.shape[1] - N_FRAMES
+    content_frames = mel.n_frames - N_FRAMES
     clips = clips_of(options.clip_timestamps, content_frames)
 
     language = "en" if options.language is None else find_language(options.language)
     first_features = None
     if options.language is None and model.dims.is_multilingual:
-        language, first_features = yield _Detect(mel[:, :N_FRAMES], options.languages)
+        language, first_features = yield _Detect(mel.window(0, N_FRAMES), options.languages)
     tokenizer = (
         tokenizer_of(model, language, options.task) if model.dims.is_multilingual else tokenizer_of(model)
     )
@@ -156,7 +157,7 @@ def sequential(
             # The mel of 30 s from the start is what told the language.
             known = first_features if seek == 0 and window.size == N_FRAMES else None
             features, result = yield _Decode(
-                pad_or_trim(mel[:, seek : seek + window.size]),
+                pad_or_trim(mel.window(seek, seek + window.size)),
                 known,
                 replace(decoding, prompt=context.prompt(), prefix=prefix, seed=options.seed + seek),
             )
@@ -216,6 +217,27 @@ def sequential(
     return Transcript(
         tokenizer.decode(context.said), tuple(segments), language, content_frames / FRAMES_PER_SECOND
     )
+
+
+@dataclass(frozen=True)
+class _WholeMel:
+    """(M, T), with what `LogMel` has."""
+
+    mel: Tensor
+
+    @property
+    def n_frames(self) -> int:
+        return self.mel.shape[1]
+
+    def window(self, start: int, stop: int) -> Tensor:
+        return self.mel[:, start:stop]
+
+
+def _mel(audio: Tensor | Samples, n_mels: int) -> _WholeMel | LogMel:
+    """Of samples in memory the mel is made once, and takes half of their place."""
+    if isinstance(audio, Tensor | np.ndarray):
+        return _WholeMel(log_mel(checked_audio(audio), n_mels, padding=N_SAMPLES))
+    return LogMel(audio, n_mels, padding=N_SAMPLES)
 
 
 def _emptied(segment: Segment) -> Segment:

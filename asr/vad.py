@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.audio import Samples
 from ..errors import UsageError
 from ..pretrained.silero import FRAME, RATE, VoiceActivity
 
@@ -75,7 +76,7 @@ class Span:
         return self.end - self.start
 
 
-def speech_spans(audio: np.ndarray, options: VadOptions | None = None) -> list[Span]:
+def speech_spans(audio: Samples, options: VadOptions | None = None) -> list[Span]:
     """audio (N,) at 16 kHz -> where somebody speaks, in order, not overlapping. Quiet recordings are levelled.
 
     An hour takes about 10 s and some megabytes. Raises MissingModelError where silero-vad is not installed.
@@ -83,20 +84,20 @@ def speech_spans(audio: np.ndarray, options: VadOptions | None = None) -> list[S
     return find_spans(speech_probabilities(audio), len(audio) / RATE, options or VadOptions())
 
 
-def speech_probabilities(audio: np.ndarray) -> np.ndarray:
+def speech_probabilities(audio: Samples) -> np.ndarray:
     """audio (N,) at 16 kHz -> (F,), at the level that the detector knows, in constant extra memory."""
     detector, gain = VoiceActivity(), level_gain(audio)
     made = [detector.push(at_level(audio[i : i + _BLOCK], gain)) for i in range(0, len(audio), _BLOCK)]
     return np.concatenate([*made, detector.flush()])
 
 
-def level_gain(audio: np.ndarray) -> float:
+def level_gain(audio: Samples) -> float:
     """The factor that lifts a quiet recording to where speech usually is; 1 for one that is loud enough.
 
     The detector was trained on ordinary levels: it hears nothing at all at a peak of -60 dB.
     """
-    blocks = [audio[i : i + RATE // 10] for i in range(0, len(audio), RATE // 10)]
-    peaks = [float(np.abs(block).max()) for block in blocks]
+    n = RATE // 10
+    peaks = [float(np.abs(audio[i : i + n]).max()) for i in range(0, len(audio), n)]
     # Not the very loudest: one click must not leave a quiet speaker unheard.
     level = float(np.quantile(peaks, 0.98)) if peaks else 0.0
     return float(np.clip(0.3 / max(level, 1e-9), 1.0, _MAX_GAIN))

@@ -46,6 +46,15 @@ class AudioInfo:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+class Samples(Protocol):
+    """Samples (N,) of one channel that need not be in memory: an array, or what reads them from a file. Slices are
+    arrays (n,) float32."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: slice, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Audio:
     """A recording in memory: samples (C, N) float32 and their rate in Hz."""

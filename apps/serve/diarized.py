@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-import numpy as np
-
 from ...asr.diarization.known import KnownSpeaker, know
 from ...asr.diarization.label import Turns
 from ...asr.diarization.options import check_names
 from ...asr.diarization.turns import find_turns
 from ...asr.model.features import SAMPLE_RATE
 from ...asr.transcript import Segment
+from ...data.audio import Samples
 from ...errors import InputError
 from .audio.decoding import Decoders
 from .body import Upload
@@ -110,7 +109,7 @@ class _GoneError(Exception):
     """Nobody waits for it."""
 
 
-async def who_speaks(samples: np.ndarray, known: Sequence[KnownSpeaker]) -> Turns:
+async def who_speaks(samples: Samples, known: Sequence[KnownSpeaker]) -> Turns:
     """samples (N,) at 16 kHz. Cancelled, the work ends at its next block of windows."""
     gone = threading.Event()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from ...data.audio import Samples
 from ...data.clustering import Tree, condense
 from ..vad import Span, speech_spans
 from .known import KnownSpeaker, name_speakers
@@ -29,7 +30,7 @@ _CHANGE, _CHANGE_AT_PAUSE = 0.2, 0.05  # cosine that it takes to change the spea
 
 
 def find_turns(
-    audio: np.ndarray,
+    audio: Samples,
     options: DiarizeOptions | None = None,
     known: Sequence[KnownSpeaker] = (),
     proceed: Callable[[], None] | None = None,

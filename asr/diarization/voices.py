@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...data.audio import Samples
 from ...pretrained.ge2e import DIMS, LEVEL, RATE, load_centre, load_ge2e
 from ..vad import Span, VadOptions
 
@@ -42,7 +43,7 @@ class Voices:
 
 
 def find_voices(
-    audio: np.ndarray,
+    audio: Samples,
     spans: Sequence[Span],
     proceed: Callable[[], None] | None = None,
     centred: bool = True,
@@ -79,7 +80,7 @@ def of_length_one(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
-def _stretches(audio: np.ndarray, spans: Sequence[Span]) -> Iterator[tuple[int, list[int], np.ndarray]]:
+def _stretches(audio: Samples, spans: Sequence[Span]) -> Iterator[tuple[int, list[int], np.ndarray]]:
     """Number of the span, starts of up to 64 windows of it in samples of the recording, and the samples from the first
     to the end of the last."""
     for number, span in enumerate(spans):

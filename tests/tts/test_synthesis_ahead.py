@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -12,7 +14,7 @@ from collections.abc import Generator
 
 import pytest
 import torch
-from myna.tts.ahead import ahead
+from myna.tts.ahead import _RUNNING, _Running, ahead
 
 
 def count(n: int, made: list[int] | None = None) -> Generator[int, None, None]:
@@ -131,3 +133,64 @@ def test_threads_of_torch_are_as_they_were():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+_LEAVES_IN_THE_MIDDLE = """
+import sys, threading
+import torch
+from myna.tts.ahead import ahead
+begun = threading.Event()
+def made():
+    x = torch.randn(700, 700)
+    yield x
+    while True:
+        begun.set()
+        x = torch.tanh(x @ x)
+        yield x
+def shaped(source):
+    for x in source:
+        yield x + 1
+items = ahead(shaped(ahead(made(), 2)), 2)
+next(items)
+begun.wait()
+sys.exit(7)
+"""
+
+
+def test_a_program_that_ends_in_the_middle_has_its_own_exit_code():
+    """Python ends such a thread in the middle of C++: "terminate called without an active exception", signal 6."""
+    done = subprocess.run([sys.executable, "-c", _LEAVES_IN_THE_MIDDLE], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_whoever_waits_for_an_item_is_told_that_there_is_none():
+    """A stage that takes another's items does not wait for them at the end of a program."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Generator[int, None, None]:
+        entered.set()
+        assert go_on.wait(10)
+        yield 1
+
+    items = ahead(slow(), 1)
+    told: list[str] = []
+
+    def take() -> None:
+        try:
+            next(items)
+        except RuntimeError as error:
+            told.append(str(error))
+
+    taking = threading.Thread(target=take)
+    taking.start()
+    assert entered.wait(10)
+    running = _Running()
+    (work,) = _RUNNING._works
+    running._works.add(work)
+    threading.Timer(0.1, go_on.set).start()
+    running.close()
+    taking.join(10)
+    assert told == ["the program ends"]
+    assert threads() == 0
+    with pytest.raises(RuntimeError, match="the program ends"):
+        running.begin(work)

@@ -4,9 +4,10 @@ of the server's within reach.
     python -m myna.apps.serve.audio.decode_worker MEGABYTES SECONDS
 
 Standard input: of each job a line of JSON {"size": bytes, "rate": Hz or null, "raw": Hz or null, "seconds": at most}
-and then the file's bytes; raw: they are samples of 16 bits at this rate. Standard output: a line {"n": samples, "rate":
-Hz} and the samples as float32, or {"error": a sentence}. It ends with its standard input, and by SIGPROF over a job
-that takes more SECONDS of the processor.
+and then the file's bytes; raw: they are samples of 16 bits at this rate. Standard output: a line {"rate": Hz}, of each
+block of samples a line {"n": samples} and these as float32, then {"n": 0}; instead of any of these lines {"error": a
+sentence}, which is the last one. It ends with its standard input, and by SIGPROF over a job that takes more SECONDS of
+the processor.
 """
 
 from __future__ import annotations
@@ -15,9 +16,15 @@ import io
 import json
 import signal
 import sys
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ....data.audio import AudioReader
+
+BLOCK = 1 << 18  # samples that are handed over at once, a megabyte
 
 
 def main() -> None:
@@ -31,17 +38,24 @@ def main() -> None:
             return
         limit_processor(seconds)
         try:
-            samples, rate = decoded(data, job)
-            answer = {"n": len(samples), "rate": rate}
+            rate, blocks = decoded(data, job)
+            _write(sink, {"rate": rate})
+            for block in blocks:
+                _write(sink, {"n": len(block)}, block)
+            _write(sink, {"n": 0})
         except MemoryError:
-            samples, answer = np.zeros(0, np.float32), {"error": "the recording takes too much memory"}
+            _write(sink, {"error": "the recording takes too much memory"})
         except Exception as error:
-            samples, answer = np.zeros(0, np.float32), {"error": " ".join(str(error).split())}
+            _write(sink, {"error": " ".join(str(error).split())})
         limit_processor(0)
         del data
-        sink.write(json.dumps(answer).encode() + b"\n")
-        sink.write(samples.tobytes())
         sink.flush()
+
+
+def _write(sink: BinaryIO, line: dict[str, Any], samples: np.ndarray | None = None) -> None:
+    sink.write(json.dumps(line).encode() + b"\n")
+    if samples is not None:
+        sink.write(samples.tobytes())
 
 
 def limit_memory(n_bytes: int) -> None:
@@ -60,34 +74,58 @@ def limit_processor(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def decoded(data: bytes, job: dict[str, Any]) -> tuple[np.ndarray, int]:
-    """Samples (N,) float32 and their rate. Raises InputError for what is no audio, or longer than allowed."""
+def decoded(data: bytes, job: dict[str, Any]) -> tuple[int, Iterator[np.ndarray]]:
+    """The rate of the samples, and these (n,) float32, at most `BLOCK` at a time. Raises InputError for what is no
+    audio, or longer than allowed; the blocks do so, too."""
     from ....data.audio import AudioReader
-    from ....data.resample import Resampler
     from ....errors import InputError
+    from .mpeg import seconds_at_least
 
     if job["raw"]:
         data = _as_wav(data, job["raw"])
-    file = io.BytesIO(data)
-    with AudioReader(_named(file)) as reader:
+    reader = AudioReader(_named(io.BytesIO(data)))
+    rate = reader.info.sample_rate
+    # Before anything is unpacked: a file of 100 kB may hold an hour of silence, whose decoding would keep everybody
+    # else's recordings waiting. An Ogg file says it by the position on its last page; of an MP3 it may be an estimate
+    # by the first frames, several times too long: there, frames are counted, too.
+    is_too_long = (reader.info.n_frames or 0) > job["seconds"] * rate
+    if is_too_long and reader.info.format == "MP3":
+        is_too_long = seconds_at_least(data, job["seconds"] + 1) > job["seconds"]
+    if is_too_long:
+        reader.close()
+        raise InputError(_too_long(job))
+    return job["rate"] or rate, _blocks(reader, job)
+
+
+def _blocks(reader: AudioReader, job: dict[str, Any]) -> Iterator[np.ndarray]:
+    from ....data.resample import Resampler
+    from ....errors import InputError
+
+    with reader:
         rate = reader.info.sample_rate
-        wanted = job["rate"] or rate
-        too_long = InputError(f"the recording is longer than {job['seconds']:g} s; send it in parts")
-        # Before anything is unpacked: a file of 100 kB may hold an hour of silence, whose decoding would keep everybody
-        # else's recordings waiting. An Ogg file says it by the position on its last page; of an MP3 it may be an
-        # estimate by the first frames, several times too long.
-        stated = reader.info.n_frames
-        if stated is not None and reader.info.format != "MP3" and stated > job["seconds"] * rate:
-            raise too_long
-        resampler = Resampler(rate, wanted, 1)
-        parts, n = [], 0
+        resampler = Resampler(rate, job["rate"] or rate, 1)
+        parts: list[np.ndarray] = []
+        n = 0
         for block in reader.blocks(seconds=1.0):
             n += block.shape[1]
             if n > job["seconds"] * rate:
-                raise too_long
+                raise InputError(_too_long(job))
             parts.append(resampler.push(block.mean(axis=0, keepdims=True))[0])
+            if sum(map(len, parts)) >= BLOCK:
+                yield from _cut(parts)
+                parts = []
         parts.append(resampler.flush()[0])
-    return np.concatenate(parts).astype(np.float32, copy=False), wanted
+        yield from _cut(parts)
+
+
+def _cut(parts: list[np.ndarray]) -> Iterator[np.ndarray]:
+    samples = np.concatenate(parts).astype(np.float32, copy=False)
+    for i in range(0, len(samples), BLOCK):
+        yield samples[i : i + BLOCK]
+
+
+def _too_long(job: dict[str, Any]) -> str:
+    return f"the recording is longer than {job['seconds']:g} s; send it in parts"
 
 
 def _named(file: io.BytesIO) -> BinaryIO:

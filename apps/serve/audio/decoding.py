@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 from starlette.concurrency import run_in_threadpool
 
 from ....data.audio import Audio
 from ....errors import InputError
+from .decode_worker import BLOCK
+from .stored import StoredSamples
 
 _ROOT = Path(__file__).resolve().parents[4]  # what `myna` is a folder of
 _OUT_OF_TIME = getattr(signal, "SIGPROF", 0)  # what ends a process whose time of the processor is over
@@ -65,10 +66,22 @@ class Decoders:
         seconds: float | None = None,
     ) -> Audio:
         """A file of any format that libsndfile reads, channels averaged, to (1, N) at `sample_rate` (its own: None).
+        For short ones: all of it is in memory. The rest as `store`."""
+        with await self.store(data, sample_rate, raw, seconds) as stored:
+            return Audio(stored[:][None], stored.sample_rate)
+
+    async def store(
+        self,
+        data: bytes | BinaryIO,
+        sample_rate: int | None = None,
+        raw: int | None = None,
+        seconds: float | None = None,
+    ) -> StoredSamples:
+        """The same, on the disk; whoever asks closes it.
 
         data: all of them, or an open file, which is read from its beginning when a process is free, block by block.
         raw: the data are samples of 16 bits at this rate.   seconds: at most, below the general limit.
-        Raises InputError, one sentence.
+        Raises InputError, one sentence, and OSError where the disk is full.
         """
         file = io.BytesIO(data) if isinstance(data, bytes) else data
         file.seek(0, io.SEEK_END)
@@ -84,6 +97,8 @@ class Decoders:
             except _DiedError:
                 # Perhaps somebody else ended it: this upload is to blame only if it happens again.
                 return await worker.decode(job, file)
+        except _DiskError as error:
+            raise error.reason from None
         except (_DiedError, _TooMuchError):
             raise InputError(
                 "the recording cannot be decoded within the limits of memory and time; send a shorter or plainer one"
@@ -107,6 +122,14 @@ class _DiedError(Exception):
 
 class _TooMuchError(Exception):
     """The process had to be ended: the job took too long."""
+
+
+class _DiskError(Exception):
+    """The samples cannot be written."""
+
+    def __init__(self, reason: OSError):
+        super().__init__(reason)
+        self.reason = reason
 
 
 class _Worker:
@@ -139,23 +162,23 @@ class _Worker:
             )
         return self.process
 
-    async def decode(self, job: dict[str, Any], file: BinaryIO) -> Audio:
+    async def decode(self, job: dict[str, Any], file: BinaryIO) -> StoredSamples:
         try:
             answer = await asyncio.wait_for(self._ask(job, file), self.limits.patience)
         except (TimeoutError, asyncio.TimeoutError):
             await self.stop()
             raise _TooMuchError from None
-        except (OSError, asyncio.IncompleteReadError, ValueError):
+        except (OSError, asyncio.IncompleteReadError, ValueError, LookupError, TypeError):  # or says anything
             code = await self.stop()
             raise (_TooMuchError if code == -_OUT_OF_TIME else _DiedError) from None
-        except asyncio.CancelledError:  # the process is in the middle of a job that nobody wants
+        except (asyncio.CancelledError, _DiskError):  # it is in the middle of a job that nobody wants
             await self.stop()
             raise
         if isinstance(answer, str):
             raise InputError(answer)
         return answer
 
-    async def _ask(self, job: dict[str, Any], file: BinaryIO) -> Audio | str:
+    async def _ask(self, job: dict[str, Any], file: BinaryIO) -> StoredSamples | str:
         """What is wrong with the recording is no error here: before Python 3.12 `wait_for` makes a cycle of what it
         raises, in which the recording would stay."""
         process = await self.start()
@@ -170,8 +193,36 @@ class _Worker:
         answer = json.loads(await process.stdout.readline())
         if "error" in answer:
             return str(answer["error"])
-        samples = await process.stdout.readexactly(4 * answer["n"])
-        return Audio(np.frombuffer(samples, np.float32)[None], answer["rate"])
+        stored = StoredSamples(int(answer["rate"]))
+        try:
+            error = await self._store(process.stdout, stored, job)
+        except BaseException:
+            stored.close()
+            raise
+        if error is not None:
+            stored.close()
+            return error
+        return stored
+
+    async def _store(
+        self, source: asyncio.StreamReader, stored: StoredSamples, job: dict[str, Any]
+    ) -> str | None:
+        """Block by block; what is wrong with the recording, if anything is. A process that has been broken may say
+        anything: more than was asked for is not taken. Raises ValueError for that, _DiskError."""
+        most = (job["seconds"] + 1) * stored.sample_rate
+        while True:
+            line = json.loads(await source.readline())
+            if "error" in line:
+                return str(line["error"])
+            if not line["n"]:
+                return None
+            if not 0 < line["n"] <= BLOCK or len(stored) + line["n"] > most:
+                raise ValueError("more samples than were asked for")
+            data = await source.readexactly(4 * line["n"])
+            try:
+                await run_in_threadpool(stored.append, data)
+            except OSError as error:
+                raise _DiskError(error) from None
 
     async def stop(self) -> int | None:
         """Its exit code: of the end that it has come to by itself, if it has."""

@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from ....asr.model.registry import ALIASES, find_weights, is_known, list_models
 from ....asr.shared import SharedTranscription, Transcription
 from ....asr.transcribe import TranscribeOptions
 from ....asr.transcriber import Transcriber, default_model
 from ....asr.transcript import Segment, Transcript
+from ....data.audio import Samples
 from ....errors import MissingModelError, MynaError
 from ..problems import NotFoundError
 from .pool import Pool
@@ -35,7 +34,7 @@ class SharedWhisper:
         self.transcriber = transcriber
         self.shared = SharedTranscription(transcriber.model, windows_at_once(transcriber.model.device.type))
 
-    async def transcribe(self, samples: np.ndarray, options: TranscribeOptions) -> Transcript:
+    async def transcribe(self, samples: Samples, options: TranscribeOptions) -> Transcript:
         """samples (N,) at 16 kHz. A cancelled request takes part in no further round."""
         running = self.shared.submit(samples, options)
         try:
@@ -44,7 +43,7 @@ class SharedWhisper:
             running.cancel()
 
     async def stream(
-        self, samples: np.ndarray, options: TranscribeOptions
+        self, samples: Samples, options: TranscribeOptions
     ) -> AsyncIterator[Segment | Transcript]:
         """Segments as they are settled, and last of all the transcript."""
         loop = asyncio.get_running_loop()

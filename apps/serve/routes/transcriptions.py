@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
 
@@ -21,6 +20,7 @@ from ....asr.transcribe import TranscribeOptions
 from ....asr.transcript import Segment, Transcript
 from ....asr.vad import VadOptions, speech_spans
 from ....asr.writers import render
+from ....data.audio import Samples
 from ..body import Upload, fields_of, read_form, upload_of
 from ..diarized import Reference, check_known_speakers, known_speakers, references_of, segment_of, who_speaks
 from ..engines.recognition import SharedWhisper
@@ -77,21 +77,20 @@ async def _answer(
     async with house.admitted("transcription", client), house.recognition.pool.use(name) as recogniser:
         options = _options(recogniser, body, task)
         raw = _RAW_RATE if upload.kind == "audio/pcm" else None
-        audio = await house.decoders.decode(upload.file, SAMPLE_RATE, raw)
-        upload.file.close()  # the disk has it no longer than it must
-        samples = audio.samples[0]
-        house.metrics.transcribed.inc(len(samples) / SAMPLE_RATE)
-        if (vad := _vad(body)) is not None:
-            options = await speech_only(samples, options, vad)
-        turns = None
-        if body.response_format == "diarized_json":
-            known = await known_speakers(house.decoders, references)
-            turns = await who_speaks(samples, known)
-        if body.stream:
-            async for part in _events(recogniser, samples, options, bool(body.include), turns):
-                yield part
-            return
-        transcript = await recogniser.transcribe(samples, options)
+        with await house.decoders.store(upload.file, SAMPLE_RATE, raw) as samples:
+            upload.file.close()  # the disk has it no longer than it must
+            house.metrics.transcribed.inc(len(samples) / SAMPLE_RATE)
+            if (vad := _vad(body)) is not None:
+                options = await speech_only(samples, options, vad)
+            turns = None
+            if body.response_format == "diarized_json":
+                known = await known_speakers(house.decoders, references)
+                turns = await who_speaks(samples, known)
+            if body.stream:
+                async for part in _events(recogniser, samples, options, bool(body.include), turns):
+                    yield part
+                return
+            transcript = await recogniser.transcribe(samples, options)
         transcript = transcript if turns is None else turns.label(transcript)
     media_type, text = rendered(transcript, body, task)
     yield Head(media_type, whole=True)
@@ -129,7 +128,7 @@ def _vad(body: TranscriptionRequest) -> VadOptions | None:
     return VadOptions(min_silence=2.0) if body.vad_filter or strategy else None
 
 
-async def speech_only(samples: np.ndarray, options: TranscribeOptions, vad: VadOptions) -> TranscribeOptions:
+async def speech_only(samples: Samples, options: TranscribeOptions, vad: VadOptions) -> TranscribeOptions:
     """The options with the stretches in which somebody speaks."""
     spans = await asyncio.to_thread(speech_spans, samples, vad)
     times = [time for span in spans for time in (span.start, span.end)]
@@ -138,7 +137,7 @@ async def speech_only(samples: np.ndarray, options: TranscribeOptions, vad: VadO
 
 async def _events(
     recogniser: SharedWhisper,
-    samples: np.ndarray,
+    samples: Samples,
     options: TranscribeOptions,
     with_logprobs: bool,
     turns: Turns | None,

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import io
+import json
 import os
 import signal
 import struct
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from myna.apps.serve.audio import decoding
 from myna.apps.serve.audio.decode_worker import decoded
 from myna.apps.serve.audio.decoding import Decoders, DecodingLimits, _Worker
+from myna.apps.serve.audio.stored import StoredSamples
 from myna.data.audio import AudioReader
 from myna.errors import InputError
 
+MB = 1 << 20
 ASSETS = Path(__file__).parents[2] / "assets"
 
 
@@ -124,12 +130,9 @@ def test_a_bomb_of_silence_is_refused_long_before_it_is_unpacked():
     run(job, DecodingLimits(seconds=60))
 
 
-@pytest.mark.parametrize(
-    ("form", "unpacked"),
-    [("FLAC", False), ("WAV", False), ("CAF", False), ("OGG", False), ("OPUS", False), ("MP3", True)],
-)
-def test_what_says_that_it_is_too_long_is_refused_before_it_is_unpacked(form, unpacked, monkeypatch):
-    """Otherwise decoding a few bombs keeps all other recordings waiting. An MP3 only estimates its length."""
+@pytest.mark.parametrize("form", ["FLAC", "WAV", "CAF", "OGG", "OPUS", "MP3"])
+def test_what_says_that_it_is_too_long_is_refused_before_it_is_unpacked(form, monkeypatch):
+    """Otherwise decoding a few bombs keeps all other recordings waiting."""
     begun = []
     blocks = AudioReader.blocks
 
@@ -140,10 +143,103 @@ def test_what_says_that_it_is_too_long_is_refused_before_it_is_unpacked(form, un
     monkeypatch.setattr(AudioReader, "blocks", noted)
     job = {"rate": 16_000, "raw": None, "seconds": 2.0}
     with pytest.raises(InputError, match="longer than 2 s"):
-        decoded(file(5.0, 8_000, form), job)
-    assert bool(begun) == unpacked
+        list(decoded(file(5.0, 8_000, form), job)[1])
+    assert not begun
     shorter = 1.8 if form == "MP3" else 2.0  # an MP3 has whole frames
-    assert len(decoded(file(shorter, 8_000, form), job)[0]) / 16_000 == pytest.approx(shorter, abs=0.2)
+    (samples,) = decoded(file(shorter, 8_000, form), job)[1]
+    assert len(samples) / 16_000 == pytest.approx(shorter, abs=0.2)
+
+
+def test_what_is_decoded_is_in_the_memory_of_neither_process():
+    """Half an hour, 115 MB of samples, where the whole process may have 320, what it imports included."""
+
+    async def job(decoders):
+        await decoders.decode(file(0.1, 8_000), 16_000)  # what is imported is there
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            with await decoders.store(long, 16_000) as samples:
+                now, most = (n - before for n in tracemalloc.get_traced_memory())
+                assert now < 2 * MB
+                assert most < 16 * MB
+                return len(samples), [samples[at : at + 3] for at in (0, 20_000_000, len(samples) - 3)]
+        finally:
+            tracemalloc.stop()
+
+    long = file(1800.0, 16_000)
+    n, some = run(job, DecodingLimits(megabytes=320))
+    assert n == 1800 * 16_000
+    assert np.array_equal(some, np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("length", [0.3, 40.0])
+def test_stored_samples_are_those_of_the_file(length):
+    """In memory and on the disk. Slices are as an array's."""
+    noise = np.random.default_rng(0).random(round(length * 16_000), np.float32) - np.float32(0.5)
+    data = io.BytesIO()
+    soundfile.write(data, noise, 16_000, format="WAV", subtype="FLOAT")
+
+    async def job(decoders):
+        samples = await decoders.store(data.getvalue(), 16_000)
+        assert bool(samples._file._rolled) == (length > 17)
+        whole, n = samples[:], len(samples)
+        ends = (0, 1, 5, 4_000, n - 7, n - 1, n, n + 3)
+        assert all(np.array_equal(samples[a:b], whole[a:b]) for a in ends for b in ends)
+        with pytest.raises(ValueError, match="in a row"):
+            samples[::2]
+        samples.close()
+        with pytest.raises(ValueError, match="closed"):
+            samples[:5]
+        return whole
+
+    assert np.array_equal(run(job), noise)
+
+
+def test_a_disk_that_is_full_ends_the_job_and_leaves_no_file(monkeypatch):
+    made: list[StoredSamples] = []
+
+    class Full(StoredSamples):
+        def append(self, data):
+            made.append(self)
+            if len(self):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().append(data)
+
+    async def job(decoders):
+        begun = decoders.pids
+        with pytest.raises(OSError, match="space"):
+            await decoders.decode(file(60.0), 16_000)
+        assert decoders.pids == begun == []  # what it still had to say is nothing for the next
+        monkeypatch.undo()
+        return await decoders.decode(file(0.5))
+
+    monkeypatch.setattr(decoding, "StoredSamples", Full)
+    assert run(job).samples.shape == (1, 8000)
+    assert len(made) == 2  # once: another try would not make room
+    assert made[0]._file.closed
+
+
+@pytest.mark.parametrize("claim", [9_000, 1 << 40, -4, "many"])
+def test_a_process_that_is_broken_is_not_believed(claim, monkeypatch):
+    """More samples than were asked for would fill the disk."""
+    block = f"sys.stdout.write({json.dumps({'n': claim}) + chr(10)!r} + 36_000 * '0'); sys.stdout.flush()"
+    begin = "import sys; sys.stdin.readline(); print('{\"rate\": 8000}')"
+    code = f"{begin}; {block}; {block}; sys.stdin.read()"
+    begun = []
+    create = asyncio.create_subprocess_exec
+
+    async def broken(*command, **more):
+        begun.append(command)
+        return await create(sys.executable, "-c", code, **more)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", broken)
+
+    async def job(decoders):
+        with pytest.raises(InputError, match="limits of memory and time"):
+            await decoders.decode(b"x", seconds=1.0)
+
+    run(job)
+    assert len(begun) == 2
 
 
 def test_a_process_that_is_killed_is_replaced_and_the_file_is_decoded(caplog):
@@ -162,7 +258,7 @@ def test_a_process_that_is_killed_is_replaced_and_the_file_is_decoded(caplog):
 def test_what_takes_too_long_or_too_much_ends_its_process_only():
     async def job(decoders):
         with pytest.raises(InputError, match="memory"):
-            await decoders.decode(file(1500.0, 48_000), 48_000)
+            await decoders.decode(bytes(200 << 20), raw=48_000)
 
     run(job, DecodingLimits(megabytes=500))
 

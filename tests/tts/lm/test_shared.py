@@ -19,7 +19,7 @@ from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.generate import ARGenerator
 from myna.tts.lm.quantize import for_inference
-from myna.tts.lm.row_exact import RowExactInt8, RowExactLinear, row_exact
+from myna.tts.lm.row_exact import RowExactInt8, RowExactLinear, _compiled_product, row_exact
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.lm.shared import SharedAR, _chosen, _Utterance
 from myna.tts.lm.step import Frame
@@ -296,6 +296,34 @@ def test_without_products_of_a_given_range_a_row_sets_it():
     layer._limits = torch.zeros(1, 64)
     layer._limits[0, :2] = torch.tensor([-1.0, 1.0])
     assert torch.equal(layer(x), given)
+
+
+@pytest.mark.skipif(int8_engine() is None, reason="no products in 8 bits on this machine")
+@pytest.mark.parametrize("bias", [True, False])
+def test_compiled_operations_give_the_same_numbers(bias, monkeypatch):
+    """Whatever number of rows came before, and where they cannot be compiled."""
+    torch.manual_seed(0)
+    given = torch.randn(96) if bias else None
+    linear = Int8Linear(torch.randn(96, 64), given, str(int8_engine()))
+    compiled = RowExactInt8(linear)
+    assert isinstance(compiled._product, torch.jit.ScriptFunction)
+    _compiled_product.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.jit, "script", _without_script)
+            plain = RowExactInt8(linear)
+    finally:
+        _compiled_product.cache_clear()
+    assert not isinstance(plain._product, torch.jit.ScriptFunction)
+    for n in [2, 2, 2, 1, 24, 3, *range(1, 40)]:
+        x = torch.randn(n, 1, 64) * torch.logspace(-3, 2, n)[:, None, None]
+        with torch.inference_mode():
+            assert torch.equal(compiled(x), plain(x))
+        assert torch.equal(compiled(x[:, 0]), plain(x[:, 0]))
+
+
+def _without_script(function):
+    raise NotImplementedError("this Python has none")
 
 
 def test_a_small_float_layer_too():
