@@ -6,8 +6,8 @@ Shapes: N samples of one channel.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
+from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -29,7 +29,7 @@ class StoredSamples:
     def __init__(self, sample_rate: int):
         self.sample_rate, self._n = sample_rate, 0
         self._lock = threading.Lock()
-        self._file = cast(BinaryIO, tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115
+        self._file = cast(BinaryIO, SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115
 
     def append(self, data: bytes) -> None:
         """Samples as bytes. Raises OSError where the disk is full."""

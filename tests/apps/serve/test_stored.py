@@ -146,7 +146,7 @@ def test_a_full_disk_is_said(server, stored, recording, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device", "/secret/place")
 
     with monkeypatch.context() as patch:
-        patch.setattr("myna.apps.serve.audio.stored.tempfile.SpooledTemporaryFile", Full)
+        patch.setattr("myna.apps.serve.audio.stored.SpooledTemporaryFile", Full)
         answer = ask(server, recording)
     assert answer.status_code == 507
     assert "disk" in answer.json()["error"]["message"]
