@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,26 @@ def int8_engine() -> str | None:
     return next((engine for engine in _ENGINES if engine in supported), None)
 
 
-def without_checks(op: Any) -> Callable[..., Tensor]:
-    """An operation of `torch.ops` whose weights are an object: torch looks at every argument of every call, in Python,
-    for what only a compiler would hand over, which takes as long as a small product."""
-    return getattr(op, "_op", op)
+Packed = torch.classes.quantized.LinearPackedParamsBase
+# Where torch has no TorchScript any more, or the source of a function is not at hand.
+_NO_SCRIPT = (RuntimeError, NotImplementedError, TypeError, OSError, AttributeError)
 
 
-_linear_dynamic = without_checks(torch.ops.quantized.linear_dynamic)
+@cache
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A few operations without Python between them: where weights are packed, torch looks in Python at what every
+    argument of a call may be, which takes as long as a small product. As it is where there is no TorchScript."""
+    with warnings.catch_warnings():  # torch is going to drop it, and has nothing as fast for small operations
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            return torch.jit.script(function)
+        except _NO_SCRIPT:
+            return function
+
+
+def _product(x: Tensor, packed: Packed, reduce_range: bool) -> Tensor:  # pyright: ignore[reportInvalidTypeForm]
+    """x (..., I), quantised in the range of all of it -> (..., O)."""
+    return torch.ops.quantized.linear_dynamic(x, packed, reduce_range)
 
 
 class Int8Linear(nn.Module):
@@ -62,11 +75,12 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features), float32, on the CPU -> (..., out_features)."""
+        product = compiled(_product)
         if not self._by_row or x.numel() == self.in_features:
-            y = _linear_dynamic(x, self._packed, self._reduce_range)
+            y = product(x, self._packed, self._reduce_range)
             return y if self._bias is None else y.add_(self._bias)
         size = x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12)
-        y = _linear_dynamic(x / size, self._packed, self._reduce_range)
+        y = product(x / size, self._packed, self._reduce_range)
         return y.mul_(size) if self._bias is None else torch.addcmul(self._bias, y, size)
 
 

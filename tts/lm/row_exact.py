@@ -10,18 +10,14 @@ Shapes: B rows, I channels in, O channels out.
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...kernels.bf16 import Bf16Linear
-from ...kernels.int8 import Int8Linear
+from ...kernels.int8 import Int8Linear, Packed, compiled
 
-_Packed = torch.classes.quantized.LinearPackedParamsBase
 _SMALL = 4096  # weights of a float product that is summed row by row
 
 
@@ -29,7 +25,7 @@ def _row_product(
     x: Tensor,
     scale: float,
     zero: int,
-    packed: _Packed,  # pyright: ignore[reportInvalidTypeForm]
+    packed: Packed,  # pyright: ignore[reportInvalidTypeForm]
     bias: Optional[Tensor],  # noqa: UP045 (TorchScript knows no other form)
 ) -> Tensor:
     """x (..., I), each row quantised in the range of its own largest value -> (..., O)."""
@@ -38,26 +34,6 @@ def _row_product(
     y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x / size, scale, zero, packed)
     y.mul_(size)  # one after the other: `addcmul` of these shapes takes twice as long
     return y if bias is None else y.add_(bias)
-
-
-@lru_cache(maxsize=1)
-def _compiled_product() -> Callable[..., Tensor]:
-    """The same operations without Python between them, which takes longer than they do: it looks for what an argument
-    like the packed weights may be in every call. As it is where there is no TorchScript any more."""
-    with (
-        warnings.catch_warnings()
-    ):  # torch is going to drop it, and has nothing as fast for a few small operations
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            return torch.jit.script(_row_product)
-        except (
-            RuntimeError,
-            NotImplementedError,
-            TypeError,
-            OSError,
-            AttributeError,
-        ):  # also without its source
-            return _row_product
 
 
 class RowExactInt8(nn.Module):
@@ -74,7 +50,7 @@ class RowExactInt8(nn.Module):
         self._scale, self._zero = (2 / 127, 64) if self._reduce_range else (2 / 255, 128)
         # Where the products of a given range are missing, a last row of -1 and 1 sets it.
         self._limits: Tensor | None = None
-        self._product = _compiled_product()
+        self._product = compiled(_row_product)
         try:
             self(torch.zeros(1, self.in_features))
         except RuntimeError:

@@ -13,13 +13,14 @@ from typing import cast
 import pytest
 import torch
 from myna.kernels.int8 import Int8Linear, int8_engine
+from myna.kernels.int8 import compiled as script
 from myna.layers.lora import LoRAWeights
 from myna.tts.lm import shared as shared_module
 from myna.tts.lm.ar import ARConfig, ARModel
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.generate import ARGenerator
 from myna.tts.lm.quantize import for_inference
-from myna.tts.lm.row_exact import RowExactInt8, RowExactLinear, _compiled_product, row_exact
+from myna.tts.lm.row_exact import RowExactInt8, RowExactLinear, row_exact
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.lm.shared import SharedAR, _chosen, _Utterance
 from myna.tts.lm.step import Frame
@@ -307,13 +308,13 @@ def test_compiled_operations_give_the_same_numbers(bias, monkeypatch):
     linear = Int8Linear(torch.randn(96, 64), given, str(int8_engine()))
     compiled = RowExactInt8(linear)
     assert isinstance(compiled._product, torch.jit.ScriptFunction)
-    _compiled_product.cache_clear()
+    script.cache_clear()
     try:
         with monkeypatch.context() as patch:
             patch.setattr(torch.jit, "script", _without_script)
             plain = RowExactInt8(linear)
     finally:
-        _compiled_product.cache_clear()
+        script.cache_clear()
     assert not isinstance(plain._product, torch.jit.ScriptFunction)
     for n in [2, 2, 2, 1, 24, 3, *range(1, 40)]:
         x = torch.randn(n, 1, 64) * torch.logspace(-3, 2, n)[:, None, None]
