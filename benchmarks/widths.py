@@ -5,10 +5,9 @@ token AR: the best learning rate at three widths, by what is there and by the ru
     python benchmarks/widths.py table widths.json
 
 SETS: files of `python -m myna.training.sets.extract_mels`. Each run has the same batches and the same first weights for
-its width; the rate rises over a tenth of the steps and falls in a straight line to 0. The rule, from the smallest width
-on: a matrix whose inputs grow with the width has its rate divided by the growth, one that only its inputs grow with
-begins smaller by the root of it, and decay does not change with the rate. `measure` writes after every run and goes
-on where it was.
+its width; the rate rises over a tenth of the steps and falls in a straight line to 0. The rule is that of
+`training/engine/width_transfer.py`, from the smallest width on. `measure` writes after every run and goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -24,7 +23,9 @@ from typing import Any
 import torch
 from myna.training.engine.distributed import World
 from myna.training.engine.recipe import load_recipe
+from myna.training.engine.schedule import set_rate
 from myna.training.engine.trainer import decayed_groups
+from myna.training.engine.width_transfer import transfer
 from myna.training.models.token_ar import TokenARTrainer
 from myna.training.models.token_ar_recipe import TokenARRecipe
 from myna.tts.lm.token_ar import TokenAR, TokenARConfig
@@ -46,34 +47,6 @@ def config_of(width: int) -> TokenARConfig:
     )
 
 
-def groups_by_width(model: nn.Module, smallest: nn.Module, rate: float, decay: float) -> list[dict[str, Any]]:
-    """A group for every parameter, with the rule's rate; weights that the rule begins smaller are made so."""
-    small = dict(smallest.named_parameters())
-    groups: list[dict[str, Any]] = []
-    for group in decayed_groups(model, decay, never=("extra",)):
-        kept = {id(p) for p in group["params"]}
-        for name, p in model.named_parameters():
-            if id(p) not in kept:
-                continue
-            grown = (
-                p.shape[1] / small[name].shape[1]
-                if isinstance(owner(model, name), nn.Linear) and p.ndim == 2
-                else 1.0
-            )
-            if grown > 1 and p.shape[0] == small[name].shape[0]:
-                with torch.no_grad():
-                    p.mul_(grown**-0.5)
-            groups.append(
-                {"params": [p], "base": rate / grown, "weight_decay": group["weight_decay"] * grown}
-            )
-    return groups
-
-
-def owner(model: nn.Module, name: str) -> nn.Module:
-    """The module that a parameter belongs to."""
-    return model.get_submodule(name.rpartition(".")[0])
-
-
 def run(
     trainer: TokenARTrainer, width: int, rule: bool, rate: float, steps: int, smallest: int
 ) -> dict[str, Any]:
@@ -81,10 +54,9 @@ def run(
     torch.manual_seed(0)
     model = TokenAR(config_of(width))
     decay = trainer.recipe.optimizer.weight_decay
+    groups = decayed_groups(model, decay, never=("extra",))
     if rule:
-        groups = groups_by_width(model, TokenAR(config_of(smallest)), rate, decay)
-    else:
-        groups = [{**g, "base": rate} for g in decayed_groups(model, decay, never=("extra",))]
+        groups = transfer(model, TokenAR(config_of(smallest)), groups, begins=True)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=trainer.recipe.optimizer.betas, fused=True)
     losses, begun = [], time.process_time()
     for step in range(steps):
@@ -94,9 +66,7 @@ def run(
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), trainer.recipe.optimizer.clip)
-        factor = min(1.0, 10 * (step + 1) / steps) * (1 - step / steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["base"] * factor
+        set_rate(optimizer, rate * min(1.0, 10 * (step + 1) / steps) * (1 - step / steps))
         optimizer.step()
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):

@@ -42,5 +42,6 @@ def cools(progress: float, cooldown: float) -> bool:
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """The rate of every group, times the share that `width_transfer` gave it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("rate_share", 1.0)

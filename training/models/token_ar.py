@@ -6,6 +6,7 @@ Shapes: B batch, S tokens, T = 2 S halves, P phones.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from ..engine.distributed import World
 from ..engine.optimizer import make_optimizer
 from ..engine.start import check_dimensions
 from ..engine.trainer import Trainer, TrainingSummary, decayed_groups, run_recipe, seed_torch
+from ..engine.width_transfer import transfer
 from ..sets.examples import Batches, Planner, Plans, held_out, select
 from ..sets.mel_set import MelSet
 from ..sets.token_places import read_tokens, whole_mels
@@ -37,6 +39,18 @@ def train(recipe: str | Path, overrides: Sequence[str] = (), quiet: bool = False
     Raises MynaError with one line for whatever the user can mend.
     """
     return run_recipe(TokenARTrainer, TokenARRecipe, recipe, overrides, quiet)
+
+
+def narrower(config: TokenARConfig, width: int) -> TokenARConfig:
+    """The model at another width, its attention heads as wide as before. Raises UsageError where they do not fit."""
+    head = config.width // config.n_heads
+    if not head <= width <= config.width or width % head or (width // head) % config.n_kv_heads:
+        raise UsageError(
+            f"rates_of_width {width} does not fit a model {config.width} wide with heads of {head}; "
+            f"give a multiple of {head * config.n_kv_heads} up to {config.width}"
+        )
+    hidden = max(1, config.hidden * width // config.width)
+    return replace(config, width=width, n_heads=width // head, hidden=hidden)
 
 
 @torch.inference_mode()
@@ -88,6 +102,9 @@ class TokenARTrainer(Trainer[TokenARRecipe, Plans]):
         )
         model = self._start().to(world.device)
         groups = decayed_groups(model, recipe.optimizer.weight_decay, never=("extra",))
+        if recipe.rates_of_width is not None:
+            narrow = TokenAR(narrower(recipe.model, recipe.rates_of_width))
+            groups = transfer(model, narrow, groups, begins=recipe.init_from is None)
         optimizer = make_optimizer(groups, recipe.optimizer)
         self._own(model, optimizer)
         self._resume()

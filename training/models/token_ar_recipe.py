@@ -44,4 +44,6 @@ class TokenARRecipe(TrainerRecipe):
     kind: Literal["token-ar"] = "token-ar"
     model: strict(TokenARConfig) = TokenARConfig()  # pyright: ignore[reportInvalidTypeForm]
     data: TokenARData
+    # The learning rate is one that was found at this width (`engine.width_transfer`); None: at the model's own.
+    rates_of_width: int | None = Field(default=None, ge=1)
     optimizer: OptimizerSection = OptimizerSection(betas=(0.9, 0.95), weight_decay=0.05)
