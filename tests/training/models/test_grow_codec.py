@@ -99,3 +99,22 @@ def test_release_names_a_codec_and_keeps_its_codes(codec, tmp_path, capsys):
     save_checkpoint(dac, tmp_path / "dac.safetensors")
     assert main([str(tmp_path / "dac.safetensors"), made[1], "--name", "new"]) == 2
     assert "not of myna-24k's kind" in capsys.readouterr().err
+
+
+def test_release_takes_the_mean_of_decoders_of_the_same_codes(codec, tmp_path, capsys):
+    codec.codes_of = "ab" * 32
+    save_checkpoint(codec, tmp_path / "a.safetensors")
+    with torch.no_grad():
+        for parameter in codec.decoder.parameters():
+            parameter.add_(0.5)
+    save_checkpoint(codec, tmp_path / "b.safetensors")
+    codec.codes_of = "cd" * 32
+    save_checkpoint(codec, tmp_path / "other.safetensors")
+    a, b, out, other = (str(tmp_path / f"{name}.safetensors") for name in ("a", "b", "out", "other"))
+    assert main([a, b, out, "--name", "new"]) == 0
+    first, second, released = (load_checkpoint(path).decoder.state_dict() for path in (a, b, out))
+    for key, value in released.items():
+        torch.testing.assert_close(value, (first[key] + second[key]) / 2, atol=0.02, rtol=0.02)
+    assert codes_hash(load_checkpoint(out)) == "ab" * 32
+    assert main([a, other, out, "--name", "new"]) == 2
+    assert "no mean" in capsys.readouterr().err
