@@ -155,7 +155,7 @@ class Adapting:
             self.recipe.seed,
             max(minutes / 3, minutes - max(used, (time.monotonic() - begun) / 60)),
             self.recipe.patience,
-            self.recipe.words_slack,
+            self.recipe.words_meanwhile,
             interrupt,
             report,
         )

@@ -68,8 +68,11 @@ class AdaptRecipe(Section):
     patience: int = Field(default=5, ge=1)  # judgements without a gain, after which it stops
     words_slack: float = Field(
         default=0.15, ge=0
-    )  # nats a phone by which words may become less clear meanwhile
-    words_kept: float = Field(default=0.05, ge=0)  # and by which at the end (training/adapt/strength.py)
+    )  # nats a phone by which words may become less clear by the AR's adapter,
+    words_meanwhile: float = Field(default=0.5, ge=0)  # by all of the decoder's while it learns,
+    words_kept: float = Field(
+        default=0.05, ge=0
+    )  # and by as much of it as is used (training/adapt/strength.py)
     others: OthersSection = OthersSection()
     ar: ARSection = ARSection()
     flow: FlowSection = FlowSection()

@@ -44,7 +44,7 @@ def test_what_is_used_and_what_is_kept_apart(adapting):
 
 
 def test_a_voice_is_adapted_and_the_same_again_from_a_run_that_was_stopped(adapting, tmp_path):
-    recipe = tiny_recipe(words_slack=100.0, words_kept=100.0)
+    recipe = tiny_recipe(words_slack=100.0, words_meanwhile=100.0, words_kept=100.0)
     seen: list[Progress] = []
     whole = adapting(recipe).run(prompt_of(adapting(recipe)), 5.0, Interrupt(), seen.append)
     assert {one.part for one in seen} == {"ar", "flow"}
@@ -97,7 +97,7 @@ def test_without_texts_only_the_decoder_learns_and_it_says_so(models, minute, tm
 
 def test_the_ar_over_tokens_learns_and_speaks_with_what_it_learned(adapting):
     models, seen = tiny_flow_models(), []
-    run = adapting(tiny_recipe(words_slack=100.0, words_kept=100.0), models=models)
+    run = adapting(tiny_recipe(words_slack=100.0, words_meanwhile=100.0, words_kept=100.0), models=models)
     prompt = prompt_of(run)
     found = run.run(prompt, 5.0, Interrupt(), seen.append)
     assert {one.part for one in seen} == {"token-ar", "flow"}
@@ -192,12 +192,27 @@ def test_a_decoder_is_adapted_as_strongly_as_the_words_bear(part):
 
 def test_a_decoder_that_costs_words_at_any_strength_stays_as_it_is(adapting, monkeypatch):
     notes: list[str] = []
-    run = adapting(tiny_recipe(words_slack=100.0, words_kept=0.0))
+    run = adapting(tiny_recipe(words_slack=100.0, words_meanwhile=100.0, words_kept=0.0))
     run.note = notes.append
     monkeypatch.setattr(adapt, "as_strong_as_words_bear", lambda *told: None)
     found = run.run(prompt_of(run), 5.0, Interrupt())
     assert "flow" not in found.adapters
     assert any("the decoder stays as it is" in note for note in notes)
+
+
+def test_words_may_cost_more_while_the_decoder_learns_than_the_ar_may_keep(adapting, monkeypatch):
+    """What it learned is used at a share of its strength."""
+    slack: dict[str, float] = {}
+    learn = adapt.learn
+
+    def noted(part, *told, **more):
+        slack[part.name] = told[7]
+        return learn(part, *told, **more)
+
+    monkeypatch.setattr(adapt, "learn", noted)
+    run = adapting(tiny_recipe(words_slack=0.1, words_meanwhile=0.7))
+    run.run(prompt_of(run), 0.0, Interrupt())
+    assert slack == {"ar": 0.1, "flow": 0.7}
 
 
 def test_nothing_gained_is_nothing_kept(part, tmp_path):

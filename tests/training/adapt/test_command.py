@@ -27,6 +27,7 @@ kind: adapt
 threads: 1
 sentences: 1
 words_slack: 100
+words_meanwhile: 100
 ar: {max_steps: 2, measure_every: 1, warmup_steps: 1, lr: 0.01}
 flow: {max_steps: 2, measure_every: 1, batch_frames: 800}
 """
