@@ -63,17 +63,27 @@ def header_for(
     )
 
 
-def find_context_model(model: str, folder: Path = _WEIGHTS) -> ContextModel | None:
-    """The entropy model that ships for a codec, or is in training beside it, None where there is none."""
+def find_context_model(
+    model: str, folder: Path = _WEIGHTS, model_hash: str | None = None
+) -> ContextModel | None:
+    """The entropy model that ships for a codec, or is in training beside it, None where there is none.
+
+    model_hash: 16 hex digits; then an earlier one with this hash where it is kept, so that its files stay readable
+    (NAME.entropy-HASH.safetensors), else the one that files are written with.
+    """
     if not model or "/" in model:
         return None
-    for path in (folder / f"{model}.entropy.safetensors", folder / "next" / f"{model}.entropy.safetensors"):
+    name = f"{model}.entropy"
+    paths = [folder / f"{name}.safetensors", folder / "next" / f"{name}.safetensors"]
+    if model_hash:
+        paths.insert(0, folder / f"{name}-{model_hash}.safetensors")
+    for path in paths:
         if path.is_file():
             return _load_context_model(path, path.stat().st_mtime_ns)
     return None
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _load_context_model(path: Path, _changed: int) -> ContextModel:
     return ContextModel.load(path)
 
@@ -367,7 +377,7 @@ def _coder_for_writing(header: Header) -> EntropyCoder:
 def _coder_for_reading(header: Header) -> EntropyCoder:
     if header.coder_id == PACKED:
         return PackedCoder(header.codebook_size)
-    model = find_context_model(header.model)
+    model = find_context_model(header.model, model_hash=header.model_hash)
     if model is None or model.hash != header.model_hash:
         have = "none is installed" if model is None else f"{model.hash} is installed"
         raise MissingModelError(

@@ -484,7 +484,7 @@ def context_model() -> ContextModel:
 
 def test_the_context_model_that_ships_is_found_by_name_and_hash(context_model, tmp_path, monkeypatch):
     monkeypatch.setattr(container, "_WEIGHTS", tmp_path)
-    monkeypatch.setattr(container.find_context_model, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(container.find_context_model, "__defaults__", (tmp_path, None))
     (tmp_path / "myna-24k.entropy.safetensors").write_bytes(context_model.to_bytes())
     codes = random_codes(HEADER, 23)
     data = written(HEADER, codes, 20_000)
@@ -501,6 +501,23 @@ def test_the_context_model_that_ships_is_found_by_name_and_hash(context_model, t
     (tmp_path / "myna-24k.entropy.safetensors").unlink()
     with pytest.raises(MissingModelError, match=context_model.hash):
         MynaFile(io.BytesIO(data)).packets()
+
+
+def test_files_of_an_earlier_context_model_stay_readable(context_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(container.find_context_model, "__defaults__", (tmp_path, None))
+    path = tmp_path / "myna-24k.entropy.safetensors"
+    path.write_bytes(context_model.to_bytes())
+    codes = random_codes(HEADER, 23)
+    data = written(HEADER, codes, 20_000)
+    path.rename(tmp_path / f"myna-24k.entropy-{context_model.hash}.safetensors")
+    assert torch.equal(joined(read(data)[1]), codes)  # where nothing else is
+    tensors = {name: value + (name == "embedding") for name, value in context_model.tensors.items()}
+    newer = ContextModel(context_model.config, tensors, context_model.codec_hash)
+    path.write_bytes(newer.to_bytes())
+    assert torch.equal(joined(read(data)[1]), codes)
+    written_now = written(HEADER, codes, 20_000)
+    assert unpack_header(written_now)[0].model_hash == newer.hash != context_model.hash
+    assert torch.equal(joined(read(written_now)[1]), codes)
 
 
 def test_damage_at_every_byte_of_entropy_coded_packets(context_model):

@@ -1,6 +1,7 @@
 """Encode a corpus: recordings to a file of codes (CodeSet).
 
     python -m myna.training.sets.extract_codes CODEC CORPUS_FOLDER OUT --split train [--source synth] [--hours 5]
+        [--packets 5]
 
 CODEC is a name ("myna-24k") or a checkpoint; the corpus is a folder of WebDataset shards.
 """
@@ -17,10 +18,14 @@ import torch
 
 from ...codec.base import Codec
 from ...codec.checkpoint import codes_hash
+from ...codec.formats.container import find_context_model
+from ...codec.formats.context_model import ContextModel
+from ...codec.myna import MynaCodec
+from ...codec.pipeline import FILE_PACKET_SECONDS
 from ...codec.registry import load_codec
 from ...data.corpus import Corpus, open_corpus
 from ...data.files import atomic_output
-from ...errors import InputError, MynaError
+from ...errors import InputError, MynaError, UsageError
 from .code_set import CodeSet
 
 _PIECE_SECONDS = 60  # a long recording is cut into pieces of this length
@@ -32,10 +37,13 @@ def extract_codes(
     hours: float | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    packets: tuple[ContextModel, float] | None = None,
 ) -> CodeSet:
-    """Codes of the corpus's items in random order, `hours` of them at most, found as those of files are: by search.
+    """Codes of the corpus's items in random order, `hours` of them at most, found by search.
 
     progress: called with (items done, items in all). Mono recordings go to every channel of the codec.
+    packets: an entropy model and seconds of a packet; the codes are then those that files with it hold, near and cheap
+    (`codec.packet_search`); None: the nearest.   Raises UsageError for packets where the codec does not search.
     """
     device = next(codec.parameters()).device
     order = np.random.default_rng(seed).permutation(len(corpus.items))
@@ -48,8 +56,7 @@ def extract_codes(
         taken += item.length
         wav = torch.from_numpy(corpus.read(item, 0, item.length)).to(device)
         for piece in _pieces(wav, _PIECE_SECONDS * corpus.sample_rate):
-            with torch.inference_mode():
-                found = codec.encode(piece.expand(1, codec.channels, -1), search=True).codes[0]
+            found = _codes(codec, piece.expand(1, codec.channels, -1), packets)[0]
             codes.append(found.cpu().numpy().astype(np.int16))
             lengths.append(found.shape[-1])
         if progress:
@@ -63,6 +70,20 @@ def extract_codes(
         codec=codec.name,
         codec_hash=codes_hash(codec)[:16],
     )
+
+
+@torch.inference_mode()
+def _codes(codec: Codec, wav: torch.Tensor, packets: tuple[ContextModel, float] | None) -> torch.Tensor:
+    """wav (1, C, N) to codes (1, K, T)."""
+    if packets is None:
+        return codec.encode(wav, search=True).codes
+    if not isinstance(codec, MynaCodec):
+        raise UsageError(
+            f"{codec.name} does not search for codes, so that they cannot be chosen by their bits"
+        )
+    model, seconds = packets
+    stream = codec.packet_stream(1, codec.n_codebooks, round(seconds * codec.frame_rate), model)
+    return torch.cat([stream.push(wav), stream.flush()], dim=-1)
 
 
 def _pieces(wav: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
@@ -80,6 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", action="append", help="only this split; repeat for more")
     parser.add_argument("--source", action="append", help="only this source; repeat for more")
     parser.add_argument("--hours", type=float, help="at most so much audio, chosen at random")
+    parser.add_argument(
+        "--packets",
+        type=float,
+        metavar="SECONDS",
+        help="codes as files with packets of this length hold them: chosen by what the entropy model charges, too "
+        f"(myna compress writes {FILE_PACKET_SECONDS:g} s)",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
     options = parser.parse_args(arguments)
@@ -93,7 +121,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if done % 100 == 0:
                 print(f"\r{done} / {total}", end="", file=sys.stderr, flush=True)
 
-        codes = extract_codes(codec, corpus, options.hours, progress=progress)
+        packets = None
+        if options.packets is not None:
+            context = find_context_model(codec.name)
+            if (
+                context is None
+                or not codes_hash(codec).startswith(context.codec_hash)
+                or options.packets <= 0
+            ):
+                raise UsageError(
+                    f"--packets needs seconds above 0, and an entropy model of {codec.name}; leave it out"
+                )
+            packets = context, options.packets
+        codes = extract_codes(codec, corpus, options.hours, progress=progress, packets=packets)
         with atomic_output(options.out, options.force) as file:
             file.write(codes.to_bytes())
     except MynaError as error:

@@ -250,7 +250,7 @@ def test_files_are_entropy_coded_where_a_model_was_trained(codec, tmp_path, monk
     (tmp_path / "next" / "myna-mel.entropy.safetensors").write_bytes(context.to_bytes())
     audio = Audio(sound(24_000)[0].numpy(), 24_000)
     plain = decompress(compress(audio, codec), codec)
-    monkeypatch.setattr(container.find_context_model, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(container.find_context_model, "__defaults__", (tmp_path, None))
     data = compress(audio, codec)
     assert open_compressed(io.BytesIO(data)).info.entropy_coder == "context"
     np.testing.assert_array_equal(decompress(data, codec).samples, plain.samples)
