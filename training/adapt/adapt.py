@@ -38,7 +38,7 @@ from ...tts.valle import Valle
 from ..engine.interrupt import Interrupt
 from ..engine.same_run import describe
 from .flow_part import FlowPart
-from .judge import SENTENCES, Judge, Measured
+from .judge import SENTENCES, Judge, Measured, judged_by
 from .loop import Learned, Progress, learn
 from .material import Material, gather, others
 from .parts import ARPart, Part, SpeakingPart, as_adapter
@@ -246,10 +246,10 @@ class Adapting:
         material = self.material
         keys = sorted(material.held)
         references = torch.stack([material.person.vectors[key] for key in keys])
-        sentences: list[Phones] = []
+        own: list[Phones] = []
         if material.speech is not None:
-            sentences = [material.speech[i].phones for i in material.kept_apart()][: self.recipe.sentences]
-        sentences += [phonemize(text) for text in SENTENCES[: max(0, self.recipe.sentences - len(sentences))]]
+            own = [material.speech[i].phones for i in material.kept_apart()]
+        sentences = judged_by(own, [phonemize(text) for text in SENTENCES], self.recipe.sentences)
         return Judge(self.models, self.decoder, prompt, sentences, references, self.aligner, self.recipe.seed)
 
     def _holds(self, before: Measured, now: Measured) -> bool:

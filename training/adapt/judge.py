@@ -32,6 +32,7 @@ SENTENCES = (
     "Her brother mends old clocks, which is slower work than you would think.",
     "Bring the blue umbrella, please, because the brown one leaks.",
 )
+_SENTENCE = 25  # phones and more; a word alone does not tell whether sentences are said
 _MUTE = -10.0  # nats, of speech in which no phone is found
 
 
@@ -41,6 +42,15 @@ class Measured:
 
     likeness: float
     words: float
+
+
+def judged_by(own: Sequence[Phones], given: Sequence[Phones], n: int) -> list[Phones]:
+    """What is said to judge a voice: half of it the person's own sentences, of those that were kept apart, the rest
+    given ones; where either are too few, more of the other."""
+    long = [phones for phones in own if phones.tokens.shape[1] >= _SENTENCE]
+    most = max((n + 1) // 2, n - len(given))
+    chosen = long[:most]
+    return [*chosen, *given[: n - len(chosen)]]
 
 
 class Judge:

@@ -64,7 +64,7 @@ class AdaptRecipe(Section):
     seed: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1)  # None: torch's choice
     held_out: float = Field(default=0.1, gt=0, lt=0.5)  # of the recordings, by which it is judged
-    sentences: int = Field(default=5, ge=1)  # said each time it is judged
+    sentences: int = Field(default=8, ge=1)  # said each time it is judged, half of them the person's own
     patience: int = Field(default=5, ge=1)  # judgements without a gain, after which it stops
     words_slack: float = Field(
         default=0.15, ge=0

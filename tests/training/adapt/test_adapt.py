@@ -11,7 +11,7 @@ import pytest
 import torch
 from myna.errors import InputError, OutputError, UsageError
 from myna.training.adapt import adapt, loop, people
-from myna.training.adapt.judge import Measured
+from myna.training.adapt.judge import Measured, judged_by
 from myna.training.adapt.loop import Learned, Progress, learn
 from myna.training.adapt.parts import ARPart, as_adapter
 from myna.training.adapt.people import one_person
@@ -19,6 +19,7 @@ from myna.training.adapt.strength import as_strong_as_words_bear
 from myna.training.engine.interrupt import Interrupt
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.sampling import SamplingOptions
+from myna.tts.text.phones import Phones
 
 from .conftest import tiny_flow_models, tiny_recipe
 
@@ -213,6 +214,20 @@ def test_words_may_cost_more_while_the_decoder_learns_than_the_ar_may_keep(adapt
     run = adapting(tiny_recipe(words_slack=0.1, words_meanwhile=0.7))
     run.run(prompt_of(run), 0.0, Interrupt())
     assert slack == {"ar": 0.1, "flow": 0.7}
+
+
+def test_a_voice_is_judged_by_sentences_and_not_by_words():
+    def phones(length: int) -> Phones:
+        return Phones(torch.full((3, length), length))
+
+    word, own, given = phones(9), [phones(n) for n in (60, 9, 70, 80, 90)], [phones(n) for n in (30, 31, 32)]
+    lengths = [p.tokens.shape[1] for p in judged_by(own, given, 4)]
+    assert lengths == [60, 70, 30, 31]
+    assert [p.tokens.shape[1] for p in judged_by(own, given, 6)] == [60, 70, 80, 30, 31, 32]
+    assert judged_by([word, word], given, 2) == given[:2]
+    assert judged_by([], given, 8) == given
+    assert len(judged_by(own, given, 20)) == 7
+    assert len(judged_by(own, given, 1)) == 1
 
 
 def test_nothing_gained_is_nothing_kept(part, tmp_path):
