@@ -1,0 +1,64 @@
+"""What `benchmarks/kernels.py` does on a GPU, on a CPU as far as that goes: kernels interpreted, nothing timed."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from myna.kernels.gpu.launch import INTERPRETED
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+
+import kernels
+from kernel_cases import cases
+
+SMALL = ("pointer move", "sampling step", "RMSNorm, gate and up", "RMSNorm, QKV")
+
+
+@pytest.fixture
+def on_a_cpu(monkeypatch) -> kernels.Record:
+    """The paths of a GPU: what is timed is called once, what is captured is called."""
+
+    def once(call, budget: float = 0.0) -> float:
+        call()
+        return 1.0
+
+    def make(device, dtype, random=True):
+        return real("cpu", dtype, random)
+
+    real = kernels.Make
+    monkeypatch.setattr(kernels, "Make", make)
+    monkeypatch.setattr(kernels, "microseconds", once)
+    monkeypatch.setattr(kernels, "captured", lambda call, times=10: call)
+    monkeypatch.setattr(kernels, "count", lambda call, whole=False: 1)
+    return kernels.Record(None, 1e9)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="kernels are not interpreted")
+@pytest.mark.parametrize("name", SMALL)
+def test_cases_are_checked_and_timed(name, on_a_cpu):
+    """In float32: the interpreter rounds bfloat16 in its own way."""
+    torch.manual_seed(0)
+    found = [case for case in cases() if case.name.startswith(name) and case.precision == "fp32"]
+    assert found
+    for case in found:
+        with torch.no_grad():
+            checked = kernels.check(case, "cpu")
+            timed = kernels.time_case(case, (4e12, 7e14), on_a_cpu)
+        assert checked["good"], checked
+        assert set(timed["us"]) == {"fused", "fused graph", "eager", "eager graph"}
+        assert timed["roofline_us"] > 0
+    assert on_a_cpu.data["failed"] == []
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="kernels are not interpreted")
+def test_a_wrong_kernel_is_found(on_a_cpu):
+    """Also one that leaves its output as it was, in memory that another had used."""
+    case = next(c for c in cases() if c.name.startswith("pointer move"))
+
+    def idle(*inputs):
+        places, spans = case.fused(*inputs)
+        return torch.empty_like(places), spans
+
+    wrong = kernels.Case(**{**vars(case), "fused": idle})
+    assert not kernels.check(wrong, "cpu")["good"]
