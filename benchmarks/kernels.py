@@ -285,7 +285,9 @@ def worst(ours: list[torch.Tensor], exact: list[torch.Tensor], indices: bool) ->
     """The greatest relative error of the results, or the share of indices that differ."""
     if indices:
         return max(float((a != b).double().mean()) for a, b in zip(ours, exact, strict=True))
-    pairs = ((a.double(), b.double()) for a, b in zip(ours, exact, strict=True))  # a pointer is a whole number
+    pairs = (
+        (a.double(), b.double()) for a, b in zip(ours, exact, strict=True)
+    )  # a pointer is a whole number
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 

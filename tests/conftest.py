@@ -119,8 +119,14 @@ def no_synchronisation() -> type:
     asking = {
         *(getattr(torch.Tensor, name) for name in ("item", "tolist", "numpy", "cpu", "nonzero")),
         *(getattr(torch.Tensor, f"__{name}__") for name in ("bool", "int", "float", "index")),
-        *(getattr(torch.Tensor, name) for name in ("masked_select", "unique", "equal", "allclose", "new_tensor")),
-        *(getattr(torch, name) for name in ("nonzero", "masked_select", "unique", "equal", "allclose", "bincount")),
+        *(
+            getattr(torch.Tensor, name)
+            for name in ("masked_select", "unique", "equal", "allclose", "new_tensor")
+        ),
+        *(
+            getattr(torch, name)
+            for name in ("nonzero", "masked_select", "unique", "equal", "allclose", "bincount")
+        ),
         *(torch.tensor, torch.as_tensor, torch.from_numpy),
     }
     indexing = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}

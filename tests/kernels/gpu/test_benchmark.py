@@ -9,10 +9,18 @@ from myna.kernels.gpu.launch import INTERPRETED
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
-import kernels
 from kernel_cases import cases
 
-SMALL = ("pointer move", "sampling step", "RMSNorm, gate and up", "RMSNorm, QKV")
+import kernels
+
+SMALL = (
+    "pointer move",
+    "sampling step",
+    "RMSNorm, gate and up",
+    "RMSNorm, QKV",
+    "RMSNorm that is kept",
+    "moves after a token",
+)
 
 
 @pytest.fixture
