@@ -359,7 +359,7 @@ def count(call: Callable[[], Any], whole: bool = False) -> int | None:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             call()
             torch.cuda.synchronize()
-        return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+        return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events() or ())
     except Exception:
         return None
     finally:
