@@ -381,6 +381,7 @@ def test_the_steps_are_captured_and_fused(monkeypatch):
     assert seat is not None
     assert isinstance(seat.table.slots, TokenSlots)
     assert seat.table.slots._fused is not None
+    assert seat.table.slots._tables is not None
     assert seat.table.slots._step._graph is not None
     same([begun, *frames], alone(net, 1))
     one = generator(net, 2)
