@@ -24,6 +24,7 @@ from myna.kernels.gpu import (
     rvq,
     sampling,
     snake,
+    token_moves,
 )
 from torch import Tensor
 
@@ -79,7 +80,7 @@ class Case:
 def upcast(value: Any) -> Any:
     """The same in float64, dataclasses of tensors too; not in place."""
     if isinstance(value, Tensor):
-        return value.double() if value.is_floating_point() else value.clone()
+        return value.to(torch.float64, copy=True) if value.is_floating_point() else value.clone()
     if isinstance(value, tuple | list):
         return type(value)(upcast(v) for v in value)
     if hasattr(value, "__dataclass_fields__"):
@@ -135,6 +136,7 @@ def cases() -> Iterator[Case]:
         yield _convnext(dtype, precision, b=8, c=256, t=2)
         yield _qkv(dtype, precision)
         yield _swiglu(dtype, precision)
+        yield _heads(dtype, precision)
         yield _attention(dtype, precision, b=1)
         yield _attention(dtype, precision, b=16)
         yield _prefill(dtype, precision, b=1, h=4, g=2, t=1024, d=80)
@@ -148,6 +150,7 @@ def cases() -> Iterator[Case]:
     yield _rvq_factorized()
     yield _sample()
     yield _move()
+    yield _token_moves()
 
 
 # Ways to cut a convolution, tried on these shapes: (frames, channels, kernel) of DAC's stages and of a streaming step.
@@ -356,6 +359,16 @@ def _swiglu(dtype: torch.dtype, precision: str, w: int = 320, e: int = 640) -> C
     )  # fmt: skip
 
 
+def _heads(dtype: torch.dtype, precision: str, n: int = 3, w: int = 320, o: int = 1128) -> Case:
+    def make(m: Make) -> tuple[Any, ...]:
+        return m.normal(n, w), m.positive(w), m.weight(o, w, fan=w), m.vector(o)
+
+    return Case(
+        f"RMSNorm that is kept, heads {w}>{o} N{n}", precision, make, linear_rows.norm_linear_rows,
+        linear_rows.norm_linear_rows_reference, (o * w + n * (2 * w + o)) * dtype.itemsize, 2 * n * o * w,
+    )  # fmt: skip
+
+
 def _attention(
     dtype: torch.dtype, precision: str, b: int, h: int = 4, g: int = 2, d: int = 80, s: int = 2048
 ) -> Case:
@@ -440,25 +453,23 @@ def sample_with_sort(
     return code
 
 
+def _whole(m: Make, high: int, *shape: int) -> Tensor:
+    return torch.randint(0, high, shape, device=m.device)
+
+
+def _limits(m: Make, s: int, p: int) -> tuple[Tensor, ...]:
+    """As `pointer_move.Limits` has them."""
+    furthest = 1 + _whole(m, 3, s, p)
+    allowed = torch.arange(4, device=m.device) <= furthest[..., None]
+    each = torch.rand(2, s, dtype=torch.float64, device=m.device)
+    return m.position(s, p - 1), 1 + _whole(m, 30, s, p), furthest, allowed, *each
+
+
 def _move(s: int = 8, p: int = 256) -> Case:
     def make(m: Make) -> tuple[Any, ...]:
-        def whole(high: int, *shape: int) -> Tensor:
-            return torch.randint(0, high, shape, device=m.device)
-
-        places, furthest = torch.stack([whole(p, s), whole(4, s)], dim=1), 1 + whole(3, s, p)
+        places = torch.stack([_whole(m, p, s), _whole(m, 4, s)], dim=1)
         fractions = (torch.rand(s, n, dtype=torch.float64, device=m.device) for n in (2, 2))
-        allowed = torch.arange(4, device=m.device) <= furthest[..., None]
-        each = torch.rand(2, s, dtype=torch.float64, device=m.device)
-        return (
-            places,
-            *fractions,
-            m.normal(s, 4),
-            m.position(s, p - 1),
-            1 + whole(30, s, p),
-            furthest,
-            allowed,
-            *each,
-        )
+        return places, *fractions, m.normal(s, 4), *_limits(m, s, p)
 
     def of(move: Callable[..., Any]) -> Callable[..., Any]:
         return lambda places, spans, numbers, logits, *own: move(
@@ -467,3 +478,41 @@ def _move(s: int = 8, p: int = 256) -> Case:
 
     ours, theirs = of(pointer_move.move), of(pointer_move.move_reference)
     return Case(f"pointer move S{s} P{p}", "fp32", make, ours, theirs, s * 150, s * 60)
+
+
+def _token_moves(s: int = 8, r: int = 3, p: int = 256, v: int = 1000, c: int = 128, w: int = 320) -> Case:
+    a = 32  # ages
+
+    def make(m: Make) -> tuple[Any, ...]:
+        places = torch.stack([_whole(m, p, s, 2), _whole(m, 4, s, 2)], dim=-1)
+        spans = torch.rand(s, 2, 2, dtype=torch.float64, device=m.device)
+        speech = m.normal(s, r, w), m.position(s * r, 700), places, spans
+        numbers = torch.rand(s, 4, dtype=torch.float64, device=m.device)
+        active = torch.ones(s, dtype=torch.bool, device=m.device)
+        sums = (
+            m.normal(v, c),
+            m.normal(s, p, c),
+            m.normal(a, c),
+            m.normal(2, c),
+            m.weight(4, c, fan=c),
+            m.vector(4),
+        )
+        inputs = m.normal(v, w), m.normal(s, r, 2, p, w), m.normal(2, a, w), m.normal(s, r, w)
+        return _whole(m, v, s), m.normal(s, c), numbers, active, *speech, *sums, *inputs, *_limits(m, s, p)
+
+    def of(function: Callable[..., Tensor]) -> Callable[..., Any]:
+        def run(
+            token: Tensor, said: Tensor, numbers: Tensor, active: Tensor, *rest: Tensor
+        ) -> tuple[Tensor, ...]:
+            speech = token_moves.Speech(*rest[:4])
+            head, inputs = token_moves.HeadTables(*rest[4:10]), token_moves.InputTables(*rest[10:14])
+            now = function(
+                token, said, numbers, active, speech, head, inputs, pointer_move.Limits(*rest[14:])
+            )
+            return now, *speech
+
+        return run
+
+    ours, theirs = of(token_moves.token_moves), of(token_moves.token_moves_reference)
+    moved = s * 4 * (10 * c + 2 * w + r * 4 * w) + s * 300
+    return Case(f"moves after a token S{s} R{r}", "fp32", make, ours, theirs, moved, s * (30 * c + 4 * r * w))

@@ -6,10 +6,13 @@ fused step, and the fused step in a CUDA graph; and what comes out is compared w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from kernel_cases import sample_with_sort
@@ -19,13 +22,21 @@ from myna.codec.encodec import Encodec
 from myna.codec.myna import MynaCodec, expand
 from myna.codec.myna_fused import FusedMynaDecoder
 from myna.codec.seanet import SEANetConfig, seanet_decoder
-from myna.kernels.gpu import rvq, sampling
+from myna.kernels.gpu import rvq, sampling, token_moves
 from myna.kernels.gpu.launch import overlapping
 from myna.kernels.gpu.linear_rows import linear_rows
+from myna.layers import transformer_fused
 from myna.layers.graph import CapturedStep, StreamGraph
 from myna.layers.streaming import Stream
 from myna.layers.transformer import Transformer, TransformerConfig
 from myna.layers.transformer_fused import FusedTransformer
+from myna.tts.lm.quantize import for_inference
+from myna.tts.lm.sampling import SamplingOptions, uniforms
+from myna.tts.lm.token_ar import TokenAR, TokenARConfig
+from myna.tts.lm.token_generate import TokenGenerator, TokenPrompt
+from myna.tts.lm.token_slots import TokenSlots
+from myna.tts.lm.token_step import N_NUMBERS
+from myna.tts.text.phones import Phones
 from torch import Tensor
 
 F32, BF16 = torch.float32, torch.bfloat16
@@ -53,6 +64,7 @@ def steps() -> list[Step]:
     return [
         _myna(F32, 1, 60.0),
         _myna(BF16, 1, 60.0),
+        _token(1, 130.0),
         _ar(F32, 320, 6, 4, 2, 640, 130.0),
         _ar(BF16, 512, 12, 8, 8, 1408, 130.0),
         _dac(DAC_44K, 1000.0),
@@ -61,6 +73,7 @@ def steps() -> list[Step]:
         _myna(F32, 8),
         _myna(F32, 32),
         _ar(BF16, 320, 6, 4, 2, 640, None, batch=16),
+        _token(8),
     ]
 
 
@@ -295,6 +308,87 @@ class ARStep:
         """All tensors that either step changes."""
         own = [t for cache in self.caches for t in cache]
         return [self.position, *own, *self.fused.state, self.code, self.recent]
+
+
+@contextmanager
+def kernels(on: bool) -> Iterator[None]:
+    """Whether models take kernels, where there is a GPU."""
+    before = os.environ.get("MYNA_KERNELS")
+    os.environ["MYNA_KERNELS"] = "on" if on else "off"
+    try:
+        yield
+    finally:
+        del os.environ["MYNA_KERNELS"]
+        if before is not None:
+            os.environ["MYNA_KERNELS"] = before
+
+
+@contextmanager
+def pretended() -> Iterator[None]:
+    """As if the CPU were a GPU, so that launches can be recorded."""
+    with ExitStack() as stack:
+        for module in (transformer_fused, sampling, token_moves):
+            stack.enter_context(patch.object(module, "supports", lambda *_: True))
+        yield
+
+
+def _token(slots: int, target: float | None = None, rows: int = 3) -> Step:
+    """The token AR as it speaks (`TokenSlots`): inputs, heads, draws and pointers, too, after a prompt of 500 tokens.
+    Random weights, and numbers that are drawn before."""
+    config = TokenARConfig()
+    transformer = TransformerConfig(
+        width=config.width, depth=config.depth, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads,
+        hidden=config.hidden, context=config.context,
+    )  # fmt: skip
+    options = SamplingOptions(text_guidance=2.0, voice_guidance=1.5)
+    phones = Phones.from_ipa("ænd nˈaʊ ðə ɹˈɛst. " * 10)
+
+    def empty(device: str, dtype: torch.dtype = F32) -> TokenSlots:
+        net: Any = deepcopy(once("token ar", lambda: TokenAR(config).eval().requires_grad_(False)))
+        net = for_inference(net.to(device, dtype), "float32")
+        return TokenSlots(net, options, slots, rows, 256)
+
+    def opened(device: str, dtype: torch.dtype = F32) -> TokenSlots:
+        made = empty(device, dtype)
+        speaker = torch.nn.functional.normalize(torch.arange(256.0), dim=0)
+        one = TokenGenerator(made.model, phones, TokenPrompt(torch.arange(500), speaker), options)
+        for slot in range(slots):
+            made.join(slot, one.step, one.begin(uniforms(slot)))
+        return made
+
+    def given(device: str) -> tuple[Tensor, Tensor]:
+        numbers = torch.rand(slots, N_NUMBERS, dtype=torch.float64, device=device)
+        return numbers, torch.ones(slots, dtype=torch.bool, device=device)
+
+    def build(device: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+        inputs = given(device)
+        for on, eager, graph in ((False, "eager", "graph"), (True, "fused", "fused graph")):
+            with kernels(on):
+                own = opened(device)
+                yield eager, lambda own=own: own._advance(*inputs)
+                yield graph, lambda own=own: own(*inputs)
+
+    def errors(device: str) -> tuple[float, float]:
+        """Of the hidden states of six tokens, which are the same tokens."""
+        numbers, said, hidden = [given("cpu")[0] for _ in range(6)], [], []
+        for place, dtype, on in (("cpu", torch.float64, False), (device, F32, False), (device, F32, True)):
+            with kernels(on):
+                own, active = opened(place, dtype), given(place)[1]
+                frames = [[t.clone().cpu() for t in own(each.to(place), active)] for each in numbers]
+            said.append([frame[0].tolist() for frame in frames])
+            hidden.append(torch.stack([frame[2].double() for frame in frames]))
+        if said[1] != said[0] or said[2] != said[0]:
+            raise RuntimeError(f"tokens are not the same: {said}")
+        return error(hidden[1], hidden[0]), error(hidden[2], hidden[0])
+
+    def launch() -> Any:
+        with pretended():
+            empty("cpu")._advance(*given("cpu"))
+
+    n = size(lambda: Transformer(transformer)) + config.width * 1128
+    past = 2 * config.depth * config.n_kv_heads * (config.width // config.n_heads) * 500 * rows * slots
+    name = f"token step, {config.name}, {slots} x {rows} rows, at 500"
+    return Step(name, "fp32", build, errors, launch, 4 * (n + past), 2 * n * rows * slots, target)
 
 
 def _ar(

@@ -62,6 +62,12 @@ class FusedTransformer:
 
     def step(self, x: Tensor, active: Tensor | None = None) -> Tensor:
         """x (B, W) -> (B, W), after the last norm. active (B,), bool: streams that go on."""
+        x = self.blocks(x)
+        self.position.add_(1 if active is None else active.to(self.position.dtype))
+        return F.rms_norm(x, (x.shape[-1],), self.gain.to(x.dtype), self.eps)
+
+    def blocks(self, x: Tensor) -> Tensor:
+        """The same without the last norm (`gain`, `eps`), and whoever calls moves the positions on."""
         x, eps = x.to(self.dtype).contiguous(), self.eps
         for w, (keys, values) in zip(self._blocks, self.caches, strict=True):
             q = qkv.qkv(
@@ -71,8 +77,7 @@ class FusedTransformer:
             x = linear_rows.linear_rows(y.flatten(1), w["out"], residual=x)
             h = linear_rows.linear_rows(x, w["gate_up"], gain=w["norm2"], gated=True, eps=eps)
             x = linear_rows.linear_rows(h, w["down"], residual=x)
-        self.position.add_(1 if active is None else active.to(self.position.dtype))
-        return F.rms_norm(x, (x.shape[-1],), self.gain.to(x.dtype), eps)
+        return x
 
 
 _POOL: Pool[tuple[FusedTransformer, CapturedStep]] = Pool()

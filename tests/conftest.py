@@ -65,6 +65,14 @@ def threads_of_torch() -> Generator[None, None, None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def float32_of_a_gpu() -> None:
+    """Convolutions in float32, not in TF32's ten bits, which cuDNN takes unasked: what is compared is the code."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+
+
 @pytest.fixture(scope="session")
 def save_tiny_flow() -> Callable[..., None]:
     """Writes tiny models of the flow path into a folder. tokens_hash: of the tokenizer that they say they belong to."""
@@ -102,20 +110,40 @@ def save_tiny_flow() -> Callable[..., None]:
 
 @pytest.fixture
 def no_synchronisation() -> type:
-    """A context in which whatever makes a GPU wait for its host raises: reading a number out of a tensor. What runs in
-    it can be captured in a CUDA graph as far as that goes."""
+    """A context in which whatever makes a GPU and its host wait for one another raises: reading a number out of a
+    tensor, a result whose shape hangs on one, or numbers of Python's that a tensor is made of, which a GPU would have
+    to be sent. What runs in it can be captured in a CUDA graph as far as that goes."""
     import torch
     from torch.overrides import TorchFunctionMode
 
     asking = {
         *(getattr(torch.Tensor, name) for name in ("item", "tolist", "numpy", "cpu", "nonzero")),
         *(getattr(torch.Tensor, f"__{name}__") for name in ("bool", "int", "float", "index")),
-        torch.nonzero,
+        *(
+            getattr(torch.Tensor, name)
+            for name in ("masked_select", "unique", "equal", "allclose", "new_tensor")
+        ),
+        *(
+            getattr(torch, name)
+            for name in ("nonzero", "masked_select", "unique", "equal", "allclose", "bincount")
+        ),
+        *(torch.tensor, torch.as_tensor, torch.from_numpy),
     }
+    indexing = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
+    repeating = {torch.repeat_interleave, torch.Tensor.repeat_interleave}
+
+    def waits(func, args, kwargs) -> bool:
+        if func in indexing:  # a mask: how many are true is asked; a list: its numbers are sent
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            masks = (isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in index)
+            return any(masks) or any(isinstance(i, list) for i in index)
+        if func in repeating:
+            return any(isinstance(a, torch.Tensor) for a in args[1:]) and kwargs.get("output_size") is None
+        return func in asking or (func is torch.where and len(args) == 1 and not kwargs)
 
     class NoSynchronisation(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
-            if func in asking:
+            if waits(func, args, kwargs or {}):
                 raise AssertionError(f"{func.__name__} waits for the device")
             return func(*args, **(kwargs or {}))
 

@@ -3,7 +3,7 @@
     y = [residual +] [scale *] (W norm(x) + b)      or  silu(gate) * up  with W = [gate; up]
 
 Rows are few in a streaming step (a frame of each stream), so the product is one of a matrix with vectors: no tensor
-cores, but as many loads under way as there are registers for. x may also be what `decode_attention` left in parts.
+cores, but as many loads under way as there are registers for. `norm_linear_rows` keeps the normed rows, too.
 
 RMSNorm: Zhang and Sennrich 2019, eq. 4. SwiGLU: Shazeer 2020, eq. 6. Shapes: N rows, I inputs, O outputs.
 """
@@ -65,11 +65,12 @@ def supports(x: Tensor, weight: Tensor) -> bool:
 
 @triton.jit
 def linear_rows_kernel(
-    x, gain, w, bias, scale, residual, y, N, eps,
+    x, gain, w, bias, scale, residual, y, normed, N, eps,
     I: tl.constexpr, O: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, ROWS: tl.constexpr, NORM: tl.constexpr,
-    BIAS: tl.constexpr, SCALE: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
+    BIAS: tl.constexpr, SCALE: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr, KEEP: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
+    """KEEP: what the norm makes of x goes to `normed`."""
     let_next_start(PDL)
     o = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -97,6 +98,13 @@ def linear_rows_kernel(
         size = tl.rsqrt(tl.sum(square, 1) / I + eps)[:, None]
         out = out * size
         other = other * size
+        if KEEP and tl.program_id(0) == 0:
+            for first in tl.static_range(0, I, BK):
+                k = first + tl.arange(0, BK)
+                xmask = (n < N)[:, None] & (k < I)[None, :]
+                row = tl.load(x + n[:, None] * I + k[None, :], mask=xmask, other=0.0).to(tl.float32)
+                row = row * tl.load(gain + k, mask=k < I, other=0.0).to(tl.float32)[None, :] * size
+                tl.store(normed + n[:, None] * I + k[None, :], row.to(normed.dtype.element_ty), mask=xmask)
     if BIAS:
         out += tl.load(bias + o, mask=o < O, other=0.0).to(tl.float32)[None, :]
         if GATED:
@@ -121,10 +129,9 @@ def tile(rows: int, inputs: int, outputs: int, matrices: int = 1) -> tuple[int, 
     return bm, bk, at_once
 
 
-@torch.library.custom_op("myna::linear_rows", mutates_args=())
-def _linear_rows(
+def _launch(
     x: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor | None, scale: Tensor | None,
-    residual: Tensor | None, gated: bool, eps: float,
+    residual: Tensor | None, gated: bool, eps: float, normed: Tensor | None,
 ) -> Tensor:  # fmt: skip
     n, i = x.shape
     o = weight.shape[0] // 2 if gated else weight.shape[0]
@@ -134,11 +141,19 @@ def _linear_rows(
         bm = max(bm, min(power_of_two(o), 64))
     linear_rows_kernel[(divide_up(o, bm), divide_up(n, rows))](
         x, y if gain is None else gain, weight, y if bias is None else bias, y if scale is None else scale,
-        y if residual is None else residual, y, n, eps, I=i, O=o, BM=bm, BK=bk, ROWS=rows, NORM=gain is not None,
-        BIAS=bias is not None, SCALE=scale is not None, RESIDUAL=residual is not None, GATED=gated, num_warps=4,
-        **overlap(),
+        y if residual is None else residual, y, y if normed is None else normed, n, eps, I=i, O=o, BM=bm, BK=bk,
+        ROWS=rows, NORM=gain is not None, BIAS=bias is not None, SCALE=scale is not None,
+        RESIDUAL=residual is not None, GATED=gated, KEEP=normed is not None, num_warps=4, **overlap(),
     )  # fmt: skip
     return y
+
+
+@torch.library.custom_op("myna::linear_rows", mutates_args=())
+def _linear_rows(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor | None, scale: Tensor | None,
+    residual: Tensor | None, gated: bool, eps: float,
+) -> Tensor:  # fmt: skip
+    return _launch(x, weight, bias, gain, scale, residual, gated, eps, None)
 
 
 @_linear_rows.register_fake
@@ -158,3 +173,31 @@ def linear_rows(
 ) -> Tensor:
     """As `linear_rows_reference`."""
     return _linear_rows(x, weight, bias, gain, scale, residual, gated, eps)
+
+
+def norm_linear_rows_reference(
+    x: Tensor, gain: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """x (N, I), gain (I,), weight (O, I) -> W norm(x) + b (N, O), and norm(x) (N, I), an RMS norm."""
+    normed = F.rms_norm(x, (x.shape[-1],), gain.to(x.dtype), eps)
+    return F.linear(normed, weight, None if bias is None else bias.to(x.dtype)), normed
+
+
+@torch.library.custom_op("myna::norm_linear_rows", mutates_args=())
+def _norm_linear_rows(
+    x: Tensor, gain: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    normed = torch.empty_like(x)
+    return _launch(x, weight, bias, gain, None, None, False, eps, normed), normed
+
+
+@_norm_linear_rows.register_fake
+def _(x, gain, weight, bias, eps):
+    return x.new_empty(x.shape[0], weight.shape[0]), torch.empty_like(x)
+
+
+def norm_linear_rows(
+    x: Tensor, gain: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """As `norm_linear_rows_reference`."""
+    return _norm_linear_rows(x, gain, weight, bias, eps)

@@ -63,38 +63,30 @@ def supports(logits: Tensor) -> bool:
 
 
 @triton.jit
-def weight(logits, allowed, row, most, index: tl.constexpr):
+def weight(logit, most, allowed, row, index: tl.constexpr):
     """Of a move, before it is divided by the sum of all."""
-    value = tl.exp(tl.load(logits + index).to(tl.float64) - most)
+    value = tl.exp(logit.to(tl.float64) - most)
     return tl.where(tl.load(allowed + row * 4 + index) != 0, value, 0.0)
 
 
 @triton.jit
-def move_kernel(
-    places, spans, logits, numbers, last, longest, furthest, allowed, variety, speed, moved, lasting,
-    P, PLACE, SPAN, NUMBER, WHOLE: tl.constexpr,
+def moved_by(
+    to_none, to_one, to_two, to_three, pointer, age, stayed, until, end, longest, furthest, allowed, s, P,
+    number, second, varied, faster, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """PLACE, SPAN, NUMBER: entries from those of one utterance to those of the next."""
-    s = tl.program_id(0)
-    pointer, age = tl.load(places + PLACE * s), tl.load(places + PLACE * s + 1)
-    stayed, until = tl.load(spans + SPAN * s), tl.load(spans + SPAN * s + 1)
-    end = tl.load(last + s)
+    """A move of utterance s, from the logits of its four moves: the phone, its age, and its two spans."""
     row = s * P + tl.minimum(pointer, end)
-    most = tl.maximum(
-        tl.maximum(tl.load(logits + 4 * s), tl.load(logits + 4 * s + 1)),
-        tl.maximum(tl.load(logits + 4 * s + 2), tl.load(logits + 4 * s + 3)),
-    ).to(tl.float64)
-    none = weight(logits + 4 * s, allowed, row, most, 0)
-    one = weight(logits + 4 * s, allowed, row, most, 1)
-    two = one + weight(logits + 4 * s, allowed, row, most, 2)
-    three = two + weight(logits + 4 * s, allowed, row, most, 3)
-    varied = tl.load(variety + s)
-    how_long = 0.5 + varied * (tl.load(numbers + s * NUMBER) - 0.5)
-    how_far = (0.5 + varied * (tl.load(numbers + s * NUMBER + 1) - 0.5)) * three
+    most = tl.maximum(tl.maximum(to_none, to_one), tl.maximum(to_two, to_three)).to(tl.float64)
+    none = weight(to_none, most, allowed, row, 0)
+    one = weight(to_one, most, allowed, row, 1)
+    two = one + weight(to_two, most, allowed, row, 2)
+    three = two + weight(to_three, most, allowed, row, 3)
+    how_long = 0.5 + varied * (number - 0.5)
+    how_far = (0.5 + varied * (second - 0.5)) * three
     begins = age == 0
     then = tl.where(begins, how_long, until)
     share = none / (none + three)
-    power = tl.where(share > 0, tl.exp(tl.load(speed + s) * tl.log(tl.where(share > 0, share, 1.0))), 0.0)
+    power = tl.where(share > 0, tl.exp(faster * tl.log(tl.where(share > 0, share, 1.0))), 0.0)
     so_far = tl.where(begins, 1.0, stayed) * power
     moves = (
         1 + (one <= how_far).to(tl.int64) + (two <= how_far).to(tl.int64) + (three <= how_far).to(tl.int64)
@@ -110,6 +102,23 @@ def move_kernel(
         grown = tl.where(over, age + 1, grown)
         so_far = tl.where(over, stayed, so_far)
         then = tl.where(over, until, then)
+    return to, grown, so_far, then
+
+
+@triton.jit
+def move_kernel(
+    places, spans, logits, numbers, last, longest, furthest, allowed, variety, speed, moved, lasting,
+    P, PLACE, SPAN, NUMBER, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """PLACE, SPAN, NUMBER: entries from those of one utterance to those of the next."""
+    s = tl.program_id(0)
+    to, grown, so_far, then = moved_by(
+        tl.load(logits + 4 * s), tl.load(logits + 4 * s + 1), tl.load(logits + 4 * s + 2), tl.load(logits + 4 * s + 3),
+        tl.load(places + PLACE * s), tl.load(places + PLACE * s + 1), tl.load(spans + SPAN * s),
+        tl.load(spans + SPAN * s + 1), tl.load(last + s), longest, furthest, allowed, s, P,
+        tl.load(numbers + s * NUMBER), tl.load(numbers + s * NUMBER + 1), tl.load(variety + s), tl.load(speed + s),
+        WHOLE,
+    )  # fmt: skip
     tl.store(moved + 2 * s, to)
     tl.store(moved + 2 * s + 1, grown)
     tl.store(lasting + 2 * s, so_far)

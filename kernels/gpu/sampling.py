@@ -54,33 +54,35 @@ def sample_reference(
 
 
 def supports(logits: Tensor) -> bool:
-    """Whether `sample` may be used: on a GPU, dense, up to 4096 codes."""
-    return runs_on(logits) and logits.is_contiguous() and logits.shape[2] <= 4096
+    """Whether `sample` may be used: on a GPU, codes side by side, up to 4096 of them."""
+    return runs_on(logits) and logits.stride(2) == 1 and logits.shape[2] <= 4096
 
 
 @triton.jit
-def guided(logits, weights, b, v, R: tl.constexpr, V: tl.constexpr):
+def guided(logits, weights, b, v, STREAM, ROW, R: tl.constexpr, V: tl.constexpr):
     """Logits of codes v (n,), guided; -1e30 beyond the last."""
-    row = tl.load(logits + b * R * V + v, mask=v < V, other=-1e30).to(tl.float32)
+    row = tl.load(logits + b * STREAM + v, mask=v < V, other=-1e30).to(tl.float32)
     out = row
     for r in tl.static_range(1, R):
-        other = tl.load(logits + (b * R + r) * V + v, mask=v < V, other=-1e30).to(tl.float32)
+        other = tl.load(logits + b * STREAM + r * ROW + v, mask=v < V, other=-1e30).to(tl.float32)
         out += tl.load(weights + b * (R - 1) + r - 1) * (row - other)
     return out
 
 
 @triton.jit
 def rank_kernel(
-    logits, weights, options, rank, before, share, R: tl.constexpr, V: tl.constexpr, VP: tl.constexpr, BI: tl.constexpr
+    logits, weights, options, rank, before, share, STREAM, ROW, R: tl.constexpr, V: tl.constexpr, VP: tl.constexpr,
+    BI: tl.constexpr,
 ):  # fmt: skip
-    """share (B, V): of the likeliest code's probability."""
+    """share (B, V): of the likeliest code's probability. STREAM, ROW: logits from those of one stream, or row, to those
+    of the next."""
     b = tl.program_id(1)
     i = tl.program_id(0) * BI + tl.arange(0, BI)
     v = tl.arange(0, VP)
     temperature = tl.load(options + b * 4)
     heat = 1.0 / tl.where(temperature > 0, temperature, 1.0)
-    every = guided(logits, weights, b, v, R, V)
-    own = guided(logits, weights, b, i, R, V)
+    every = guided(logits, weights, b, v, STREAM, ROW, R, V)
+    own = guided(logits, weights, b, i, STREAM, ROW, R, V)
     top = tl.max(every, 0)
     p = tl.where(v < V, tl.exp((every - top) * heat), 0.0)
     likelier = (every[None, :] > own[:, None]) | (
@@ -154,8 +156,9 @@ def _sample(
     vp, w = power_of_two(v), recent.shape[1]
     bi = 128 if INTERPRETED else max(1, 8192 // vp)
     rank_kernel[(divide_up(v, bi), b)](
-        logits, weights, options, rank, before, share, R=r, V=v, VP=vp, BI=bi, num_warps=8
-    )
+        logits, weights, options, rank, before, share, logits.stride(0), logits.stride(1), R=r, V=v, VP=vp, BI=bi,
+        num_warps=8,
+    )  # fmt: skip
     codes = logits.new_empty(b, dtype=torch.int64)
     draw_kernel[(b,)](
         options, numbers, rank, before, share, recent, recent if active is None else active, codes, end,
@@ -173,7 +176,7 @@ def sample(
     logits: Tensor, weights: Tensor, options: Tensor, numbers: Tensor, recent: Tensor, active: Tensor | None = None,
     end: int = -1,
 ) -> Tensor:  # fmt: skip
-    """Codes (B,), int64, drawn from logits (B, R, V).
+    """Codes (B,), int64, drawn from logits (B, R, V), which may be columns of a wider table.
 
     weights: (B, R - 1), guidance less one, float32.   options: (B, 4), float32: temperature (0: the likeliest), top-k
     (0: all), top-p, and the share of the window above which a code is drawn anew.   numbers: (B, 2) in [0, 1), the

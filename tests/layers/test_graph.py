@@ -76,14 +76,38 @@ def test_steps_do_not_synchronise(no_synchronisation):
     ).eval()
     state = model.init_state(2, torch.zeros(1))
     graph = StreamGraph(Stream(layer, 2), torch.randn(2, 6, 2))
+    active = torch.tensor([True, False])
     with no_synchronisation(), torch.no_grad():
         stream.push(x)
         for _ in range(10):
             _, state = model.step(torch.randn(2, 16, 1), state)
-        graph.push(torch.randn(2, 6, 2), torch.tensor([True, False]))
+        graph.push(torch.randn(2, 6, 2), active)
 
 
-@pytest.mark.parametrize("ask", [torch.Tensor.item, torch.Tensor.tolist, bool, int])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        torch.Tensor.item,
+        torch.Tensor.tolist,
+        bool,
+        int,
+        torch.nonzero,
+        torch.where,
+        lambda x: x[x > 0],
+        lambda x: x[[0]],
+        lambda x: x.repeat_interleave(torch.ones_like(x).long()),
+        lambda x: torch.tensor([2.0]).to(x),
+    ],
+)
 def test_a_synchronisation_would_be_found(ask, no_synchronisation):
+    x = torch.ones(1)
     with no_synchronisation(), pytest.raises(AssertionError, match="waits"):
-        ask(torch.ones(1))
+        ask(x)
+
+
+def test_what_a_graph_can_hold_is_not_refused(no_synchronisation):
+    x, at = torch.arange(6.0).view(2, 3), torch.tensor([1, 0])
+    with no_synchronisation():
+        y = torch.where(x > 2, x[at], 0.0).repeat_interleave(2, dim=0)
+        y[:, 1:] = y[:, at].masked_fill(y[:, at] == 0, -1)
+    assert y.tolist() == [[0, -1, -1]] * 2 + [[0, 1, -1]] * 2

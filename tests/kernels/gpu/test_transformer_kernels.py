@@ -24,6 +24,17 @@ def test_linear_rows(n, i, o, gated, guard, dtype, close):
         close(linear_rows.linear_rows(x, weight, gated=gated, **kinds), exact)
 
 
+@pytest.mark.parametrize(("n", "i", "o"), [(1, 40, 24), (3, 600, 9)])
+def test_a_norm_that_is_kept(n, i, o, guard, dtype, close):
+    torch.manual_seed(0)
+    x, weight = guard(torch.randn(n, i).to(dtype) * 2), guard((torch.randn(o, i) * i**-0.5).to(dtype))
+    gain, bias = guard(torch.rand(i) + 0.5), guard(torch.randn(o))
+    y, normed = linear_rows.norm_linear_rows(x, gain, weight, bias)
+    exact = linear_rows.norm_linear_rows_reference(x.double(), gain.double(), weight.double(), bias.double())
+    close(y, exact[0])
+    close(normed, exact[1])
+
+
 def test_qkv_turns_and_writes_the_ring(guard, dtype):
     torch.manual_seed(1)
     h, g, d, s = 4, 2, 10, 24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -9,11 +10,11 @@ from itertools import islice
 import pytest
 import torch
 from myna.errors import UsageError
-from myna.kernels.gpu import pointer_move
+from myna.kernels.gpu import linear_rows, pointer_move, token_moves
 from myna.kernels.gpu import sampling as sampling_kernel
 from myna.kernels.gpu.launch import HAS_TRITON, INTERPRETED
 from myna.layers import transformer_fused
-from myna.tts.lm import generate
+from myna.tts.lm import generate, slots_base
 from myna.tts.lm import seats as seats_module
 from myna.tts.lm import several as several_module
 from myna.tts.lm import shared as shared_module
@@ -28,6 +29,7 @@ from myna.tts.lm.token_ar import TokenAR, TokenARConfig
 from myna.tts.lm.token_generate import TokenGenerator, TokenPrompt
 from myna.tts.lm.token_slots import TokenSlots
 from myna.tts.text.phones import Phones
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .test_generate import PHONES
 from .test_seats import (
@@ -133,6 +135,90 @@ def test_draws_and_moves_by_kernels(drawn, monkeypatch):
         monkeypatch.setattr(kernel, "supports", lambda logits: asked.append(logits.shape) or True)
     test_utterances_come_and_go(drawn, "cpu", nullcontext)
     assert {len(shape) for shape in asked} == {2, 3}
+
+
+class NoNorm(torch.nn.Module):
+    def forward(self, x: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+        return x
+
+
+class PlainBlocks:
+    """`FusedTransformer` by the layers themselves, whose last norm is left out."""
+
+    def __init__(self, model, batch: int, dtype: torch.dtype):
+        self._model = copy.copy(model)
+        self._model._modules = dict(model._modules) | {"norm": NoNorm()}
+        self.gain, self.eps = model.norm.weight.detach(), model.norm.eps
+        self.position, self.caches = model.init_state(batch, self.gain)
+
+    def blocks(self, x: torch.Tensor) -> torch.Tensor:
+        return self._model.step(x[:, :, None], (self.position, self.caches))[0][:, :, 0]
+
+
+@pytest.fixture
+def all_by_kernels(monkeypatch) -> list[str]:
+    """What a GPU does around the transformer, in Triton's interpreter. Names of what was launched."""
+    launched: list[str] = []
+
+    def watched(module, name: str) -> None:
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: launched.append(name) or real(*args))
+
+    monkeypatch.setattr(slots_base, "FusedTransformer", PlainBlocks)
+    monkeypatch.setattr(transformer_fused, "supports", lambda *_: True)
+    for kernel in (sampling_kernel, token_moves):
+        monkeypatch.setattr(kernel, "supports", lambda *_: True)
+    for module, name in (
+        (linear_rows, "norm_linear_rows"),
+        (sampling_kernel, "sample"),
+        (token_moves, "token_moves"),
+    ):
+        watched(module, name)
+    return launched
+
+
+@pytest.mark.skipif(not (HAS_TRITON and INTERPRETED), reason="kernels are not interpreted")
+@pytest.mark.parametrize("drawn", [OPTIONS[1], OPTIONS[3]])
+def test_a_step_is_the_transformer_and_three_operators(drawn, all_by_kernels, no_synchronisation):
+    """The same tokens, pointers and pauses as by PyTorch, and no other operation but views: one more is two
+    microseconds."""
+    made, real = [], TokenSlots._advance
+
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    test_utterances_come_and_go(drawn, "cpu", nullcontext)
+    assert all_by_kernels == ["norm_linear_rows", "sample", "token_moves"] * 14
+    net = ready()
+    batch = TokenSlots(net, drawn, slots=2, rows=3, phones=40)
+    numbers, active = torch.rand(2, 6, dtype=torch.float64), torch.tensor([True, False])
+    fixed = torch.randn(6, 32)
+    batch._fused.blocks = lambda x: fixed  # pyright: ignore
+    with torch.inference_mode(), no_synchronisation(), Counted():
+        real(batch, numbers, active)
+    views = (
+        "aten::view",
+        "aten::slice",
+        "aten::select",
+        "aten::flatten",
+        "aten::unsqueeze",
+        "aten::alias",
+        "aten::reshape",
+    )
+    assert [name for name in made if not name.startswith(views)] == [
+        "myna::norm_linear_rows",
+        "myna::sample",
+        "myna::token_moves",
+    ]
+
+
+def test_layers_that_are_not_plain_go_without_tables(all_by_kernels, monkeypatch):
+    """Such as those of a model that has not been made ready for inference."""
+    monkeypatch.setattr(PlainBlocks, "step", lambda self, x, active: self.blocks(x), raising=False)
+    assert TokenSlots(ready(), OPTIONS[0], slots=1, rows=3, phones=40)._tables is not None
+    assert TokenSlots(model(), OPTIONS[0], slots=1, rows=3, phones=40)._tables is None
 
 
 def test_a_paused_slot_keeps_its_state():
@@ -295,6 +381,7 @@ def test_the_steps_are_captured_and_fused(monkeypatch):
     assert seat is not None
     assert isinstance(seat.table.slots, TokenSlots)
     assert seat.table.slots._fused is not None
+    assert seat.table.slots._tables is not None
     assert seat.table.slots._step._graph is not None
     same([begun, *frames], alone(net, 1))
     one = generator(net, 2)
