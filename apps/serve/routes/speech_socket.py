@@ -29,6 +29,7 @@ from ....marks.tags import SYNTHETIC, synthetic_tags
 from ....tts.synthesis import PAUSE, SpokenChunk
 from ....tts.text.long_text import Sentence
 from ..audio.encoders import Encoder, find_format
+from ..deadlines import within
 from ..engines.speech import Ticket
 from ..house import House
 from ..problems import BusyError, InvalidError, TooLargeError, envelope, problem_of
@@ -257,7 +258,8 @@ class _Session:
         self.position += len(samples)
         self.house.metrics.speech.inc(len(samples) / rate)
         if data := self.encoder.push(samples):
-            await asyncio.wait_for(self.socket.send_bytes(data), self.house.options.limits.stall)
+            async with within(self.house.options.limits.stall):
+                await self.socket.send_bytes(data)
 
     async def _tell(self, kind: str, index: int, **more: Any) -> None:
         assert self.utterance is not None
