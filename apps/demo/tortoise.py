@@ -7,7 +7,7 @@ import html
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ def read_voice(
 
 def say(
     speaker: TortoiseSpeaker, text: str, voice: TortoiseVoice, options: TortoiseOptions, workspace: Workspace
-) -> Iterator[tuple[str, list[Player]]]:
+) -> Generator[tuple[str, list[Player]], None, None]:
     """Status lines as HTML, and the players there are so far, while the work goes on in a thread; closing the
     generator ends it at its next step, for which only the end of the program waits: it may be seconds long."""
     from ...data.audio import write_audio

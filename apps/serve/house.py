@@ -55,6 +55,8 @@ class House:
             TortoiseModel.queue: Admission(1, places),
             "transcription": Admission(slots, places),
             "session": Admission(4 * slots, 0),  # connections that stay
+            # What comes at a time, on the disk: no more than can then be worked on or wait.
+            "upload": Admission(slots + places, 0),
         }
         self.listening = asyncio.Semaphore(2)  # live recognitions at a time
         self.started = int(time.time())

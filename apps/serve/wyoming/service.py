@@ -26,6 +26,7 @@ from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, Synthesize
 from ....asr.model.features import SAMPLE_RATE
 from ....data.wav import to_int16
 from ....errors import MynaError, UsageError
+from ....marks.tags import SYNTHETIC
 from ..deadlines import within
 from ..house import House
 from ..problems import ClosingError, InvalidError, ProblemError, TooLargeError, TooLateError, problem_of
@@ -281,7 +282,9 @@ class _Handler(AsyncEventHandler):
         async for chunk in chunks:
             if not started:
                 metrics.first_audio.observe(time.monotonic() - began)
-                await self.write_event(AudioStart(**form).event())
+                start = AudioStart(**form).event()
+                start.data["synthetic"] = SYNTHETIC  # raw samples have no place for a tag
+                await self.write_event(start)
                 started = True
             metrics.speech.inc(len(chunk.samples) / rate)
             if len(chunk.samples):

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 from myna.apps.serve.options import Limits
 from myna.apps.serve.problems import TooLargeError
+from myna.apps.serve.voices import Voices
 from myna.data.audio import read_audio
 from myna.data.resample import resample
 from myna.data.wav import to_int16
 from myna.errors import InputError, UsageError
+from myna.tts.presets import SpeechOptions
+from myna.tts.text.long_text import split_text
 
 from .conftest import SPEECH, Running
 from .test_stored import Noted, all_closed
@@ -99,13 +102,16 @@ def test_it_says_what_it_can(port):
     assert "tiny.en" in [model.name for model in info.asr[0].models]
 
 
-def test_it_speaks(port):
+def test_it_speaks(port, engine):
     asked = Synthesize("One two three.", SynthesizeVoice(name="ada"))
     events = talk(port, [asked], AudioStop)
     start = AudioStart.from_event(events[0])
     assert (start.rate, start.width, start.channels) == (24_000, 2, 1)
+    assert events[0].data["synthetic"].startswith("Synthetic speech")
     assert len(events) > 3
-    assert len(sound(events)) > 10_000
+    voice = Voices(engine.speaker).find("ada")
+    chunks = engine.say(split_text("One two three."), voice, SpeechOptions(), engine.ticket())
+    assert sound(events) == to_int16(np.concatenate([chunk.samples for chunk in chunks])).tobytes()
 
 
 def test_it_speaks_while_the_text_comes(port):
