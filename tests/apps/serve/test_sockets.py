@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 
@@ -12,9 +13,9 @@ from myna.data.audio import read_audio
 from myna.data.wav import to_int16
 from myna.tts.presets import SpeechOptions
 from myna.tts.text.long_text import split_text
+from starlette.websockets import WebSocket
 
 from .conftest import SPEECH
-from .test_uploads import until
 
 sockets = pytest.importorskip("websockets.sync.client")
 exceptions = pytest.importorskip("websockets.exceptions")
@@ -154,14 +155,24 @@ def test_who_goes_ends_the_work(server):
     assert server.settled()
 
 
-def test_who_does_not_read_is_cut_off(serve):
+def test_who_does_not_read_is_told_when_it_does_again(serve, monkeypatch):
     """Its slot is free long before the deadline."""
     server = serve(limits={"stall": 0.3})
-    with connect(server, "/v1/audio/speech/stream", max_queue=1) as socket:
-        send(socket, "session.config", voice="ada", speed=0.25)
-        send(socket, "input.text", text="One two three. " * 250)
-        until(lambda: server.house.admissions["speech"].n_active == 1)
-        assert server.settled(60)
+    send_on = WebSocket.send
+
+    async def full(socket, message):
+        if message.get("bytes"):
+            await asyncio.Event().wait()
+        await send_on(socket, message)
+
+    monkeypatch.setattr(WebSocket, "send", full)
+    with connect(server, "/v1/audio/speech/stream") as socket:
+        send(socket, "session.config", voice="ada")
+        send(socket, "input.text", text="One two three. ")
+        events, _ = receive(socket, "error")
+        assert "does not read" in events[-1]["error"]["message"]
+        assert server.house.admissions["speech"].n_active == 0
+    assert server.settled()
 
 
 @pytest.mark.parametrize(

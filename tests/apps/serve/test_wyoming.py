@@ -26,7 +26,6 @@ from myna.tts.text.long_text import split_text
 
 from .conftest import SPEECH, Running
 from .test_stored import Noted, all_closed
-from .test_uploads import until
 
 pytest.importorskip("wyoming")
 
@@ -384,17 +383,21 @@ def test_what_is_no_event_is_a_sentence(port, data, words):
     assert words in raw(port, data).text
 
 
-def test_a_client_that_reads_nothing_is_cut_off(serve):
+def test_a_client_that_reads_nothing_is_cut_off(serve, monkeypatch):
     """Its place is free then, long before the deadline."""
     running, port = begun(serve, limits={"stall": 0.3})
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.connect(("127.0.0.1", port))
-        text = json.dumps({"text": "One two three. " * 270}).encode()
-        event = {"type": "synthesize", "data_length": len(text)}
-        client.sendall(json.dumps(event).encode() + b"\n" + text)
-        until(lambda: running.house.admissions["speech"].n_active == 1)
-        assert running.settled(60)
-        counted = running.house.metrics.registry.get_sample_value
-        labels = {"route": "wyoming-synthesize", "status": "504"}
-        until(lambda: counted("myna_requests_total", labels) == 1)
+    entered = threading.Event()
+
+    async def full(event: Event, writer: asyncio.StreamWriter) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("wyoming.server.async_write_event", full)
+    text = b'{"type": "synthesize", "data": {"text": "One two three.", "voice": {"name": "ada"}}}\n'
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(text)
+        assert entered.wait(30)
+        assert client.recv(1) == b""
+    assert running.settled()
+    counted = running.house.metrics.registry.get_sample_value
+    assert counted("myna_requests_total", {"route": "wyoming-synthesize", "status": "504"}) == 1
