@@ -7,19 +7,18 @@ that wait for each other would cost more than they bring.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Generator, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
+from .threads import RUNNING
+
 T = TypeVar("T")
 _POLL = 0.1  # seconds after which a thread that waits looks whether it is still wanted
-_PATIENCE = 10.0  # seconds for which the end of a program waits for an item
 
 
 class _End:
@@ -66,47 +65,12 @@ class _SingleThreaded:
 _SINGLE = _SingleThreaded()
 
 
-class _Running:
-    """The stages that work. A thread that comes out of torch's code while Python is being taken apart is ended in the
-    middle of C++, which aborts the program ("terminate called without an active exception"): they end before that."""
-
-    def __init__(self) -> None:
-        self._lock, self._closed = threading.Lock(), False
-        self._works: set[_Work[Any]] = set()
-        atexit.register(self.close)
-
-    def begin(self, work: _Work[Any]) -> None:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the program ends")
-            self._works.add(work)
-            work.thread.start()
-
-    def ended(self, work: _Work[Any]) -> None:
-        with self._lock:
-            self._works.discard(work)
-
-    def close(self) -> None:
-        """All at once: one may wait for another."""
-        with self._lock:
-            self._closed, works = True, list(self._works)
-        for work in works:
-            work.wanted = False
-        end = time.monotonic() + _PATIENCE
-        for work in works:
-            work.thread.join(max(0.0, end - time.monotonic()))
-
-
-_RUNNING = _Running()
-
-
 class _Work(Generic[T]):
     def __init__(self, source: Generator[T, None, None], depth: int, name: str):
         self.source, self.wanted = source, True
         self.made: queue.Queue[T | _End] = queue.Queue(max(1, depth))
-        # A daemon: a program that ends without closing the generator is not kept alive by it.
         self.thread = threading.Thread(target=self._run, name=f"myna-{name}", daemon=True)
-        _RUNNING.begin(self)
+        RUNNING.begin(self)
 
     def items(self) -> Iterator[T]:
         while not isinstance(item := self.made.get(), _End):
@@ -119,8 +83,11 @@ class _Work(Generic[T]):
             finally:
                 del error  # its traceback has this frame, see `_run`
 
-    def stop(self) -> None:
+    def leave(self) -> None:
         self.wanted = False
+
+    def stop(self) -> None:
+        self.leave()
         self.thread.join()
         self._forget()  # an error that nobody has taken, see `_run`
 
@@ -147,7 +114,7 @@ class _Work(Generic[T]):
                 # At the end of a program whoever takes the items may be a thread that waits for one.
                 self._forget()
                 self.made.put_nowait(_End(RuntimeError("the program ends")))
-            _RUNNING.ended(self)
+            RUNNING.ended(self)
             # An error's traceback has the frames of all stages, this one included: if this one had the error, all that
             # they hold (tens of MB of a decoder's state) would stay until Python's next full collection.
             del end

@@ -7,7 +7,7 @@ import html
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,29 +76,12 @@ def read_voice(
 
 def say(
     speaker: TortoiseSpeaker, text: str, voice: TortoiseVoice, options: TortoiseOptions, workspace: Workspace
-) -> Iterator[tuple[str, list[Player]]]:
+) -> Generator[tuple[str, list[Player]], None, None]:
     """Status lines as HTML, and the players there are so far, while the work goes on in a thread; closing the
-    generator ends it at its next step."""
+    generator ends it at its next step, for which only the end of the program waits: it may be seconds long."""
     from ...data.audio import write_audio
     from ...marks.tags import synthetic_tags
-    from ...tts.tortoise.speaker import Kept
-
-    events: queue.Queue[Any] = queue.Queue()
-    stop = threading.Event()
-
-    def report(sentence: int, stage: str, done: int, of: int) -> None:
-        if stop.is_set():
-            raise _StoppedError
-        if stage == "codes":  # some number of as many as there may be: it says nothing
-            return
-        events.put((f"Sentence {sentence + 1}: {stage}, {done} of {of}", done / max(of, 1)))
-
-    def work() -> None:
-        try:
-            kept = None if options.streams else Kept(N_KEPT, events.put)
-            events.put(speaker.say(text, voice, options, kept, report))
-        except BaseException as error:
-            events.put(error)
+    from ...tts.threads import RUNNING
 
     def written(name: str, samples: Any) -> str:
         path = workspace.new(name)
@@ -107,11 +90,11 @@ def say(
 
     players: list[Player] = []
     began, told = time.perf_counter(), 0.0
-    thread = threading.Thread(target=work, daemon=True, name="tortoise")
-    thread.start()
+    work = _Work(speaker, text, voice, options)
+    RUNNING.begin(work)
     try:
         while True:
-            event = events.get()
+            event = work.events.get()
             if isinstance(event, _StoppedError):
                 return
             if isinstance(event, BaseException):
@@ -133,7 +116,40 @@ def say(
                 )
                 return
     finally:
-        stop.set()
+        work.leave()
+
+
+class _Work:
+    """A text that is said in a thread.   events: tuples of a line and how much of it is done, candidates, and last the
+    samples (N,) or an error."""
+
+    def __init__(self, speaker: TortoiseSpeaker, text: str, voice: TortoiseVoice, options: TortoiseOptions):
+        self._speaker, self._said = speaker, (text, voice, options)
+        self.events: queue.Queue[Any] = queue.Queue()
+        self._left = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True, name="tortoise")
+
+    def leave(self) -> None:
+        self._left.set()
+
+    def _run(self) -> None:
+        from ...tts.threads import RUNNING
+        from ...tts.tortoise.speaker import Kept
+
+        text, voice, options = self._said
+        try:
+            kept = None if options.streams else Kept(N_KEPT, self.events.put)
+            self.events.put(self._speaker.say(text, voice, options, kept, self._report))
+        except BaseException as error:
+            self.events.put(error)
+        RUNNING.ended(self)
+
+    def _report(self, sentence: int, stage: str, done: int, of: int) -> None:
+        if self._left.is_set():
+            raise _StoppedError
+        if stage == "codes":  # some number of as many as there may be: it says nothing
+            return
+        self.events.put((f"Sentence {sentence + 1}: {stage}, {done} of {of}", done / max(of, 1)))
 
 
 def describe(candidate: CandidateSound) -> str:

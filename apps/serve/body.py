@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -12,8 +13,9 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from .deadlines import within
 from .options import Limits
-from .problems import InvalidError, TooLargeError, envelope
+from .problems import InvalidError, ProblemError, TooLargeError, TooSlowError, envelope
 from .security import App, Receive, Scope, Send
 
 _ROOM = 1 << 20  # bytes of a form beside its file, and of a field
@@ -23,7 +25,8 @@ _UPLOADS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/voi
 
 
 class BodyLimit:
-    """The middleware: a body that is too long is refused by its stated length, or as soon as it has become too long."""
+    """The middleware: a body that is too long is refused by its stated length, or as soon as it has become too long;
+    one of which nothing comes for `stall` seconds is, too, and one that has not come by the deadline."""
 
     def __init__(self, app: App, limits: Limits):
         self.app, self.limits = app, limits
@@ -38,30 +41,38 @@ class BodyLimit:
             most += _REFERENCES[2] * _REFERENCE
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         too_large = TooLargeError(f"the request is longer than {most // (1 << 20)} MB; send less")
-        n = int(stated) if stated.isdigit() else 0
-        message: MutableMapping[str, Any] = {}
+        end = time.monotonic() + self.limits.deadline
+        n_read, is_whole, refused = 0, False, False
+        refusal: ProblemError | None = too_large if stated.isdigit() and int(stated) > most else None
 
         async def counted() -> MutableMapping[str, Any]:
-            nonlocal n_read, message
-            if n <= most:
-                message = await receive()
-                n_read += len(message.get("body", b""))
-            if max(n, n_read) > most:
-                n_read = most + 1
-                raise too_large
-            return message
+            nonlocal n_read, is_whole, refusal
+            if refusal is None and not is_whole:
+                try:
+                    async with within(min(self.limits.stall, end - time.monotonic())):
+                        message = await receive()
+                except TimeoutError:
+                    refusal = TooSlowError("the request does not come; send it without pauses")
+                else:
+                    n_read += len(message.get("body", b""))
+                    is_whole = not message.get("more_body", False)
+                    if n_read <= most:
+                        return message
+                    refusal = too_large
+            if refusal is not None:
+                raise refusal
+            return await receive()  # until the client goes
 
         async def answered(message: MutableMapping[str, Any]) -> None:
             """Whoever read the body may have taken the exception for a damaged one."""
             nonlocal refused
-            if n_read <= most:
+            if refusal is None:
                 await send(message)
             elif not refused:
                 refused = True
-                response = JSONResponse(envelope(too_large), too_large.status, dict(too_large.headers))
+                response = JSONResponse(envelope(refusal), refusal.status, dict(refusal.headers))
                 await response(scope, receive, send)
 
-        n_read, refused = 0, False
         await self.app(scope, counted, answered)
 
 

@@ -87,7 +87,7 @@ def command(
     check_address(host, port)
     app = build_app(options)
     if wyoming is not None:
-        from .wyoming import serving
+        from .wyoming.service import serving
 
         check_address(host, wyoming)
         app.state.beside.append(lambda house: serving(f"tcp://{host}:{wyoming}", house))

@@ -14,6 +14,7 @@ from ...tts.text.long_text import split_text
 from ...tts.voices.voice import codec_hash
 from .admission import Admission
 from .audio.decoding import Decoders, DecodingLimits
+from .deadlines import within
 from .engines.model import MynaModel, SpeechModel
 from .engines.recognition import Recognition
 from .engines.speech import SpeechEngine
@@ -54,6 +55,8 @@ class House:
             TortoiseModel.queue: Admission(1, places),
             "transcription": Admission(slots, places),
             "session": Admission(4 * slots, 0),  # connections that stay
+            # What comes at a time, on the disk: no more than can then be worked on or wait.
+            "upload": Admission(slots + places, 0),
         }
         self.listening = asyncio.Semaphore(2)  # live recognitions at a time
         self.started = int(time.time())
@@ -120,9 +123,9 @@ class House:
         admission = self.admissions[kind]
         deadline = self.options.limits.deadline
         try:
-            async with _deadline(deadline), admission.slot(client):
+            async with within(deadline), admission.slot(client):
                 yield
-        except (TimeoutError, asyncio.TimeoutError):
+        except TimeoutError:
             raise TooLateError(f"the request took longer than {deadline:g} s; send less at a time") from None
         finally:
             self.memory.ended()
@@ -135,18 +138,6 @@ class House:
         if self._speech is not None:
             self.metrics.ar_steps.set(self._speech.shared.steps)
             self.metrics.ar_frames.set(self._speech.shared.frames_made)
-
-
-@contextlib.asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
-    if hasattr(asyncio, "timeout"):
-        async with asyncio.timeout(seconds):
-            yield
-        return
-    import anyio  # Python 3.10 has no timeout of its own
-
-    with anyio.fail_after(seconds):
-        yield
 
 
 def _warm_engine() -> SpeechEngine:

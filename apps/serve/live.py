@@ -12,6 +12,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from .deadlines import within
 from .house import House
 from .problems import ClosingError, TooLateError, envelope, log, problem_of
 
@@ -105,8 +106,9 @@ class Live(Response):
     async def _send(self, send: Send, message: dict[str, Any]) -> None:
         """Raises TooLateError if the client takes nothing for too long."""
         try:
-            await asyncio.wait_for(send(message), self.house.options.limits.stall)
-        except (TimeoutError, asyncio.TimeoutError):
+            async with within(self.house.options.limits.stall):
+                await send(message)
+        except TimeoutError:
             raise TooLateError("the client does not read what it has asked for") from None
 
 

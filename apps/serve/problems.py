@@ -59,6 +59,16 @@ class TooLargeError(ProblemError):
         return {"Connection": "close"}  # the rest of the body is not waited for
 
 
+class TooSlowError(ProblemError):
+    """Of a client that does not send what it has begun."""
+
+    status, kind, code = 408, "invalid_request_error", "request_timeout"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Connection": "close"}
+
+
 class BusyError(ProblemError):
     """retry_after: seconds."""
 

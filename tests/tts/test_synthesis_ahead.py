@@ -14,7 +14,8 @@ from collections.abc import Generator
 
 import pytest
 import torch
-from myna.tts.ahead import _RUNNING, _Running, ahead
+from myna.tts.ahead import ahead
+from myna.tts.threads import RUNNING, Running
 
 
 def count(n: int, made: list[int] | None = None) -> Generator[int, None, None]:
@@ -184,8 +185,8 @@ def test_whoever_waits_for_an_item_is_told_that_there_is_none():
     taking = threading.Thread(target=take)
     taking.start()
     assert entered.wait(10)
-    running = _Running()
-    (work,) = _RUNNING._works
+    running = Running()
+    (work,) = RUNNING._works
     running._works.add(work)
     threading.Timer(0.1, go_on.set).start()
     running.close()

@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ....data.audio import Audio
 from ....errors import InputError
+from ..deadlines import within
 from .decode_worker import BLOCK
 from .stored import StoredSamples
 
@@ -164,8 +165,9 @@ class _Worker:
 
     async def decode(self, job: dict[str, Any], file: BinaryIO) -> StoredSamples:
         try:
-            answer = await asyncio.wait_for(self._ask(job, file), self.limits.patience)
-        except (TimeoutError, asyncio.TimeoutError):
+            async with within(self.limits.patience):
+                answer = await self._ask(job, file)
+        except TimeoutError:
             await self.stop()
             raise _TooMuchError from None
         except (OSError, asyncio.IncompleteReadError, ValueError, LookupError, TypeError):  # or says anything
@@ -179,8 +181,7 @@ class _Worker:
         return answer
 
     async def _ask(self, job: dict[str, Any], file: BinaryIO) -> StoredSamples | str:
-        """What is wrong with the recording is no error here: before Python 3.12 `wait_for` makes a cycle of what it
-        raises, in which the recording would stay."""
+        """The samples, or what is wrong with the recording."""
         process = await self.start()
         assert process.stdin is not None
         assert process.stdout is not None

@@ -28,8 +28,8 @@ from ....errors import MynaError
 from ....pretrained.silero import FRAME, VoiceActivity
 from ..engines.recognition import SharedWhisper
 from ..house import House
-from ..problems import BusyError, InvalidError, TooLargeError, envelope, problem_of
-from .speech_socket import TRY_AGAIN, accepted_protocol, next_event
+from ..problems import InvalidError, TooLargeError, envelope, problem_of
+from .speech_socket import MOST_WAITING, accepted_protocol, bound, next_event, part
 
 router = APIRouter()
 _MOST_EVENT = 1 << 20  # characters: 16 s of audio
@@ -42,6 +42,7 @@ async def realtime(socket: WebSocket) -> None:
     """One connection."""
     house: House = socket.app.state.house
     await socket.accept(subprotocol=accepted_protocol(socket))
+    bound(socket, house.options.limits.stall)
     try:
         name = house.recognition.resolve(socket.query_params.get("model", ""))
         async with (
@@ -51,12 +52,9 @@ async def realtime(socket: WebSocket) -> None:
             await _Session(socket, house, recogniser, name).run()
     except WebSocketDisconnect:
         pass
-    except BusyError as busy:
-        await socket.send_json(_error(busy))
-        await socket.close(TRY_AGAIN, str(busy)[:120])
-    except MynaError as error:
-        await socket.send_json(_error(error))
-        await socket.close(1008, str(error)[:120])
+    except Exception as error:
+        problem = problem_of(error)
+        await part(socket, _error(problem), problem)
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,8 @@ class _Session:
 
     async def _take(self, event: dict[str, Any]) -> None:
         kind = event["type"]
+        if self.heard.qsize() >= MOST_WAITING:
+            raise TooLargeError("too many events wait; send more audio in each, as it is recorded")
         if kind in ("session.update", "transcription_session.update"):
             await self._update(event.get("session"), kind)
         elif kind == "input_audio_buffer.append":

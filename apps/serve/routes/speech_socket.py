@@ -29,15 +29,25 @@ from ....marks.tags import SYNTHETIC, synthetic_tags
 from ....tts.synthesis import PAUSE, SpokenChunk
 from ....tts.text.long_text import Sentence
 from ..audio.encoders import Encoder, find_format
+from ..deadlines import within
 from ..engines.speech import Ticket
 from ..house import House
-from ..problems import BusyError, InvalidError, TooLargeError, envelope, problem_of
+from ..problems import (
+    BusyError,
+    InvalidError,
+    ProblemError,
+    TooLargeError,
+    TooLateError,
+    envelope,
+    problem_of,
+)
 from ..schemas import SpeechRequest
 from .speech import Utterance
 from .transcriptions import invalid
 
 router = APIRouter()
-TRY_AGAIN = 1013
+TRY_AGAIN, _INTERNAL_ERROR, _POLICY_VIOLATION = 1013, 1011, 1008
+MOST_WAITING = 10_000  # events
 # A sentence ends with its mark and the space behind it; "3.5" and "e.g." in the middle of a piece are not cut.
 _END = re.compile(r"(?<=[.!?…。！？])[\"')\]]*\s+(?=[A-Z0-9\"'(\[¿¡]|$)|\n\s*\n")
 
@@ -47,14 +57,41 @@ async def stream(socket: WebSocket) -> None:
     """One connection."""
     house: House = socket.app.state.house
     await socket.accept(subprotocol=accepted_protocol(socket))
+    bound(socket, house.options.limits.stall)
     try:
         async with house.admissions["session"].slot(socket.scope["client_name"]):
             await _Session(socket, house).run()
     except WebSocketDisconnect:
         pass
-    except BusyError as busy:
-        await socket.send_json({"type": "error", **envelope(busy)})
-        await socket.close(TRY_AGAIN, str(busy)[:120])
+    except Exception as error:
+        problem = problem_of(error)
+        await part(socket, {"type": "error", **envelope(problem)}, problem)
+
+
+def bound(socket: WebSocket, seconds: float) -> None:
+    """From now on its methods that send raise TooLateError where the client takes nothing for so long."""
+    send = socket.send
+
+    async def bounded(message: Any) -> None:
+        try:
+            async with within(seconds):
+                await send(message)
+        except TimeoutError:
+            raise TooLateError("the client does not read what it has asked for") from None
+
+    socket.send = bounded
+
+
+async def part(socket: WebSocket, event: dict[str, Any], problem: ProblemError) -> None:
+    """Say what is wrong, and close: in a second, since it may be that the client does not read."""
+    if isinstance(problem, BusyError):
+        code = TRY_AGAIN
+    else:
+        code = _INTERNAL_ERROR if problem.status >= 500 else _POLICY_VIOLATION
+    with contextlib.suppress(Exception):  # it may have gone, too
+        async with within(1.0):
+            await socket.send_json(event)
+            await socket.close(code, str(problem)[:120])
 
 
 def accepted_protocol(socket: WebSocket) -> str | None:
@@ -141,6 +178,8 @@ class _Session:
 
     async def _take(self, event: dict[str, Any]) -> None:
         kind = event["type"]
+        if self.pieces.qsize() >= MOST_WAITING:
+            raise TooLargeError("too many events wait; send the next when some have been answered")
         if kind == "session.config":
             await self._configure(event)
         elif kind == "input.text":
@@ -257,7 +296,7 @@ class _Session:
         self.position += len(samples)
         self.house.metrics.speech.inc(len(samples) / rate)
         if data := self.encoder.push(samples):
-            await asyncio.wait_for(self.socket.send_bytes(data), self.house.options.limits.stall)
+            await self.socket.send_bytes(data)
 
     async def _tell(self, kind: str, index: int, **more: Any) -> None:
         assert self.utterance is not None

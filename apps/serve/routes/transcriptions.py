@@ -51,7 +51,8 @@ async def _live(request: Request, task: str) -> Live:
     client = request.scope["client_name"]
     house.admissions["transcription"].check(client)  # before the body is read
     with contextlib.ExitStack() as files:
-        form = await read_form(request, files)
+        async with house.admissions["upload"].slot(client):
+            form = await read_form(request, files)
         try:
             body = TranscriptionRequest(**fields_of(form))
         except ValidationError as error:

@@ -41,7 +41,8 @@ async def add_voice(request: Request) -> Any:
     client = request.scope["client_name"]
     house.admissions["speech"].check(client)
     with contextlib.ExitStack() as files:
-        form = await read_form(request, files)
+        async with house.admissions["upload"].slot(client):
+            form = await read_form(request, files)
         fields = fields_of(form)
         for name in ("name", "consent"):
             if not str(fields.get(name, "")).strip():

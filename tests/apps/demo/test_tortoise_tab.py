@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -52,6 +54,32 @@ def test_who_goes_ends_the_work(speaker, monkeypatch):
         saying.close()
         time.sleep(1)
         assert len(decoded) < 15
+
+
+_LEAVES_IN_THE_MIDDLE = """
+import sys, time
+from types import SimpleNamespace
+from myna.apps.demo.tortoise import say
+from myna.tts.tortoise.presets import TortoiseOptions
+class Speaker:
+    sample_rate = 24_000
+    def say(self, text, voice, options, kept, report):
+        try:
+            while True:
+                report(0, "candidates", 1, 2)
+                time.sleep(0.3)  # a step
+        finally:
+            print("ended")
+saying = say(Speaker(), "Hello.", SimpleNamespace(name="ann"), TortoiseOptions(), None)
+next(saying)
+sys.exit(7)
+"""
+
+
+def test_a_program_that_ends_in_the_middle_waits_for_the_step():
+    """Its thread would be ended in the middle of torch's code, and the program with it."""
+    done = subprocess.run([sys.executable, "-c", _LEAVES_IN_THE_MIDDLE], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "ended\n", "")
 
 
 def test_what_is_missing_is_said(speaker):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -13,7 +15,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from myna.apps.serve.engines import recognition
+from myna.apps.serve.engines import pump, recognition
 from myna.apps.serve.engines.pool import Pool
 from myna.apps.serve.engines.pump import pumped
 from myna.apps.serve.engines.recognition import SharedWhisper
@@ -27,6 +29,7 @@ from myna.tts.flow_speech import load_flow_speech
 from myna.tts.presets import SpeechOptions
 from myna.tts.speaker import Speaker
 from myna.tts.text.long_text import split_text
+from myna.tts.threads import Running
 from myna.tts.voices.voice import Voice, codec_hash
 
 
@@ -164,6 +167,70 @@ def test_what_a_source_held_is_gone_with_its_error(taken):
         assert held[0]() is None
     finally:
         gc.enable()
+
+
+_LEAVES_IN_THE_MIDDLE = """
+import asyncio, sys, threading, time
+from myna.apps.serve.engines.pump import pumped
+begun, told = threading.Event(), threading.Event()
+def computes():
+    try:
+        yield 0
+        begun.set()
+        told.wait()
+        time.sleep(0.3)  # the rest of a step
+        yield 1
+    finally:
+        print("closed")
+def waits():
+    try:
+        yield 0
+        begun.set()
+        while True:
+            yield 1
+    finally:
+        print("closed")
+async def take():
+    items = pumped({source}, depth=2, on_cancel=told.set)
+    await anext(items)
+    await asyncio.Event().wait()
+threading.Thread(target=asyncio.run, args=(take(),), daemon=True).start()
+begun.wait()
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("source", ["computes", "waits"])
+def test_a_program_that_ends_in_the_middle_waits_for_the_source(source):
+    """Whose thread would be ended in the middle of torch's code, and the program with it."""
+    script = _LEAVES_IN_THE_MIDDLE.format(source=source)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (7, "closed\n")
+
+
+def test_who_takes_items_is_told_that_the_program_ends(monkeypatch):
+    """Not that there are no more: what was said until then is not the whole."""
+    running, full = Running(), threading.Event()
+    monkeypatch.setattr(pump, "RUNNING", running)
+
+    def source():
+        for i in range(1000):
+            if i == 3:
+                full.set()  # two wait, one has been taken: there is no room for this one
+            yield i
+
+    async def main():
+        items = pumped(source, depth=2)
+        found = [await anext(items)]
+        assert await asyncio.to_thread(full.wait, 10)
+        await asyncio.to_thread(running.close)
+        found += [await anext(items), await anext(items)]
+        for late in (items, pumped(source)):
+            with pytest.raises(RuntimeError, match="the program ends"):
+                await anext(late)
+        return found
+
+    assert asyncio.run(main()) == [0, 1, 2]
 
 
 def test_models_are_loaded_once_and_let_go_by_least_use():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import time
@@ -12,6 +13,7 @@ import pytest
 from myna.errors import OutputError
 
 from .conftest import SPEECH, Running
+from .test_uploads import until
 
 LONG = "This is the first of many sentences, which go on and on. " * 40
 
@@ -183,6 +185,48 @@ def test_an_upload_without_end_is_refused_when_it_is_too_long(serve):
         pass
     assert sent < 1 << 27
     assert httpx.get(server.url + "/health").status_code == 200
+
+
+@pytest.mark.parametrize("limits", [{"stall": 0.3}, {"deadline": 0.6}])
+def test_an_upload_that_stops_coming_is_ended_and_leaves_its_place(serve, limits):
+    """Also one that goes on so slowly that it has not come by the deadline."""
+    server = serve(limits=limits)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+        )
+        begun = time.monotonic()
+        until(lambda: server.house.admissions["upload"].n_active == 1)
+        client.settimeout(0.1)
+        answer = b""
+        while not answer and time.monotonic() < begun + 20:
+            if "deadline" in limits:
+                client.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                answer = client.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"send it without pauses" in answer
+    assert server.settled()
+
+
+def test_no_more_uploads_come_at_a_time_than_can_wait(serve):
+    server = serve(max_concurrency=1, queue=1)
+    head = (
+        b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
+        b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+    )
+    with contextlib.ExitStack() as stack:
+        for n in range(2):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            client.sendall(head)
+            until(lambda n=n: server.house.admissions["upload"].n_active == n + 1)
+        answer = httpx.post(
+            server.url + "/v1/audio/transcriptions", files={"file": SPEECH.read_bytes()}, timeout=60
+        )
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+    assert server.settled()
 
 
 def test_a_text_that_is_too_long_is_refused_by_its_body(server):

@@ -7,6 +7,7 @@ import logging
 
 import httpx
 import pytest
+from myna.apps.serve import security
 from myna.apps.serve.options import ServeOptions
 from myna.apps.serve.security import Keys
 from myna.errors import UsageError
@@ -76,6 +77,20 @@ def test_keys_are_in_no_log_and_no_message(locked, caplog):
     assert "secret-of-a-client" not in caplog.text + answer.text
     assert KEY not in caplog.text
     assert KEY not in repr(locked.house.options)
+
+
+@pytest.mark.parametrize("given", [KEY, KEY[:-1], "", "another-key-of-it"])
+def test_a_key_is_compared_with_all_there_are_by_digests_of_one_length(monkeypatch, given):
+    """Whichever is right, and however much of it: the time does not tell."""
+    compared = []
+
+    def noted(a: bytes, b: bytes) -> bool:
+        compared.append((len(a), len(b)))
+        return a == b
+
+    monkeypatch.setattr(security.hmac, "compare_digest", noted)
+    Keys([KEY, "another-key-of-it", "a-third-one"]).client([given])
+    assert compared == [(32, 32)] * 3
 
 
 def test_keys_have_names_that_do_not_tell_them():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 
@@ -12,6 +13,7 @@ from myna.data.audio import read_audio
 from myna.data.wav import to_int16
 from myna.tts.presets import SpeechOptions
 from myna.tts.text.long_text import split_text
+from starlette.websockets import WebSocket
 
 from .conftest import SPEECH
 
@@ -151,6 +153,63 @@ def test_who_goes_ends_the_work(server):
         send(socket, "input.text", text="One two three. " * 60)
         receive(socket, "audio.start")
     assert server.settled()
+
+
+def test_who_does_not_read_is_told_when_it_does_again(serve, monkeypatch):
+    """Its slot is free long before the deadline."""
+    server = serve(limits={"stall": 0.3})
+    send_on = WebSocket.send
+
+    async def full(socket, message):
+        if message.get("bytes"):
+            await asyncio.Event().wait()
+        await send_on(socket, message)
+
+    monkeypatch.setattr(WebSocket, "send", full)
+    with connect(server, "/v1/audio/speech/stream") as socket:
+        send(socket, "session.config", voice="ada")
+        send(socket, "input.text", text="One two three. ")
+        events, _ = receive(socket, "error")
+        assert "does not read" in events[-1]["error"]["message"]
+        assert server.house.admissions["speech"].n_active == 0
+    assert server.settled()
+
+
+@pytest.mark.parametrize(
+    ("path", "broken", "event"),
+    [
+        ("/v1/audio/speech/stream", "speech_socket._Session._add", {"type": "input.text", "text": "One. "}),
+        ("/v1/realtime", "realtime._Session._append", {"type": "input_audio_buffer.append", "audio": ""}),
+    ],
+)
+def test_what_nobody_foresaw_is_a_sentence_and_closes_the_connection(
+    server, monkeypatch, path, broken, event
+):
+    def fail(*args):
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr("myna.apps.serve.routes." + broken, fail)
+    with connect(server, path) as socket:
+        socket.send(json.dumps(event))
+        events, _ = receive(socket, "error")
+        assert events[-1]["error"]["message"] == "something went wrong in the server; its log says what"
+        with pytest.raises(exceptions.ConnectionClosed) as closed:
+            socket.recv(timeout=10)
+        assert closed.value.rcvd.code == 1011
+    assert server.settled()
+
+
+@pytest.mark.parametrize(
+    ("path", "event"),
+    [("/v1/audio/speech/stream", "input.done"), ("/v1/realtime", "input_audio_buffer.clear")],
+)
+def test_events_that_wait_are_bounded(server, monkeypatch, path, event):
+    monkeypatch.setattr("myna.apps.serve.routes.speech_socket.MOST_WAITING", 0)
+    monkeypatch.setattr("myna.apps.serve.routes.realtime.MOST_WAITING", 0)
+    with connect(server, path) as socket:
+        send(socket, event)
+        events, _ = receive(socket, "error")
+        assert "too many events wait" in events[-1]["error"]["message"]
 
 
 def test_keys_and_origins_are_asked_for_here_too(serve):

@@ -116,6 +116,18 @@ def test_events_carry_the_audio_and_what_it_cost(server):
     usage = found[-1]["usage"]
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
     assert usage["output_tokens"] > 50
+    assert usage["input_tokens"] == len(TEXT) - 1  # sentences, without the space between them
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_events_carry_every_format_to_its_last_byte(server, form):
+    """Encoders keep some of a file back until its end."""
+    found = events(server, response_format=form)
+    audio = b"".join(base64.b64decode(event["audio"]) for event in found if "audio" in event)
+    body = {"model": "tts-1", "input": TEXT, "voice": "ada", "response_format": form}
+    whole = httpx.post(server.url + "/v1/audio/speech", json=body, timeout=60).content
+    # The serial number of an Ogg stream is another each time.
+    assert len(audio) == len(whole) if form == "opus" else audio == whole
 
 
 def test_words_come_with_the_times_at_which_they_are_said(server):

@@ -271,7 +271,7 @@ def test_a_voice_that_is_damaged_is_not_told_by_its_path(tortoise, library):
 
 def test_home_assistant_hears_it_by_the_names_of_its_voices(serve, speaker, alone):
     pytest.importorskip("wyoming")
-    from myna.apps.serve.wyoming import serving
+    from myna.apps.serve.wyoming.service import serving
     from wyoming.audio import AudioStop
     from wyoming.error import Error
     from wyoming.info import Describe, Info

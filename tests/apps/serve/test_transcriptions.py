@@ -78,6 +78,29 @@ def test_words_and_segments_with_their_times(client):
     assert hear(client, "verbose_json").words is None
 
 
+def test_a_verbose_answer_has_all_of_whisper_s_fields(server):
+    answer = httpx.post(
+        server.url + "/v1/audio/transcriptions",
+        files={"file": SPEECH.read_bytes()},
+        data={"beam_size": "1", "response_format": "verbose_json"},
+        timeout=60,
+    ).json()
+    assert {name: type(value) for name, value in answer["segments"][0].items()} == {
+        "id": int,
+        "seek": int,
+        "start": float,
+        "end": float,
+        "text": str,
+        "tokens": list,
+        "temperature": float,
+        "avg_logprob": float,
+        "compression_ratio": float,
+        "no_speech_prob": float,
+    }
+    assert [segment["id"] for segment in answer["segments"]] == list(range(len(answer["segments"])))
+    assert answer["usage"] == {"type": "duration", "seconds": 8}
+
+
 def test_deltas_are_the_text(client):
     with client.audio.transcriptions.create(
         model="gpt-4o-transcribe", file=SPEECH, stream=True, extra_body={"beam_size": 1}
