@@ -28,7 +28,7 @@ class DecompressOptions:
 
     model: name or checkpoint, None for what the file says.   start, duration: seconds.   float32: WAV only.
     lm_model: file of EnCodec's language model, None for the downloaded one.   precision: of the decoder's products, see
-    `kernels.precision`.
+    `kernels.precision`.   voice: name or file of one that has learned the codec, None for the codec as it is.
     """
 
     model: str | None = None
@@ -39,6 +39,7 @@ class DecompressOptions:
     force: bool = False
     device: str = "cpu"
     precision: str = "auto"
+    voice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Decompressor:
         from ..codec.formats import open_compressed
         from ..codec.precision import set_precision
         from ..codec.registry import codec_for
+        from ..tts.voices.codec_decoder import codec_of_voice, kept_voice
 
         options = self.options
         compressed = open_compressed(opened, self._language_model)
@@ -110,6 +112,8 @@ class Decompressor:
         key = (info.model, f"{info.weights_hash} {info.n_codebooks} {info.codebook_size} {info.sample_rate}")
         if key not in self._codecs:
             codec = codec_for(info, options.model, options.device, self.console.note)
+            if options.voice is not None:
+                codec = codec_of_voice(codec, kept_voice(options.voice))
             self._codecs[key] = codec, set_precision(codec, options.precision).decoder
         codec, self._precision = self._codecs[key]
         return compressed, codec
@@ -199,6 +203,10 @@ def command(
     model: str | None = typer.Option(
         None, help="A name of `myna models list`, or a checkpoint.  [default: as the file says]"
     ),
+    voice: str | None = typer.Option(
+        None,
+        help="The person who speaks: a voice that has learned the codec by `myna voices adapt NAME ... --codec`.",
+    ),
     lm_model: str | None = typer.Option(
         None,
         help="The .th or checkpoint of EnCodec's language model, for .ecdc.  [default: the downloaded one]",
@@ -230,7 +238,7 @@ def command(
     suffix = "." + suffix.lower().lstrip(".")
     check_writable_format(suffix, float32)
     worker = Decompressor(
-        DecompressOptions(model, start, duration, float32, lm_model, force, device, precision), console
+        DecompressOptions(model, start, duration, float32, lm_model, force, device, precision, voice), console
     )
     if output == PIPE:
         if suffix != ".wav":

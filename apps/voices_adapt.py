@@ -1,6 +1,7 @@
 """`myna voices adapt`: a voice from minutes of recordings rather than seconds.
 
     recordings -> `preparation` (speech, level, quality, texts, who speaks) -> `training.adapt` -> adapters in the voice
+    --codec: the same for the decoder of the codec, without texts
 
 What is prepared and learned lies in a work folder until the voice is done, so that the same command goes on.
 """
@@ -24,12 +25,16 @@ from ..errors import InputError, MissingModelError, UsageError
 from .console import Console
 
 if TYPE_CHECKING:
-    from ..training.adapt.adapt import Adapted, Adapting
+    from ..codec import Codec
+    from ..training.adapt.adapt import Adapted
     from ..training.adapt.loop import Progress
+    from ..training.adapt.material import Material
+    from ..training.adapt.recipe import AdaptRecipe
+    from ..tts.aligner import Aligner
     from ..tts.valle import Valle
     from ..tts.voices.voice import Voice
 
-NONE = "none"
+NONE, CODEC = "none", "codec"  # no Whisper; the part of a voice that has learned a codec
 _PIECE = 12.0  # seconds, the longest clip
 
 
@@ -61,6 +66,12 @@ def adapt(
     others: Path = typer.Option(
         None, "--others", help="A corpus of other people (WebDataset shards), so that words survive."
     ),
+    codec: bool = typer.Option(
+        False,
+        "--codec",
+        help="Adapt the decoder of myna-24k-v2 instead, by which `myna decompress --voice NAME` gives this person's "
+        "files back. Needs no texts.",
+    ),
     work: Path = typer.Option(None, "--work", help="Where the work is kept.  [default: beside the voices]"),
     reset: bool = typer.Option(False, "--reset", help="Take an adaptation out again."),
     workers: int = typer.Option(None, "--workers", "-j", help="That prepare.  [default: all cores]"),
@@ -89,7 +100,17 @@ def adapt(
     files = audio_files(recordings)
     statement = known.consent if known is not None else _consent(recordings, consent)
     chosen = _recipe(recipe, others)
-    place = (work or library_dir().parent / "adapt" / name) / _key(files, texts, model, language)
+    place = work or library_dir().parent / "adapt" / name
+    if codec:
+        if texts is not None or decoder is not None:
+            raise UsageError(
+                "--codec needs no texts and no decoder of speech; leave --texts and --decoder out"
+            )
+        place = place / "codec" / _key(files, None, NONE, language)
+        clean_work(place)
+        _adapt_codec(name, known, statement, files, place, chosen, minutes, workers, console)
+        return
+    place = place / _key(files, texts, model, language)
     clean_work(place)
     models, decoder = _models(decoder)
     corpus = prepared(files, texts, place, model, language, workers, console)
@@ -100,13 +121,70 @@ def adapt(
     adapting = Adapting(
         models, decoder, models.aligner, corpus, place / "learned", chosen, given, console.note
     )
-    voice = known or new_voice(name, adapting, models, statement, language)
+    voice = known or new_voice(name, adapting.material, models.codec, models.aligner, statement, language)
     with _shown(console) as shown, Interrupt() as interrupt:
         found = adapting.run(voice.prompt(), minutes, interrupt, shown.report, shown.stage)
     if found.adapters or known is None:
-        voice = replace(voice, adapters=dict(found.adapters) or voice.adapters)
+        kept = {part: one for part, one in voice.adapters.items() if part == CODEC or not found.adapters}
+        voice = replace(voice, adapters={**kept, **found.adapters})
         path = add_voice(voice, force=True)
     console.result(*described(name, path, found))
+
+
+def _adapt_codec(
+    name: str,
+    known: Voice | None,
+    consent: str,
+    files: Sequence[Path],
+    place: Path,
+    recipe: AdaptRecipe,
+    minutes: float,
+    workers: int | None,
+    console: Console,
+) -> None:
+    """The decoder of the codec; what the voice has learned to speak with stays."""
+    from ..codec.registry import DEFAULT_CODEC, VOICE_CODEC, load_codec
+    from ..training.adapt.adapt_codec import AdaptingCodec
+    from ..training.engine.interrupt import Interrupt
+    from ..tts.voices.library import add_voice, voice_path
+
+    corpus = prepared(files, None, place, NONE, "en", workers, console)
+    adapting = AdaptingCodec(load_codec(DEFAULT_CODEC), corpus, place / "learned", recipe, console.note)
+    voice = known or new_voice(name, adapting.material, load_codec(VOICE_CODEC), None, consent, "en")
+    with _shown(console) as shown, Interrupt() as interrupt:
+        shown.stage("adapting the decoder of the codec")
+        found = adapting.run(minutes, interrupt, shown.report)
+    path = voice_path(name)
+    if found.adapters or known is None:
+        path = add_voice(replace(voice, adapters={**voice.adapters, **found.adapters}), force=True)
+    console.result(*described_codec(name, path, found))
+
+
+def described_codec(name: str, path: Path, found: Adapted) -> tuple[dict[str, Any], str]:
+    """What came of it, for programs and for people."""
+    assert found.before is not None
+    assert found.now is not None
+    before, now = -found.before.likeness, -found.now.likeness
+    facts: dict[str, Any] = {
+        "name": name,
+        "path": str(path),
+        "seconds_of_speech": round(found.seconds, 1),
+        "adapted": sorted(found.adapters),
+        "bytes": sum(one.weights.half().n_bytes for one in found.adapters.values()),
+        "distance_before": round(before, 4),
+        "distance": round(now, 4),
+        "interrupted": found.interrupted,
+    }
+    if found.adapters:
+        line = (
+            f"adapted the codec of {name!r} by {found.seconds:.0f} s of speech: what it decodes is {before:.3f} from "
+            f"the recordings before, {now:.3f} now; use it with `myna decompress FILE --voice {name}`"
+        )
+    else:
+        line = f"nothing was gained by {found.seconds:.0f} s of speech; {name!r} is as it was"
+    if found.interrupted:
+        line += "; stopped, the same command goes on"
+    return facts, line
 
 
 def described(name: str, path: Path, found: Adapted) -> tuple[dict[str, Any], str]:
@@ -305,27 +383,27 @@ def _whisper(model: str | None, language: str, console: Console) -> str | None:
         return None
 
 
-def new_voice(name: str, adapting: Adapting, models: Valle, consent: str, language: str) -> Voice:
-    """A voice of the best clip."""
+def new_voice(
+    name: str, material: Material, codec: Codec, aligner: Aligner | None, consent: str, language: str
+) -> Voice:
+    """A voice of the best clip. codec: that of voices."""
     from ..data.audio import Audio
     from ..tts.voices.recording import PromptOptions
     from ..tts.voices.voice import make_voice
 
-    key, text = adapting.best_clip()
-    corpus = adapting.material.corpus
-    item = next(item for item in corpus.items if item.key == key)
-    audio = Audio(corpus.read(item, 0, item.length)[None], corpus.sample_rate)
+    clip, text = material.best_clip()
+    audio = Audio(material.corpus.read(clip, 0, clip.length)[None], material.corpus.sample_rate)
     options = PromptOptions(two_people=False)  # told apart already
 
     def made(text: str | None) -> Voice:
         spoken = "en-us" if language == "en" else language
-        return make_voice(audio, models.codec, consent, name, text, spoken, models.aligner, options)
+        return make_voice(audio, codec, consent, name, text, spoken, aligner, options)
 
     try:
         voice = made(text)
     except InputError:  # its text does not fit after all
         voice = made(None)
-    return replace(voice, source=f"{len(adapting.material.person.items)} clips")
+    return replace(voice, source=f"{len(material.person.items)} clips")
 
 
 # ---- progress
@@ -354,7 +432,7 @@ def progress_line(progress: Progress) -> str:
     p = progress
     judged = (
         f"held out {-p.before.likeness:.3f} before, {-p.best.likeness:.3f} now"
-        if p.part in ("ar", "token-ar")
+        if p.part in ("ar", "token-ar", CODEC)
         else f"likeness {p.before.likeness:.3f} before, {p.best.likeness:.3f} now"
     )
     return f"{p.part}, step {p.step}: {judged}; {max(0.0, p.minutes_left):.1f} min left at most"

@@ -202,7 +202,7 @@ class Speaker:
             if part is not None:
                 digest.update(name.encode() + part.float().cpu().numpy().tobytes())
         for part, adapter in sorted(prompt.adapters.items()):
-            digest.update(f"{part} {adapter.base} {adapter.weights.digest()}".encode())
+            digest.update(f"{part} {adapter.digest()}".encode())
         return digest.hexdigest()
 
 

@@ -98,17 +98,6 @@ class Adapting:
             assert wanted.corpus is not None
             self.others = others(wanted.corpus, wanted.utterances, codec, aligner, work, recipe.seed)
 
-    def best_clip(self) -> tuple[str, str | None]:
-        """Key and text of the clip that is most like all the others, of 3 s or more where there are such: a prompt."""
-        person, rate = self.material.person, self.material.corpus.sample_rate
-        texts = {item.key: item.text for item in self.material.speech.items} if self.material.speech else {}
-        free = [item for item in person.items if item.key not in self.material.held]
-        free = [item for item in free if item.key in texts] or free
-        long = [item for item in free if 3 * rate <= item.length <= 12 * rate] or free
-        centre = torch.stack([person.vectors[item.key] for item in person.items]).mean(0)
-        chosen = max(long, key=lambda item: (float(person.vectors[item.key] @ centre), item.key))
-        return chosen.key, texts.get(chosen.key)
-
     def run(
         self,
         prompt: Prompt,
@@ -159,13 +148,15 @@ class Adapting:
             interrupt,
             report,
         )
-        now = learned.best
-        if learned.weights is not None:
-            decoders = self._kept(part, learned, before, learned.best)
+        if learned.weights is None:
+            now = judge.measure(adapters) if adapters else before
+        else:
+            now, decoders = learned.best, self._kept(part, learned, before, learned.best)
             if interrupt.requested:  # whoever stops it does not wait for more listening
                 adapters[self.decoder] = decoders
             else:
-                adapters, now = self._strengthened(judge, adapters, decoders, learned.before)
+                without = judge.measure(adapters) if adapters else before
+                adapters, now = self._strengthened(judge, adapters, decoders, without)
         if now.likeness <= before.likeness:
             adapters, now = {}, before
         return Adapted(adapters, before, now, self.material.seconds, interrupt.requested)
@@ -174,7 +165,7 @@ class Adapting:
         self, judge: Judge, adapters: Mapping[str, Adapter], decoders: Adapter, before: Measured
     ) -> tuple[dict[str, Adapter], Measured]:
         """The adapters with that of the decoder, as far as the words bear it. before: as the voice is judged with the
-        others, whose sentences say the same to the frame: the difference is the decoder's."""
+        others alone, whose sentences say the same to the frame: the difference is the decoder's."""
 
         def measure(adapter: Adapter) -> Measured:
             return judge.measure({**adapters, self.decoder: adapter})
@@ -265,14 +256,16 @@ class Adapting:
             "likeness_before": round(before.likeness, 4),
             "likeness": None if now is None else round(now.likeness, 4),
         }
-        return Adapter(learned.weights.half(), part.base, facts)
+        return Adapter(learned.weights.half(), part.base, facts, part.speaker)
 
     def _identity(self, prompt: Prompt, part: Part, adapters: Mapping[str, Adapter]) -> str:
         """Of a run: what is learned from, beside which weights, how, and for which prompt."""
         told: list[Any] = [part.name, part.base, describe(self.recipe), sorted(self.material.person.vectors)]
-        told += [sorted(self.material.held), [adapter.weights.digest() for adapter in adapters.values()]]
+        told += [sorted(self.material.held), [adapter.digest() for adapter in adapters.values()]]
         digest = hashlib.sha256(json.dumps(told).encode())
         digest.update(prompt.codes.numpy().tobytes() + weights_hash(self.models.codec).encode())
+        if part.speaker is not None:
+            digest.update(part.speaker.numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -24,7 +24,11 @@ from .recipe import AdaptRecipe
 
 
 class FlowPart:
-    """tokenizer: of speech tokens; None: they are never known, and the clips must have texts."""
+    """It reads one speaker vector for all of the person's clips, their mean, while it learns and when it speaks: a few
+    seconds are a poorer estimate of a voice than minutes.
+
+    tokenizer: of speech tokens; None: they are never known, and the clips must have texts.
+    """
 
     name = "flow"
 
@@ -45,6 +49,7 @@ class FlowPart:
                 "--texts, or install a Whisper (`myna models download tiny.en`)"
             )
         self.base = weights_hash(flow)[:16]
+        self.speaker: Tensor | None = mine.speaker().half()
         decoder = copy.deepcopy(flow)
         self.layers = attached(decoder, section, self.name, recipe.seed)
         tokenizer = SpeechTokenizer() if tokenizer is None else copy.deepcopy(tokenizer)
@@ -74,6 +79,8 @@ class FlowPart:
 
     def _batches(self, material: Material, path: Path, examples: ExampleOptions) -> tuple[Batches, Reader]:
         speech = mels(material, path)
+        if material.whose is not None:
+            speech.speakers[:] = material.speaker()
         planner = Planner(speech, range(len(speech)), examples)
         batches = Batches(planner, self.recipe.flow.batch_frames, self.recipe.seed, pool=8)
         return batches, Reader(speech, self._net.decoder.config)

@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from ...codec import Codec
 from ...codec.checkpoint import codes_hash
@@ -46,6 +49,22 @@ class Material:
     speech: SpeechSet | None
     seconds: float
     whose: str | None = PERSON
+
+    def speaker(self) -> Tensor:
+        """The mean speaker vector (E,) of the clips to learn from, of length 1."""
+        vectors = [self.person.vectors[item.key] for item in self.person.items if item.key not in self.held]
+        return F.normalize(torch.stack(vectors).mean(0), dim=0)
+
+    def best_clip(self) -> tuple[Item, str | None]:
+        """The clip that is most like all the others, of 3 s or more where there are such, and its text: a prompt."""
+        rate, vectors = self.corpus.sample_rate, self.person.vectors
+        texts = {item.key: item.text for item in self.speech.items} if self.speech else {}
+        free = [item for item in self.person.items if item.key not in self.held]
+        free = [item for item in free if item.key in texts] or free
+        long = [item for item in free if 3 * rate <= item.length <= 12 * rate] or free
+        mean = torch.stack([vectors[item.key] for item in self.person.items]).mean(0)
+        chosen = max(long, key=lambda item: (float(vectors[item.key] @ mean), item.key))
+        return chosen, texts.get(chosen.key)
 
     def train(self) -> list[int]:
         """Utterances of `speech` to learn from."""
@@ -154,8 +173,6 @@ def _speech(
     if whose is not None:
         aligned = [replace(one, item=replace(one.item, speaker=whose)) for one in aligned]
     codes = Extractor(codec, mine).codes(aligned)
-    import torch
-
     speech = [
         Speech(one.item, one.phones, one.pointer, torch.from_numpy(each).long())
         for one, each in zip(aligned, codes, strict=True)

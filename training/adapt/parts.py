@@ -24,11 +24,13 @@ from .recipe import AdaptRecipe, PartSection
 
 
 class Part(Protocol):
-    """name: of the adapter in the voice.   layers: what learns.   base: hash of the weights beside it."""
+    """name: of the adapter in the voice.   layers: what learns.   base: hash of the weights beside it.   speaker (E,):
+    that it reads in place of the prompt's; None: the prompt's."""
 
     name: str
     layers: Mapping[str, LoRALinear]
     base: str
+    speaker: Tensor | None
 
     def loss(self, step: int) -> Tensor: ...
 
@@ -49,7 +51,7 @@ def attached(model: torch.nn.Module, section: PartSection, part: str, seed: int)
 
 def as_adapter(part: Part, facts: Mapping[str, object] | None = None) -> Adapter:
     """What it has learned, in the precision in which it is kept."""
-    return Adapter(weights_of(part.layers).half(), part.base, facts or {})
+    return Adapter(weights_of(part.layers).half(), part.base, facts or {}, part.speaker)
 
 
 def from_others(recipe: AdaptRecipe, there: bool, step: int) -> bool:
@@ -63,6 +65,7 @@ class ARPart:
     """The AR on the person's sentences, each after a prompt of theirs."""
 
     name = "ar"
+    speaker: Tensor | None = None
 
     def __init__(self, ar: ARModel, mine: Material, others: Material | None, recipe: AdaptRecipe):
         assert mine.speech is not None

@@ -49,6 +49,19 @@ class FlowSection(PartSection):
     unknown_voice: float = Field(default=0.0, ge=0, le=1)  # of the examples hide whose voice it is
 
 
+class CodecSection(PartSection):
+    """The decoder of a codec, whose files of the person then sound better."""
+
+    lora: strict(LoRAOptions) = LoRAOptions(  # pyright: ignore[reportInvalidTypeForm]
+        rank=16, alpha=16, targets=("layers.*.expand", "layers.*.contract", "layers.*.project.linear")
+    )
+    lr: float = Field(default=2e-3, gt=0)
+    measure_every: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=12, ge=1)
+    seconds: float = Field(default=1.0, gt=0)  # of a crop
+    losses_of: str = "myna-24k-v2-cpu"  # the recipe whose losses it learns by
+
+
 class OthersSection(Section):
     """Speech of other people, so that words survive."""
 
@@ -76,3 +89,4 @@ class AdaptRecipe(Section):
     others: OthersSection = OthersSection()
     ar: ARSection = ARSection()
     flow: FlowSection = FlowSection()
+    codec: CodecSection = CodecSection()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from ...tts.lm.adapter import Adapter
 from .judge import Measured
 
-STRENGTHS = (1.0, 0.8, 0.65, 0.5, 0.35)
+STRENGTHS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2)
 
 
 def scaled(adapter: Adapter, strength: float) -> Adapter:

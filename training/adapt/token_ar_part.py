@@ -28,6 +28,7 @@ class TokenARPart:
     """tokenizer: of the tokens that it says."""
 
     name = "token-ar"
+    speaker: Tensor | None = None  # what it says changes with another one: no judgement could be compared
 
     def __init__(
         self,

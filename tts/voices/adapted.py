@@ -1,6 +1,7 @@
 """A voice's adapters in its file.
 
 tensors:  adapter/PART/LAYER/down (R, I), adapter/PART/LAYER/up (O, R), float16
+          adapter-speaker/PART (E,), float16: the mean speaker vector, where the part has one
 facts:    adapters: {PART: {"base": hash of the weights it belongs to, "scale": factor, "facts": how it was made}}
 """
 
@@ -15,7 +16,7 @@ from ...errors import UsageError
 from ...layers.lora import LoRAWeights
 from ..lm.adapter import LARGEST, Adapter
 
-_PREFIX = "adapter"
+_PREFIX, _SPEAKER = "adapter", "adapter-speaker"
 
 
 def adapter_tensors(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
@@ -25,6 +26,8 @@ def adapter_tensors(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
         weights = adapter.weights.half()
         for side, each in (("down", weights.down), ("up", weights.up)):
             tensors |= {f"{_PREFIX}/{part}/{name}/{side}": tensor for name, tensor in each.items()}
+        if adapter.speaker is not None:
+            tensors[f"{_SPEAKER}/{part}"] = adapter.speaker.half().cpu().contiguous()
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if n_bytes > LARGEST:
         raise UsageError(
@@ -56,5 +59,8 @@ def read_adapters(described: Any, tensors: Mapping[str, Tensor]) -> dict[str, Ad
         weights = LoRAWeights(sides[part]["down"], sides[part]["up"], float(said["scale"]))
         if not isinstance(said["base"], str) or not said["base"] or not isinstance(said["facts"], dict):
             raise ValueError(part)
-        adapters[part] = Adapter(weights, said["base"], said["facts"])
+        speaker = tensors.get(f"{_SPEAKER}/{part}")
+        if speaker is not None and (speaker.ndim != 1 or not bool(speaker.isfinite().all())):
+            raise ValueError(part)
+        adapters[part] = Adapter(weights, said["base"], said["facts"], speaker)
     return adapters

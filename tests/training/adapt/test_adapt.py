@@ -39,8 +39,8 @@ def test_what_is_used_and_what_is_kept_apart(adapting):
     assert len(material.kept_apart()) == 1
     assert 55 < material.seconds < 70
     assert {item.speaker for item in material.speech.items} == {"person"}
-    key, text = run.best_clip()
-    assert key not in material.held
+    clip, text = material.best_clip()
+    assert clip.key not in material.held
     assert text
 
 
@@ -121,7 +121,7 @@ def test_the_ar_over_tokens_learns_and_speaks_with_what_it_learned(adapting):
 class Counted:
     """A part that learns nothing: its judgements are told."""
 
-    name, base = "ar", "0" * 16
+    name, base, speaker = "ar", "0" * 16, None
 
     def __init__(self, layers):
         self.layers = layers

@@ -27,7 +27,7 @@ from ....data.resample import resample
 from ....kernels.precision import Precision
 from ....pretrained.ge2e import GE2E
 from ....pretrained.ge2e import RATE as SPEAKER_RATE
-from ...lm.adapter import adapted_model
+from ...lm.adapter import adapted_model, speaker_of
 from ...lm.ar import ARModel
 from ...lm.batch import Prompt
 from ...lm.quantize import for_inference
@@ -91,7 +91,8 @@ class FlowSpeechDecoder:
             tokens = self.tokenizer.tokens(mel[None])[0]
             levels = self.tokenizer.quantizer.vectors(tokens) if self.options.tokens else None
         model = cast(FlowDecoder, adapted_model(prompt.adapters, self.name, self._original, self.flow))
-        voice = read_voice(model, mel, speaker, levels, self.options, is_narrow(mel))
+        lasting = speaker_of(prompt.adapters, self.name, speaker)
+        voice = read_voice(model, mel, lasting, levels, self.options, is_narrow(mel))
         return ReadVoice(voice, None if tokens is None else TokenPrompt(tokens, speaker), model)
 
     def _speaker(self, wav: Tensor) -> Tensor:
