@@ -80,6 +80,10 @@ class Ticket:
 class _View:
     """The models as one request sees them. What is not here is `Valle`'s own."""
 
+    # One is decoded, one waits, one is filled: an AR that is further ahead of its decoder would not step together with
+    # those that are not (`SharedAR`).
+    chunks_ahead = 1
+
     def __init__(self, models: Valle, shared: SharedAR, turns: Turns, ticket: Ticket):
         self._models, self._shared, self._turns, self._ticket = models, shared, turns, ticket
 
@@ -152,8 +156,8 @@ class SpeechEngine:
         self.sample_rate = self.speaker.sample_rate
         models = self.speaker.models
         self.shared = SharedAR(models.ar, exact, models.opening, models.utterance)
-        # The AR's thread has a core; what remains is for decoders.
-        self._turns = Turns(max(1, n_cores() - 1))
+        # The AR has little to do where many share its steps, so that decoders may have every core.
+        self._turns = Turns(n_cores())
 
     def ticket(self) -> Ticket:
         return Ticket(self.sample_rate)
