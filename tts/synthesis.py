@@ -52,7 +52,9 @@ class SpeechModels(Protocol):
     least 1."""
 
     codec: Codec
-    chunks_ahead: int
+
+    @property
+    def chunks_ahead(self) -> int: ...
 
     def chunks(self, decoder: str | None) -> tuple[int, ...]:
         """Lengths in frames that are turned into sound at a time, the last repeats; empty: a sentence."""

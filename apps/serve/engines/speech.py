@@ -80,15 +80,17 @@ class Ticket:
 class _View:
     """The models as one request sees them. What is not here is `Valle`'s own."""
 
-    # One is decoded, one waits, one is filled: an AR that is further ahead of its decoder would not step together with
-    # those that are not (`SharedAR`).
-    chunks_ahead = 1
-
     def __init__(self, models: Valle, shared: SharedAR, turns: Turns, ticket: Ticket):
         self._models, self._shared, self._turns, self._ticket = models, shared, turns, ticket
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._models, name)
+
+    @property
+    def chunks_ahead(self) -> int:
+        """Beside others one is decoded, one waits, one is filled: an AR that is further ahead of its decoder would not
+        step together with those that are not (`SharedAR`)."""
+        return 1 if self._shared.n_running else self._models.chunks_ahead
 
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions

@@ -273,7 +273,8 @@ def test_one_whose_frames_nobody_takes_holds_up_nobody(ar):
     shared = SharedAR(ar, opening=4)
     first = shared.frames(Phones.from_ipa(TEXTS[1]), prompt(1), options(1))
     second = shared.frames(Phones.from_ipa(TEXTS[2]), prompt(2), options(2))
-    next(first), next(second)
+    next(first)
+    next(second)
     rest = [list(second), list(first)]
     assert len(rest[0]) > 8
     assert shared.frames_made == 2 + len(rest[0]) + len(rest[1])
