@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,14 @@ Packed = torch.classes.quantized.LinearPackedParamsBase
 _NO_SCRIPT = (RuntimeError, NotImplementedError, TypeError, OSError, AttributeError)
 
 
+Result = TypeVar("Result")
+
+
 @cache
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A few operations without Python between them: where weights are packed, torch looks in Python at what every
-    argument of a call may be, which takes as long as a small product. As it is where there is no TorchScript."""
+def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
+    """A few operations without Python between them, nor its lock: where weights are packed, torch looks in Python at
+    what every argument of a call may be, which takes as long as a small product. As it is where there is no
+    TorchScript."""
     with warnings.catch_warnings():  # torch is going to drop it, and has nothing as fast for small operations
         warnings.simplefilter("ignore", DeprecationWarning)
         try:

@@ -6,9 +6,13 @@ al. 2023. Shapes: B batch, T frames, W width, H heads, G key/value heads, D head
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..kernels.int8 import compiled
 
 
 class Rotary(nn.Module):
@@ -135,25 +139,6 @@ class Attention(nn.Module):
         reach = mask.shape[-1]
         return attend(q, cache[0].narrow(2, 0, reach), cache[1].narrow(2, 0, reach), mask)
 
-    def look_flat(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cache: tuple[Tensor, Tensor],
-        index: Tensor,
-        mask: Tensor,
-    ) -> Tensor:
-        """As `look` for one frame, a key head a row, which takes half the operations: q (B G, H / G, D), k and v (B G,
-        1, D), index (B G, 1, D) the slot, mask (B G, 1, S') of the slots that are read -> (B G, H / G, D)."""
-        n, reach = len(q), mask.shape[-1]
-        keys, values = (part.view(n, part.shape[2], self.head_dim) for part in cache)
-        keys.scatter_(1, index, k.to(keys.dtype))
-        values.scatter_(1, index, v.to(values.dtype))
-        before = keys.narrow(1, 0, reach).transpose(1, 2)
-        scores = torch.baddbmm(mask, q, before, alpha=self.head_dim**-0.5)
-        return torch.bmm(torch.softmax(scores, dim=-1), values.narrow(1, 0, reach))
-
     def _write(self, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], slot: Tensor) -> None:
         keys, values = cache
         n, t = slot.shape[1], k.shape[2]
@@ -164,3 +149,48 @@ class Attention(nn.Module):
     def merge(self, y: Tensor) -> Tensor:
         """What the heads found, (B, H, T, D) -> (B, T, W)."""
         return self.out(y.transpose(1, 2).flatten(2))
+
+
+def look_flat(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    caches: Sequence[tuple[Tensor, Tensor]],
+    index: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    rows: Sequence[int],
+) -> Tensor:
+    """As `Attention.look` for one frame of several streams, each with a cache of its own and a key head a row, which
+    takes half the operations.
+
+    q (N, H / G, D), k and v (N, 1, D), the rows of the first stream first.   index (n, 1, D), masks (n, 1, S') of each
+    stream: the slot, and the slots that are read.   rows: n of each -> (N, H / G, D).
+    """
+    keys, values = [cache[0] for cache in caches], [cache[1] for cache in caches]
+    # Without Python between a dozen small operations a stream, which would take as long as they do, and keep other
+    # threads from the interpreter.
+    look = compiled(_looks) if q.device.type == "cpu" else _looks
+    return look(q, k, v, keys, values, list(index), list(masks), list(rows))
+
+
+def _looks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    index: list[Tensor],
+    masks: list[Tensor],
+    rows: list[int],
+) -> Tensor:
+    channels, first, found = q.shape[-1], 0, []
+    for i, n in enumerate(rows):
+        reach, slots = masks[i].shape[-1], keys[i].shape[2]
+        own_keys, own_values = keys[i].view(n, slots, channels), values[i].view(n, slots, channels)
+        own_keys.scatter_(1, index[i], k.narrow(0, first, n).to(own_keys.dtype))
+        own_values.scatter_(1, index[i], v.narrow(0, first, n).to(own_values.dtype))
+        before = own_keys.narrow(1, 0, reach).transpose(1, 2)
+        scores = torch.baddbmm(masks[i], q.narrow(0, first, n), before, alpha=channels**-0.5)
+        found.append(torch.bmm(torch.softmax(scores, dim=-1), own_values.narrow(1, 0, reach)))
+        first += n
+    return torch.cat(found)

@@ -13,6 +13,7 @@ Shapes: B batch, T frames, W width, C channels of the condition, K kernel, S slo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.int8 import compiled
 from .attention import Attention, Rotary
 from .transformer import SwiGLU
 
@@ -86,6 +88,14 @@ class DiTBlock(nn.Module):
         slot: Tensor,
         mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        attention, feed = self.attention, self.feed_forward
+        linear = attention.qkv, attention.out, feed.gate_up, feed.out
+        if _is_plain(x, linear):
+            weights = [layer.weight for layer in linear]
+            conv, table, heads = self.conv, modulation + self.table, attention.n_heads
+            return compiled(_step)(
+                x, table, *turn, tail, *cache, slot, mask, conv.weight, conv.bias, weights, heads
+            )
         scale1, shift1, gate1, scale2, shift2, gate2 = (modulation + self.table).unbind(1)
         y, tail = self.mixed(self.modulated(x, scale1, shift1), tail)
         x = x + gate1[:, None] * self.attention.step(y, turn, cache, slot, mask, with_past=False)
@@ -93,6 +103,56 @@ class DiTBlock(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+def _is_plain(x: Tensor, layers: Sequence[nn.Module]) -> bool:
+    """Whether `_step` may take the place of a block's operations: on a CPU, without adapters or other precisions."""
+    return (
+        x.device.type == "cpu"
+        and x.shape[1] > 1
+        and not torch.is_grad_enabled()
+        and all(type(layer) is nn.Linear for layer in layers)
+    )
+
+
+def _step(
+    x: Tensor,
+    table: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    tail: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slot: Tensor,
+    mask: Tensor,
+    kernel: Tensor,
+    bias: Tensor,
+    weights: list[Tensor],
+    heads: int,
+) -> tuple[Tensor, Tensor]:
+    """The operations of `DiTBlock.step`, without Python between them: a server's other threads need its lock.
+
+    table: (B, 6, W), the modulation and the block's own.   weights: of qkv, out, gate and up, down.
+    """
+    scale1, shift1, gate1, scale2, shift2, gate2 = table.unbind(1)
+    b, t, width = x.shape
+    y = F.layer_norm(x, [width]) * (1 + scale1[:, None]) + shift1[:, None]
+    wide = torch.cat([tail.to(x.dtype), y.transpose(1, 2)], dim=-1)
+    y = y + F.conv1d(wide, kernel, bias, groups=width).transpose(1, 2)
+    qkv = F.linear(y, weights[0]).view(b, t, 3 * heads, width // heads).transpose(1, 2)
+    qk, v = qkv.split_with_sizes([2 * heads, heads], dim=1)
+    first, second = qk.chunk(2, dim=-1)
+    q, k = torch.addcmul(qk * cos, torch.cat([second, first], dim=-1), sin).chunk(2, dim=1)
+    index = slot[:, None, :, None].expand(-1, heads, -1, width // heads)
+    keys.scatter_(2, index, k.to(keys.dtype))
+    values.scatter_(2, index, v.to(values.dtype))
+    reach = mask.shape[-1]
+    y = F.scaled_dot_product_attention(q, keys.narrow(2, 0, reach), values.narrow(2, 0, reach), mask)
+    x = x + gate1[:, None] * F.linear(y.transpose(1, 2).flatten(2), weights[1])
+    y = F.layer_norm(x, [width]) * (1 + scale2[:, None]) + shift2[:, None]
+    gate, up = F.linear(y, weights[2]).chunk(2, dim=-1)
+    x = x + gate2[:, None] * F.linear(F.silu(gate) * up, weights[3])
+    return x, wide[..., wide.shape[-1] - tail.shape[-1] :]
 
 
 class DiT(nn.Module):

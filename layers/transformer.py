@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Attention, Rotary
+from .attention import Attention, Rotary, look_flat
 from .streaming import State, Streamable
 
 
@@ -230,12 +230,8 @@ class Transformer(Streamable):
         for i, block in enumerate(self._blocks):
             q, k, v = block.attention.project(block.norm1(x), turn)
             q = q.reshape(-1, heads // groups, channels)
-            keys, values = _parts(k.flatten(0, 1), rows), _parts(v.flatten(0, 1), rows)
-            y = [
-                block.attention.look_flat(own, keys[j], values[j], states[j][1][i], index[j], masks[j])
-                for j, own in enumerate(_parts(q, rows))
-            ]
-            found = y[0] if len(y) == 1 else torch.cat(y)
+            keys, values = k.flatten(0, 1), v.flatten(0, 1)
+            found = look_flat(q, keys, values, [caches[i] for _, caches in states], index, masks, rows)
             x = x + block.attention.merge(found.view(len(x), heads, 1, channels))
             x = x + block.feed_forward(block.norm2(x))
         return self.norm(x)[:, 0], [(position + 1, caches) for position, caches in states]

@@ -42,16 +42,19 @@ from .text.long_text import Sentence
 from .text.phones import Phones
 
 PAUSE, PARAGRAPH_PAUSE = 0.25, 0.7  # seconds of silence after a sentence, besides its own short ends
-_FRAMES_AHEAD = 12  # chunks of codes that the AR may be ahead: half a minute at most
 _CHUNKS_AHEAD = 4  # chunks of samples that are ready before they are asked for
 _STEPS = 12  # frames of several tries after which it is asked whether they are still wanted
 _NOTHING = np.zeros(0, np.float32)
 
 
 class SpeechModels(Protocol):
-    """What synthesis asks of the models."""
+    """What synthesis asks of the models.   chunks_ahead: chunks of codes that the AR may be ahead of the decoder, at
+    least 1."""
 
     codec: Codec
+
+    @property
+    def chunks_ahead(self) -> int: ...
 
     def chunks(self, decoder: str | None) -> tuple[int, ...]:
         """Lengths in frames that are turned into sound at a time, the last repeats; empty: a sentence."""
@@ -138,7 +141,7 @@ class Synthesizer:
         in any of them, and what the models raise.
         """
         options = options or SpeechOptions()
-        codes = ahead(self._codes(sentences, prompt, options, start), _FRAMES_AHEAD, "ar")
+        codes = ahead(self._codes(sentences, prompt, options, start), self.models.chunks_ahead, "ar")
         chunks = ahead(
             self._speech(codes, sentences, prompt, level, options, start, position), _CHUNKS_AHEAD, "decoder"
         )

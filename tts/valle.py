@@ -58,6 +58,7 @@ class Valle:
 
     ar_part = "ar"  # its name among a voice's adapters
     opening = 24  # frames of the AR after which something can be heard
+    chunks_ahead = 12  # of the AR before the decoder: half a minute at most
 
     def __init__(
         self,

@@ -19,14 +19,15 @@ from .problems import BusyError, ClosingError
 class Admission:
     """All of one event loop.
 
-    slots: requests at a time.   places: that wait.
+    slots: requests at a time.   places: that wait.   most: of one client at a time, None: all of them; one that has as
+    many is turned away, for what stays (a connection) has no end to wait for.
 
     >>> async with admission.slot(client):
     ...     work
     """
 
-    def __init__(self, slots: int, places: int):
-        self.slots, self.places = slots, places
+    def __init__(self, slots: int, places: int, most: int | None = None):
+        self.slots, self.places, self.most = slots, places, slots if most is None else most
         self._active: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._typical = 2.0  # seconds of a request, by those of late
@@ -42,7 +43,8 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def slot(self, client: str) -> AsyncIterator[None]:
-        """Raises BusyError where there is neither a slot nor a place, ClosingError after `close`."""
+        """Raises BusyError where there is neither a slot nor a place, or this client has its most, ClosingError after
+        `close`."""
         await self._enter(client)
         began = time.monotonic()
         try:
@@ -57,6 +59,7 @@ class Admission:
         """Raises what `slot` would: before a body is read that is not to be worked on."""
         if self._closed:
             raise ClosingError
+        self._check_share(client)
         if self.n_active >= self.slots and self.n_waiting >= self.places and self._greedy(client) is None:
             raise self._busy()
 
@@ -72,6 +75,7 @@ class Admission:
     async def _enter(self, client: str) -> None:
         if self._closed:
             raise ClosingError
+        self._check_share(client)
         if self.n_active < self.slots and not self._waiting:
             self._active[client] += 1
             return
@@ -93,6 +97,14 @@ class Admission:
             else:
                 self._forget(client, place)
             raise
+
+    def _check_share(self, client: str) -> None:
+        own = self._active[client] + len(self._waiting.get(client, ()))
+        if self.most < self.slots and own >= self.most:
+            raise BusyError(
+                f"this client has {own} of these under way, as many as one may have; end one of them",
+                self._retry_after(),
+            )
 
     def _let_in(self) -> None:
         while self._waiting and self.n_active < self.slots:
@@ -131,10 +143,13 @@ class Admission:
                 del self._waiting[client]
 
     def _busy(self) -> BusyError:
-        seconds = self._typical * (self.n_waiting + 1) / self.slots
-        retry_after = min(60, max(1, round(seconds)))
+        retry_after = self._retry_after()
         return BusyError(
             f"the server is busy with {self.n_active} requests and {self.n_waiting} wait; "
             f"try again in {retry_after} s",
             retry_after,
         )
+
+    def _retry_after(self) -> int:
+        seconds = self._typical * (self.n_waiting + 1) / self.slots
+        return min(60, max(1, round(seconds)))

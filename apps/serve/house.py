@@ -54,7 +54,8 @@ class House:
             # nobody else waits for it.
             TortoiseModel.queue: Admission(1, places),
             "transcription": Admission(slots, places),
-            "session": Admission(4 * slots, 0),  # connections that stay
+            # Connections that stay: one client leaves a quarter of them to the others.
+            "session": Admission(4 * slots, 0, most=3 * slots),
             # What comes at a time, on the disk: no more than can then be worked on or wait.
             "upload": Admission(slots + places, 0),
         }

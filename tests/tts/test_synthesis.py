@@ -73,7 +73,7 @@ class Sound:
 class Models:
     """The AR draws three frames a phone; a candidate scores by its seed. `log` keeps what happened when."""
 
-    sizes = (4, 8, 16)
+    sizes, chunks_ahead = (4, 8, 16), 12
 
     def __init__(self, pace: float = 0.0, n_coarse: int = 1):
         torch.manual_seed(0)

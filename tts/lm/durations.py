@@ -4,12 +4,15 @@ How long a phone lasts is drawn by its hazard: at each frame the model says how 
 once the probability of having stayed so long falls below a number drawn for the phone. A number of a half
 gives the median duration, numbers all over (0, 1) the model's own spread; `duration_temperature` lies between.
 
-Everything is tensors, so that a step can be captured. Shapes: P phones.
+Everything is tensors, so that a step can be captured; on a CPU a `Place` in plain numbers takes a hundredth of the
+time of thirty operations on tensors of one number. Shapes: P phones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import torch
@@ -45,6 +48,19 @@ class Stay(NamedTuple):
         return self._replace(pointer=self.pointer + moves, age=age)
 
 
+class Place(NamedTuple):
+    """A `Stay` in plain numbers, for a loop on a CPU."""
+
+    pointer: int
+    age: int
+    stayed: float
+    until: float
+
+    @classmethod
+    def begin(cls, pointer: int) -> Place:
+        return cls(pointer, 0, 1.0, 0.0)
+
+
 class Durations(Protocol):
     """What moves the pointer. draws: whether by the numbers."""
 
@@ -66,8 +82,9 @@ class Drawn:
         longest = [
             options.max_pause_frames if symbol in _PAUSES else options.max_sound_frames for symbol in symbols
         ]
-        self._longest = torch.tensor(longest, device=device)
         furthest = [_furthest(symbols, at) for at in range(len(symbols))]
+        self._bounds = list(zip(longest, furthest, strict=True))
+        self._longest = torch.tensor(longest, device=device)
         reach = torch.arange(MAX_ADVANCE + 1) <= torch.tensor(furthest)[:, None]
         self._allowed = reach.to(device)  # (P, 4)
         self._furthest = torch.tensor(furthest, device=device)
@@ -90,6 +107,24 @@ class Drawn:
         moves = torch.where(moves > self._furthest[at][0], 1, moves)
         stays = (stayed >= until) & (stay.age + 1 < self._longest[at][0])
         return stay._replace(stayed=stayed, until=until).moved(torch.where(stays, 0, moves))
+
+    def of_numbers(self, place: Place, logits: Sequence[float], numbers: Sequence[float]) -> Place:
+        """The same in plain numbers."""
+        pointer, age, stayed, until = place
+        longest, furthest = self._bounds[pointer]
+        begins, moves = (0.5 + self.options.duration_temperature * (number - 0.5) for number in numbers)
+        if age == 0:
+            stayed, until = 1.0, begins
+        largest = max(logits[: furthest + 1])
+        weights = [math.exp(logit - largest) for logit in logits[: furthest + 1]]
+        total = sum(weights)
+        stayed *= (weights[0] / total) ** self.options.speed
+        if stayed >= until and age + 1 < longest:
+            return Place(pointer, age + 1, stayed, until)
+        # How far: the first move up to which the weights, without that of staying, reach the number's share.
+        reached = list(accumulate(weight / total for weight in weights[1:]))
+        step = 1 + sum(below <= moves * reached[-1] for below in reached)
+        return Place(pointer + (step if step <= furthest else 1), 0, stayed, until)
 
 
 class Given:

@@ -6,8 +6,12 @@
 
 A batch costs hardly more than one utterance, which is as slow as its weights are long in memory. What an utterance says
 does not depend on the others (`row_exact`). On a GPU utterances without an adapter have seats in tables whose steps are
-captured (`seats`), as long as there are any; the others share steps as above. Utterances of which nothing has been
-heard yet go first: while there is one, the others step only as long as they have less than `_MARGIN` frames in hand.
+captured (`seats`), as long as there are any; the others share steps as above.
+
+Where there are several, a step is taken when somebody needs it: whoever takes the frames of one waits for them, or
+nothing of it has been heard yet. All that have less than `_MARGIN` frames in hand take part. So they keep together, and
+steps have many rows, while those who take the frames are the slower ones; each for itself far ahead, they would step in
+twos and threads that make the sound would share the processor with them.
 
 A step wakes nobody but those for whom enough is there: with one condition for all, every step would wake every thread
 that waits, and they would take the interpreter from the one that computes.
@@ -167,12 +171,15 @@ class SharedAR:
         while True:
             with self._lock:
                 while not utterance.has_news:
+                    utterance.needed = True
+                    self._asked.notify()
                     utterance.news.wait()
+                utterance.needed = False
                 taken = list(utterance.made)
                 utterance.made.clear()
                 over, error = utterance.over, utterance.error
-                if not over:
-                    self._asked.notify()  # it may be one that had enough in hand
+                if not over and len(self._running) == 1:
+                    self._asked.notify()  # it may have had enough in hand
             yield from taken
             if over:
                 if error is not None:
@@ -319,6 +326,7 @@ class _Utterance:
         self.seat: Seat | None = None  # where its steps are captured
         self.stopped = stopped
         self.news = threading.Condition(lock)  # what whoever takes the frames waits for
+        self.needed = False  # whoever takes the frames waits for them
         self.opening = opening  # frames until something can be heard
         self.wanted, self.over = True, False
         self.error: BaseException | None = None
@@ -364,9 +372,12 @@ class _Utterance:
 
 def _chosen(running: list[_Utterance]) -> list[_Utterance]:
     ready = [one for one in running if one.wanted and not one.over and len(one.made) < _AHEAD]
-    if any(one.opening > 0 for one in ready):
-        return [one for one in ready if one.opening > 0 or len(one.made) < _MARGIN]
-    return ready
+    if len(running) == 1:  # nobody to wait for
+        return ready
+    urgent = {id(one) for one in ready if one.opening > 0 or one.needed}
+    if not urgent:
+        return []
+    return [one for one in ready if id(one) in urgent or len(one.made) < _MARGIN]
 
 
 def answers(model: SpeechLM, part: Any, asked: Sequence[Ask]) -> list[Any]:

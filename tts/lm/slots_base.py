@@ -28,7 +28,7 @@ from ...layers.graph import CapturedStep
 from ...layers.streaming import State
 from ...layers.transformer_fused import FusedTransformer
 from .ar import MAX_ADVANCE
-from .durations import Drawn, Stay
+from .durations import Drawn, Place, Stay
 from .sampling import SamplingOptions, draw_apart_rows, remembered
 from .step import Frame, SpeechStep
 
@@ -46,7 +46,7 @@ class SpeechState(Protocol):
     def recent(self) -> Tensor: ...
 
     @property
-    def stays(self) -> Sequence[Stay]: ...
+    def stays(self) -> Sequence[Stay | Place]: ...
 
 
 class Slots:
@@ -143,8 +143,8 @@ class Slots:
             table[slot, :n] = given
         self._before[slot], self._recent[slot] = state.before, state.recent
         for at, stay in enumerate(state.stays):
-            self._places[slot, at] = torch.stack([stay.pointer, stay.age])
-            self._spans[slot, at] = torch.stack([stay.stayed, stay.until])
+            self._places[slot, at, 0], self._places[slot, at, 1] = stay.pointer, stay.age
+            self._spans[slot, at, 0], self._spans[slot, at, 1] = stay.stayed, stay.until
 
     def __call__(self, numbers: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One frame of every slot that is active (S,), bool: codes, pointer and hidden of each.

@@ -9,10 +9,12 @@ Shapes: R rows, P phones, S tokens, W width, E speaker vector.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import InputError
 from ..text.phones import Phones
@@ -23,13 +25,31 @@ from .token_ar import TokenAR
 from .token_step import TokenState, TokenStep
 
 
+class ReadTokens(NamedTuple):
+    """What a model made of the tokens of a voice. caches: keys and values of every block, (1, G, S, D).   last: (W,)
+    the last token."""
+
+    caches: tuple[tuple[Tensor, Tensor], ...]
+    last: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class TokenPrompt:
     """What the token AR reads of a voice: tokens (S,) of a recording, which may be none, and its speaker vector
-    (E,)."""
+    (E,). A model reads it once: what it made of the tokens, which no text changes, is kept until the model goes."""
 
     tokens: Tensor
     speaker: Tensor
+    _read: WeakKeyDictionary[nn.Module, ReadTokens] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False
+    )
+
+    def read_by(self, model: TokenAR, voice: Tensor) -> ReadTokens:
+        """voice: (1, W), what the model makes of the speaker vector. In inference mode."""
+        read = self._read.get(model)
+        if read is None:
+            read = self._read[model] = _read(model, self.tokens.to(voice.device), voice)
+        return read
 
 
 class TokenGenerator(SpeechGenerator[TokenStep]):
@@ -85,29 +105,41 @@ class TokenGenerator(SpeechGenerator[TokenStep]):
         self._cache, self._reach = model.init_state(rows), 0
         before = model.begin.detach().expand(rows, -1)
         if prompt is not None and len(prompt.tokens):
-            before = self._read_prompt(prompt.tokens.to(device), text, voice, shown)
+            before = self._read_prompt(prompt, voice, shown)
         durations = Drawn(phones[0].tolist(), self.options, device)
         self.step = TokenStep(model, self.options, text, voice, guidance, durations)
         self.state = self.step.begin(self._cache, before)
 
-    def _read_prompt(self, tokens: Tensor, text: Tensor, voice: Tensor, shown: list[int]) -> Tensor:
-        """Take the prompt's tokens in where the voice is shown; returns what the last token was, (R, W)."""
-        model, rows = self.model, len(text)
-        embedded = model.token(tokens)
-        before = torch.cat([model.begin[None].to(embedded), embedded[:-1]]).expand(rows, -1, -1)
-        pointer = torch.full((rows, 2 * len(tokens)), -1, device=tokens.device)
-        target = torch.zeros(rows, len(tokens), dtype=torch.bool, device=tokens.device)
-        both = model.halves(model.phones(text, pointer).unflatten(1, (-1, 2)).flatten(2))
-        x = before + both + model.segment(target.long()) + voice[:, None]
-        lengths = torch.zeros(rows, dtype=torch.long, device=tokens.device)
-        lengths[shown] = len(tokens)
-        self._reach = len(tokens)
-        _, self._cache = model.transformer.step(
-            x.transpose(1, 2), self._cache, lengths=lengths, reach=self._reach
-        )
-        last = model.begin.detach().expand(rows, -1).clone()
-        last[shown] = embedded[-1]
+    def _read_prompt(self, prompt: TokenPrompt, voice: Tensor, shown: list[int]) -> Tensor:
+        """Take the prompt's tokens in where the voice is shown; returns what the last token was, (R, W). They are the
+        same in all these rows: before the first phone there is no text to be hidden."""
+        model, n = self.model, len(prompt.tokens)
+        read = prompt.read_by(model, voice[shown[:1]])
+        position, caches = self._cache
+        for cache, found in zip(caches, read.caches, strict=True):
+            for slots, own in zip(cache, found, strict=True):
+                slots[shown, :, :n] = own
+        position = position.clone()
+        position[shown] = n
+        self._cache, self._reach = (position, caches), n
+        last = model.begin.detach().expand(len(voice), -1).clone()
+        last[shown] = read.last
         return last
 
     def begin(self, source: Iterator[float]) -> TokenState:
         return self.step.timed(self.state, next(source))
+
+
+def _read(model: TokenAR, tokens: Tensor, voice: Tensor) -> ReadTokens:
+    """Tokens (S,) and what stands for the speaker, (1, W)."""
+    n = len(tokens)
+    embedded = model.token(tokens)
+    before = torch.cat([model.begin[None].to(embedded), embedded[:-1]])[None]
+    none = torch.full((1, 2 * n), -1, device=tokens.device)
+    phones = model.phones(model.no_text.expand(1, 1, -1), none)
+    both = model.halves(phones.unflatten(1, (-1, 2)).flatten(2))
+    target = torch.zeros(1, n, dtype=torch.long, device=tokens.device)
+    x = before + both + model.segment(target) + voice[:, None]
+    _, (_, caches) = model.transformer.step(x.transpose(1, 2), model.init_state(1), reach=n)
+    kept = tuple((keys[:, :, :n].clone(), values[:, :, :n].clone()) for keys, values in caches)
+    return ReadTokens(kept, embedded[-1].clone())

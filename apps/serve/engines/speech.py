@@ -86,6 +86,12 @@ class _View:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._models, name)
 
+    @property
+    def chunks_ahead(self) -> int:
+        """Beside others one is decoded, one waits, one is filled: an AR that is further ahead of its decoder would not
+        step together with those that are not (`SharedAR`)."""
+        return 1 if self._shared.n_running else self._models.chunks_ahead
+
     def first_codes(
         self, phones: Phones, prompt: Prompt | None, sampling: SamplingOptions
     ) -> Iterator[Frame]:
@@ -152,8 +158,8 @@ class SpeechEngine:
         self.sample_rate = self.speaker.sample_rate
         models = self.speaker.models
         self.shared = SharedAR(models.ar, exact, models.opening, models.utterance)
-        # The AR's thread has a core; what remains is for decoders.
-        self._turns = Turns(max(1, n_cores() - 1))
+        # The AR has little to do where many share its steps, so that decoders may have every core.
+        self._turns = Turns(n_cores())
 
     def ticket(self) -> Ticket:
         return Ticket(self.sample_rate)

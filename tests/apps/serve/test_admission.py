@@ -149,3 +149,21 @@ def test_any_number_that_come_and_go_are_never_more_than_the_slots():
         return most, admission.n_active, admission.n_waiting
 
     assert run(job) == (3, 0, 0)
+
+
+def test_one_client_leaves_places_to_the_others():
+    async def job():
+        crowd = Crowd(Admission(4, 0, most=3))
+        for i in range(3):
+            await crowd.come("greedy", f"g{i}")
+        fourth = await crowd.come("greedy", "g3")
+        with pytest.raises(BusyError, match="as many as one may have"):
+            crowd.admission.check("greedy")
+        await crowd.come("modest", "m0")
+        await crowd.end("g0")
+        await crowd.come("greedy", "g4")
+        with pytest.raises(BusyError, match="this client has 3"):
+            await fourth
+        return crowd.order
+
+    assert run(job) == ["g0", "g1", "g2", "m0", "g4"]

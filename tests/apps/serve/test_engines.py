@@ -19,7 +19,7 @@ from myna.apps.serve.engines import pump, recognition
 from myna.apps.serve.engines.pool import Pool
 from myna.apps.serve.engines.pump import pumped
 from myna.apps.serve.engines.recognition import SharedWhisper
-from myna.apps.serve.engines.speech import SpeechEngine
+from myna.apps.serve.engines.speech import SpeechEngine, Ticket, _View
 from myna.apps.serve.engines.turns import Turns
 from myna.asr.model.whisper import Whisper, WhisperDims
 from myna.asr.transcribe import TranscribeOptions
@@ -31,6 +31,16 @@ from myna.tts.speaker import Speaker
 from myna.tts.text.long_text import split_text
 from myna.tts.threads import Running
 from myna.tts.voices.voice import Voice, codec_hash
+
+
+def test_beside_others_a_request_is_no_further_ahead_of_its_decoder_than_it_must_be():
+    shared = SimpleNamespace(n_running=0)
+    models = SimpleNamespace(chunks_ahead=12, opening=24)
+    view = _View(models, shared, Turns(1), Ticket(24_000))  # pyright: ignore[reportArgumentType]
+    assert view.chunks_ahead == 12
+    shared.n_running = 1
+    assert view.chunks_ahead == 1
+    assert view.opening == 24
 
 
 def test_the_smallest_priority_has_the_next_turn():

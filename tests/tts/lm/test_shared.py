@@ -248,14 +248,36 @@ def _failing(*_):
     raise RuntimeError("broken")
 
 
-def test_those_who_have_not_been_heard_go_first(ar):
-    class One:
-        def __init__(self, opening: int, n_made: int):
-            self.opening, self.made, self.wanted, self.over = opening, [None] * n_made, True, False
+class _One:
+    def __init__(self, opening: int = 0, n_made: int = 0, needed: bool = False):
+        self.opening, self.made, self.wanted, self.over = opening, [None] * n_made, True, False
+        self.needed = needed
 
-    old, starving, new, far = One(0, 60), One(0, 2), One(5, 0), One(0, 1000)
-    assert _chosen([old, starving, far]) == [old, starving]  # pyright: ignore
-    assert _chosen([old, starving, new, far]) == [starving, new]  # pyright: ignore
+
+def test_a_step_is_for_those_who_need_it_and_who_has_little_in_hand_takes_part():
+    waited, starving, new, far = _One(needed=True), _One(n_made=2), _One(opening=5), _One(n_made=60)
+    assert _chosen([far, waited, starving]) == [waited, starving]  # pyright: ignore
+    assert _chosen([far, starving, new]) == [starving, new]  # pyright: ignore
+    late = _One(n_made=60, needed=True)
+    assert _chosen([late, starving]) == [late, starving]  # pyright: ignore
+
+
+def test_where_nobody_needs_a_step_none_is_taken_but_by_one_alone():
+    assert _chosen([_One(n_made=2), _One(n_made=60)]) == []  # pyright: ignore
+    alone = _One(n_made=60)
+    assert _chosen([alone]) == [alone]  # pyright: ignore
+    assert _chosen([_One(n_made=1000)]) == []  # pyright: ignore
+
+
+def test_one_whose_frames_nobody_takes_holds_up_nobody(ar):
+    shared = SharedAR(ar, opening=4)
+    first = shared.frames(Phones.from_ipa(TEXTS[1]), prompt(1), options(1))
+    second = shared.frames(Phones.from_ipa(TEXTS[2]), prompt(2), options(2))
+    next(first)
+    next(second)
+    rest = [list(second), list(first)]
+    assert len(rest[0]) > 8
+    assert shared.frames_made == 2 + len(rest[0]) + len(rest[1])
 
 
 @pytest.mark.skipif(int8_engine() is None, reason="no products in 8 bits on this machine")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import islice
 
 import pytest
 import torch
 from myna.codec.mel.speech_tokens import FiniteScalarQuantizer, SpeechTokenizer, SpeechTokensConfig
 from myna.errors import InputError
+from myna.tts.lm import token_generate
 from myna.tts.lm.quantize import for_inference
 from myna.tts.lm.sampling import SamplingOptions, uniforms
 from myna.tts.lm.token_ar import TokenAR, TokenARConfig, TokenBatch
-from myna.tts.lm.token_generate import TokenGenerator, TokenPrompt
+from myna.tts.lm.token_generate import TokenGenerator, TokenPrompt, _read
 from myna.tts.text.phones import Phones
 
 SMALL = TokenARConfig(
@@ -44,6 +46,18 @@ def phones() -> Phones:
 
 
 PROMPT = TokenPrompt(torch.tensor([3, 1, 7, 7, 0]), torch.nn.functional.normalize(torch.arange(6.0), dim=0))
+
+
+def test_a_prompt_is_read_once_by_a_model(model, phones, monkeypatch):
+    prompt, read = TokenPrompt(PROMPT.tokens, PROMPT.speaker), []
+    monkeypatch.setattr(token_generate, "_read", lambda *args: read.append(args[0]) or _read(*args))
+    options = SamplingOptions(seed=3, text_guidance=2.0, voice_guidance=1.5)
+    first, again = (list(TokenGenerator(model, phones, prompt, options)) for _ in range(2))
+    assert len(read) == 1
+    assert all(torch.equal(a.hidden, b.hidden) for a, b in zip(first, again, strict=True))
+    other = copy.deepcopy(model)
+    list(TokenGenerator(other, phones, prompt, options))
+    assert read == [model, other]
 
 
 def test_generation_reads_what_training_reads(model, phones):

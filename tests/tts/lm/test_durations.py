@@ -1,0 +1,35 @@
+"""How long phones last: in plain numbers as in tensors."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from myna.tts.lm.durations import Drawn, Place, Stay
+from myna.tts.lm.sampling import SamplingOptions
+from myna.tts.text.phones import Phones
+
+SYMBOLS = Phones.from_ipa("hˈæloʊ wˈɜːld, ɡˈʊd.").tokens[0].tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("speed", [0.6, 1.0, 1.7])
+def test_plain_numbers_move_the_pointer_as_tensors_do(temperature, speed):
+    options = SamplingOptions(duration_temperature=temperature, speed=speed, max_sound_frames=6)
+    drawn, generator = Drawn(SYMBOLS, options, torch.device("cpu")), torch.Generator().manual_seed(0)
+    place, stay = Place.begin(0), Stay.begin(0, torch.device("cpu"))
+    visited = []
+    for _ in range(400):
+        # The likeliest is to stay, as with a model.
+        logits = torch.randn(4, generator=generator) * 2 + torch.tensor([2.0, 0, 0, 0])
+        numbers = torch.rand(2, generator=generator, dtype=torch.float64)
+        place, stay = drawn.of_numbers(place, logits.tolist(), numbers.tolist()), drawn(stay, logits, numbers)
+        assert (place.pointer, place.age) == (int(stay.pointer), int(stay.age))
+        assert (place.stayed, place.until) == pytest.approx((float(stay.stayed), float(stay.until)))
+        visited.append(place.pointer)
+        if place.pointer >= len(SYMBOLS):
+            place, stay = Place.begin(0), Stay.begin(0, torch.device("cpu"))
+    assert len(SYMBOLS) in visited  # to the end, at least once
+    assert any(after - before > 1 for before, after in pairwise(visited))  # over spaces
+    assert any(after == before for before, after in pairwise(visited))
