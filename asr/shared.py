@@ -14,6 +14,7 @@ import atexit
 import threading
 import weakref
 from concurrent.futures import Future
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,11 @@ class CancelledError(Exception):
 
 class _GoneError(Exception):
     """Nobody waits for what is computed."""
+
+
+# Of whoever computes with a shared model outside its rounds, as live transcription does: set, what is computed ends
+# before the next layer, by CancelledError. `asyncio.to_thread` takes it along.
+given_up: ContextVar[threading.Event | None] = ContextVar("given_up", default=None)
 
 
 @dataclass(eq=False)
@@ -165,7 +171,10 @@ class SharedTranscription:
 
     def _go_on(self) -> None:
         """Before every layer of the model. Raises _GoneError in the computing thread if all that it works for are
-        cancelled."""
+        cancelled, CancelledError in another one that is to give up."""
+        gone = given_up.get()
+        if gone is not None and gone.is_set():
+            raise CancelledError
         group = self._computed
         if group and threading.current_thread() is self._thread and all(one.cancelled for one in group):
             raise _GoneError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from myna.asr.model.whisper import Whisper, WhisperDims
-from myna.asr.shared import CancelledError, SharedTranscription, Transcription
+from myna.asr.shared import CancelledError, SharedTranscription, Transcription, given_up
 from myna.asr.transcribe import TranscribeOptions, transcribe
 from myna.asr.vocabularies import vocabulary_for
 from myna.errors import UsageError
@@ -79,6 +80,30 @@ def test_who_is_cancelled_takes_part_no_more(model, monkeypatch):
     windows = shared.windows
     time.sleep(0.1)
     assert shared.windows == windows == 0
+
+
+def test_who_computes_beside_the_rounds_ends_before_the_next_layer(model, monkeypatch):
+    """A live transcription whose client has gone; another in another context goes on."""
+    shared = SharedTranscription(model)
+    gone, steps, decoder_step = threading.Event(), [], model.step
+
+    def step(*args):
+        steps.append(len(steps))
+        if len(steps) == 2:
+            gone.set()
+        return decoder_step(*args)
+
+    monkeypatch.setattr(model, "step", step)
+
+    def work():
+        given_up.set(gone)
+        transcribe(model, noise(4, 5), OPTIONS)
+
+    with pytest.raises(CancelledError):
+        contextvars.copy_context().run(work)
+    assert len(steps) == 2
+    assert transcribe(model, noise(4, 5), OPTIONS).segments is not None
+    assert shared.submit(noise(3, 5), OPTIONS).result.result(20).text is not None
 
 
 def test_a_round_goes_on_as_long_as_somebody_waits_for_it(model, monkeypatch):

@@ -13,6 +13,7 @@ import base64
 import binascii
 import contextlib
 import secrets
+import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from ....asr.live import LiveTranscriber
 from ....asr.live_recogniser import WhisperRecogniser
 from ....asr.model.features import SAMPLE_RATE
+from ....asr.shared import given_up
 from ....asr.transcribe import TranscribeOptions
 from ....data.resample import Resampler
 from ....errors import MynaError
@@ -78,6 +80,7 @@ class _Session:
         self.heard: asyncio.Queue[np.ndarray | str] = asyncio.Queue()  # audio, "commit", "clear"
         self.n_waiting = 0  # samples in it
         self.previous: str | None = None
+        self.gone = threading.Event()  # the window under way ends
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -105,6 +108,7 @@ class _Session:
                 except MynaError as error:
                     await self.socket.send_json(_error(error))
         finally:
+            self.gone.set()
             working.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await working
@@ -165,6 +169,7 @@ class _Session:
     # ---- what becomes of the audio
 
     async def _work(self) -> None:
+        given_up.set(self.gone)
         while True:
             item = await self.heard.get()
             try:

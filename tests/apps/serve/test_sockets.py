@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 
 import numpy as np
 import pytest
 from myna.apps.serve.routes.speech_socket import complete
+from myna.asr.shared import CancelledError, given_up
 from myna.data.audio import read_audio
 from myna.data.wav import to_int16
 from myna.tts.presets import SpeechOptions
@@ -241,6 +243,27 @@ def recording(rate: int = 24_000) -> list[str]:
     return [
         base64.b64encode(data[i : i + rate // 5].tobytes()).decode() for i in range(0, len(data), rate // 5)
     ]
+
+
+def test_a_window_under_way_ends_when_its_client_goes(server, monkeypatch):
+    """Where it computes, it is told (`asr.shared.given_up`; tests/asr/test_shared.py has what it does then)."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def push(self, samples):
+        begun.set()
+        gone = given_up.get()
+        if gone is not None and gone.wait(20):
+            ended.set()
+        raise CancelledError
+
+    monkeypatch.setattr("myna.apps.serve.routes.realtime._Turn.push", push)
+    with connect(server, "/v1/realtime") as socket:
+        receive(socket, "session.created")
+        for audio in recording():
+            send(socket, "input_audio_buffer.append", audio=audio)
+        assert begun.wait(20)
+        assert not ended.is_set()
+    assert ended.wait(10)
 
 
 def test_a_turn_is_found_heard_and_completed(server):
