@@ -156,21 +156,22 @@ class Adapting:
                 adapters[self.decoder] = decoders
             else:
                 without = judge.measure(adapters) if adapters else before
-                adapters, now = self._strengthened(judge, adapters, decoders, without)
+                least = min(before.words, without.words) - self.recipe.words_kept
+                adapters, now = self._strengthened(judge, adapters, decoders, without, least)
         if now.likeness <= before.likeness:
             adapters, now = {}, before
         return Adapted(adapters, before, now, self.material.seconds, interrupt.requested)
 
     def _strengthened(
-        self, judge: Judge, adapters: Mapping[str, Adapter], decoders: Adapter, before: Measured
+        self, judge: Judge, adapters: Mapping[str, Adapter], decoders: Adapter, before: Measured, least: float
     ) -> tuple[dict[str, Adapter], Measured]:
         """The adapters with that of the decoder, as far as the words bear it. before: as the voice is judged with the
-        others alone, whose sentences say the same to the frame: the difference is the decoder's."""
+        others alone, whose sentences say the same to the frame.   least: words (nats a phone) that it may come down to:
+        those of the voice before anything was learned, so that what the AR has gained may be spent on likeness."""
 
         def measure(adapter: Adapter) -> Measured:
             return judge.measure({**adapters, self.decoder: adapter})
 
-        least = before.words - self.recipe.words_kept
         found = as_strong_as_words_bear(decoders, least, measure)
         if found is None:
             self.note("the decoder stays as it is: with what it learned the words were less clear")
