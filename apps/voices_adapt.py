@@ -165,16 +165,7 @@ def described_codec(name: str, path: Path, found: Adapted) -> tuple[dict[str, An
     assert found.before is not None
     assert found.now is not None
     before, now = -found.before.likeness, -found.now.likeness
-    facts: dict[str, Any] = {
-        "name": name,
-        "path": str(path),
-        "seconds_of_speech": round(found.seconds, 1),
-        "adapted": sorted(found.adapters),
-        "bytes": sum(one.weights.half().n_bytes for one in found.adapters.values()),
-        "distance_before": round(before, 4),
-        "distance": round(now, 4),
-        "interrupted": found.interrupted,
-    }
+    facts = _facts(name, path, found, distance_before=round(before, 4), distance=round(now, 4))
     if found.adapters:
         line = (
             f"adapted the codec of {name!r} by {found.seconds:.0f} s of speech: what it decodes is {before:.3f} from "
@@ -190,18 +181,15 @@ def described_codec(name: str, path: Path, found: Adapted) -> tuple[dict[str, An
 def described(name: str, path: Path, found: Adapted) -> tuple[dict[str, Any], str]:
     """What came of it, for programs and for people."""
     before, now = found.before, found.now
-    facts: dict[str, Any] = {
-        "name": name,
-        "path": str(path),
-        "seconds_of_speech": round(found.seconds, 1),
-        "adapted": sorted(found.adapters),
-        "bytes": sum(one.weights.half().n_bytes for one in found.adapters.values()),
-        "likeness_before": None if before is None else round(before.likeness, 4),
-        "likeness": None if now is None else round(now.likeness, 4),
-        "words_before": None if before is None else round(before.words, 4),
-        "words": None if now is None else round(now.words, 4),
-        "interrupted": found.interrupted,
-    }
+    facts = _facts(
+        name,
+        path,
+        found,
+        likeness_before=None if before is None else round(before.likeness, 4),
+        likeness=None if now is None else round(now.likeness, 4),
+        words_before=None if before is None else round(before.words, 4),
+        words=None if now is None else round(now.words, 4),
+    )
     if not found.adapters:
         line = f"nothing was gained by {found.seconds:.0f} s of speech; {name!r} is as it was"
     else:
@@ -212,6 +200,19 @@ def described(name: str, path: Path, found: Adapted) -> tuple[dict[str, Any], st
     if found.interrupted:
         line += "; stopped, the same command goes on"
     return facts, line
+
+
+def _facts(name: str, path: Path, found: Adapted, **judged: float | None) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "name": name,
+        "path": str(path),
+        "seconds_of_speech": round(found.seconds, 1),
+        "adapted": sorted(found.adapters),
+        "bytes": sum(one.weights.half().n_bytes for one in found.adapters.values()),
+        **judged,
+        "interrupted": found.interrupted,
+    }
 
 
 # ---- what is given
