@@ -102,9 +102,9 @@ def adapt(
     chosen = _recipe(recipe, others)
     place = work or library_dir().parent / "adapt" / name
     if codec:
-        if texts is not None or decoder is not None:
+        if any(given is not None for given in (texts, decoder, model, others)):
             raise UsageError(
-                "--codec needs no texts and no decoder of speech; leave --texts and --decoder out"
+                "--codec needs no texts and no models of speech; leave --texts, --model, --others and --decoder out"
             )
         place = place / "codec" / _key(files, None, NONE, language)
         clean_work(place)

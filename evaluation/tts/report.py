@@ -27,6 +27,7 @@ from ...marks.tags import synthetic_tags
 from ...tts import speaker as tts
 from ...tts.presets import SpeechOptions
 from ...tts.registry import AR_FILE, DECODERS, FLOW_FILES, unheard
+from ...tts.voices.codec_decoder import PART as CODEC_PART
 from ...tts.voices.library import find_voice
 from ...tts.voices.voice import Voice, make_voice
 from ..clips import Clip, load_clips
@@ -445,7 +446,7 @@ def _with_adapted(casts: Sequence[_Cast], name: str, codec: Codec) -> _Cast:
             "--source, --max-voices 1 or other recordings"
         )
     voice = find_voice(name, codec)
-    if len(unheard(voice.adapters)) == len(voice.adapters):
+    if set(voice.adapters) <= {CODEC_PART, *unheard(voice.adapters)}:  # nothing that it speaks with
         raise UsageError(
             f"the voice {name} has not been adapted; do it with `myna voices adapt {name} RECORDINGS`"
         )

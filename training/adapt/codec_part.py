@@ -22,6 +22,7 @@ from ...codec.trainable import TrainableCodec
 from ...data.corpus import Item
 from ...errors import UsageError
 from ...evaluation.measures.spectral import SpectralLoss
+from ...tts.voices.codec_decoder import PART
 from ..engine.recipe import load_recipe
 from ..models.codec_recipe import CodecRecipe, weight_at
 from ..models.perceptual import Intelligibility, Loudness
@@ -39,7 +40,7 @@ _HEARD = {"intelligibility": Intelligibility, "loudness": Loudness}
 class CodecPart:
     """codec: trainable, at 24 kHz. Raises UsageError for another one."""
 
-    name = "codec"
+    name = PART
     speaker: Tensor | None = None
 
     def __init__(self, codec: Codec, mine: Material, recipe: AdaptRecipe):

@@ -17,9 +17,17 @@ PART = "codec"  # its name among a voice's adapters
 
 
 def kept_voice(name: str) -> Voice:
-    """A voice by its name in the library, or by its file. Raises MissingModelError where there is none, UsageError and
-    InputError as `load_voice`."""
-    return load_voice(name if name.endswith(SUFFIX) else voice_path(check_name(name)))
+    """A voice by its name in the library, or by its file. Raises UsageError for a name that no voice of the user's has,
+    else as `load_voice`."""
+    if name.endswith(SUFFIX):
+        return load_voice(name)
+    path = voice_path(check_name(name))
+    if not path.is_file():
+        raise UsageError(
+            f"no voice of yours is named {name!r}; `myna voices adapt {name} RECORDINGS --codec` makes one that has "
+            "learned the codec"
+        )
+    return load_voice(path)
 
 
 def codec_of_voice(codec: Codec, voice: Voice) -> Codec:

@@ -20,6 +20,7 @@ from myna.training.engine.interrupt import Interrupt
 from myna.tts.lm.batch import Prompt
 from myna.tts.lm.sampling import SamplingOptions
 from myna.tts.text.phones import Phones
+from myna.tts.voices.adapted import adapter_tensors, describe_adapters, read_adapters
 
 from .conftest import tiny_flow_models, tiny_recipe
 
@@ -76,6 +77,34 @@ def test_a_voice_is_adapted_and_the_same_again_from_a_run_that_was_stopped(adapt
     assert set(resumed.adapters) == set(whole.adapters)
     for part, adapter in whole.adapters.items():
         assert resumed.adapters[part].weights.digest() == adapter.weights.digest()
+
+
+def test_the_decoder_reads_the_mean_speaker_vector_of_the_clips_that_were_learned_from(adapting):
+    """While it learns, when it speaks, and from the voice's file."""
+    run = adapting(tiny_recipe(words_slack=100.0, words_meanwhile=100.0, words_kept=100.0))
+    material, part = run.material, run._decoder_part()
+    clips = [material.person.vectors[i.key] for i in material.person.items if i.key not in material.held]
+    mean = torch.nn.functional.normalize(torch.stack(clips).mean(0), dim=0)
+    assert part.speaker is not None
+    assert torch.allclose(part.speaker.float(), mean, atol=1e-3)
+    speech = part._mine_reader.speech
+    assert torch.allclose(speech.speakers.float(), mean.expand(len(speech), -1), atol=1e-3)
+
+    decoder, wav = run.models.decoder("flow"), torch.zeros(24_000)
+    adapter = as_adapter(part)  # has learned nothing yet: the vector is all that it changes
+    plain = replace(prompt_of(run), mel=torch.zeros(80, 100), speaker=clips[0])
+    mine, other = replace(plain, adapters={"flow": adapter}), replace(plain, speaker=mean)
+    clip, adapted, averaged = (decoder.read_voice(one, wav).flow.condition for one in (plain, mine, other))
+    assert torch.allclose(adapted, averaged, atol=1e-3)
+    assert (adapted - averaged).abs().max() < 0.1 * (adapted - clip).abs().max()
+
+    back = read_adapters(describe_adapters(mine.adapters), adapter_tensors(mine.adapters))["flow"]
+    assert back.digest() == adapter.digest() != replace(adapter, speaker=None).digest()
+    damaged = {**adapter_tensors(mine.adapters), "adapter-speaker/flow": torch.full((256,), torch.nan)}
+    with pytest.raises(ValueError, match="flow"):
+        read_adapters(describe_adapters(mine.adapters), damaged)
+    with pytest.raises(InputError, match="3 numbers"):
+        decoder.read_voice(replace(mine, adapters={"flow": replace(adapter, speaker=torch.ones(3))}), wav)
 
 
 def test_what_is_kept_is_not_less_like_the_recordings(adapting):

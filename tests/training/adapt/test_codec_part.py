@@ -87,8 +87,9 @@ def test_the_command_and_a_file_decoded_by_the_voice(tmp_path, monkeypatch, caps
     recipe.write_text(f"kind: adapt\nthreads: 1\ncodec: {{lr: 0.002{settings}}}\n")
     words = ["voices", "adapt", "me", str(MINUTE), "--consent", "I am the speaker", "--codec"]
     words += ["--recipe", str(recipe), "-j", "1"]
-    assert run([*words, "--texts", str(MINUTE)]) == 2
-    assert "needs no texts" in capsys.readouterr().err
+    for more in (["--texts", str(MINUTE)], ["--model", "none"], ["--others", str(MINUTE)]):
+        assert run([*words, *more]) == 2
+        assert "needs no texts" in capsys.readouterr().err
     assert run(words) == 0, capsys.readouterr().err
     assert "myna decompress FILE --voice me" in capsys.readouterr().out
     voice = load_voice(voice_path("me"))
@@ -112,9 +113,10 @@ def test_the_command_and_a_file_decoded_by_the_voice(tmp_path, monkeypatch, caps
     assert torch.allclose(torch.cat(parts, -1)[..., : whole.shape[-1]], whole, atol=1e-4)
     assert not torch.equal(whole, codec.decode(_codes(codes, codec)))
 
-    assert run(["decompress", str(file), str(mine), "-qf", "--voice", "nobody"]) == 4
-    said = capsys.readouterr().err
-    assert "no voice" in said
+    kept = mine.read_bytes()
+    assert run(["decompress", str(file), str(mine), "-qf", "--voice", "nobody"]) == 2
+    assert "no voice of yours is named 'nobody'" in capsys.readouterr().err
+    assert mine.read_bytes() == kept
     others = replace(voice, adapters={"codec": replace(voice.adapters["codec"], base="0" * 16)})
     with pytest.raises(InputError, match="with weights 0000"):
         codec_of_voice(codec, others)
