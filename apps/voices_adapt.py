@@ -304,8 +304,13 @@ def _reset(name: str, known: Voice | None, console: Console) -> None:
 
 
 def _key(files: Sequence[Path], texts: Path | None, model: str | None, language: str) -> str:
-    """Of the recordings and their texts: others are other work."""
+    """Of the recordings and their texts: others are other work, and so they are without quality scores, which
+    somebody may install the package for after a first try."""
+    from ..pretrained import dnsmos
+
     told: list[Any] = [language, model]
+    if missing := dnsmos.missing():
+        told.append(missing)
     for file in [*files, *([texts] if texts is not None and texts.is_file() else [])]:
         stat = file.stat()
         told.append((str(file), stat.st_size, stat.st_mtime_ns))

@@ -113,6 +113,14 @@ def test_ten_seconds_of_speech_in_ten_minutes_of_noise(tiny, tmp_path, capsys, h
     assert not (home / "voices").exists()
 
 
+def test_work_begun_without_a_package_is_begun_anew_with_it(monkeypatch):
+    """`myna prepare` refuses to go on with other options, and this command has no --force."""
+    files = audio_files([str(MINUTE)])
+    here = command._key(files, None, None, "en")
+    monkeypatch.setattr("myna.pretrained.dnsmos.missing", lambda: "speechmos")
+    assert command._key(files, None, None, "en") != here
+
+
 def test_texts_by_name_by_table_and_of_nobody(tmp_path):
     files = audio_files([str(MINUTE)])
     assert len(files) == 9
