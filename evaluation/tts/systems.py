@@ -15,17 +15,16 @@ from ...tts.aligner import SHIPPED as SHIPPED_ALIGNER
 from ...tts.aligner import load_aligner
 from ...tts.flow_speech import FlowSpeech, load_flow_speech
 from ...tts.lm.batch import Prompt
+from ...tts.lm.durations import longest
 from ...tts.lm.sampling import SamplingOptions
 from ...tts.lm.step import Frame
 from ...tts.presets import SpeechOptions
 from ...tts.registry import AR_FILE, DECODERS, after_tokens, load_ar, load_decoders, weights_file
 from ...tts.scorers import shipped_scorers
 from ...tts.speaker import Speaker
-from ...tts.text.phones import PUNCTUATION, SPACE, SYMBOLS, Phones
+from ...tts.text.phones import Phones
 from ...tts.valle import Valle
 from ...tts.voices.voice import Voice
-
-_PAUSES = frozenset(SYMBOLS.index(symbol) for symbol in (SPACE, *PUNCTUATION))
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,7 @@ class _Watch:
         if at >= len(self._symbols):  # the second half of a last token
             return False
         self._age, self._before = (self._age + 1 if at == self._before else 1), at
-        o = self._sampling
-        longest = o.max_pause_frames if self._symbols[at] in _PAUSES else o.max_sound_frames
-        return self._age >= longest
+        return self._age >= longest(self._symbols[at], self._sampling)
 
 
 def load_speaker(

@@ -31,7 +31,7 @@ class SamplingOptions:
     voice_guidance: float = 1.0  # the same for the voice of the prompt
     duration_temperature: float = 0.7  # 1: durations as varied as the model believes, 0: always the median
     speed: float = 1.0  # above 1: faster speech
-    max_sound_frames: int = 40  # a sound that lasts as long is left for the next
+    max_sound_frames: int = 40  # a sound is left for the next then; most sooner (`durations`)
     max_pause_frames: int = 60  # a pause
     seed: int = 0
 
