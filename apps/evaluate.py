@@ -84,6 +84,7 @@ def tts(
         None, "--texts", help="Say these, a line each, instead of the speakers' texts."
     ),
     limit: int = typer.Option(None, help="Texts a voice.  [default: 12; 4 with --quick]"),
+    repeats: int = typer.Option(1, help="Times every text is said, with one seed after another."),
     max_voices: int = typer.Option(None, help="Voices of a source.  [default: all; 2 with --quick]"),
     source: str = typer.Option(None, help="Only recordings of this source (shards)."),
     split: str = typer.Option(None, help="Only recordings of this split (shards)."),
@@ -152,6 +153,7 @@ def tts(
     options = SpeechEvaluation(
         texts=texts,
         limit=(QUICK_TEXTS if quick else 12) if limit is None else limit,
+        repeats=repeats,
         max_speakers=QUICK_VOICES if quick and max_voices is None else max_voices,
         source=source,
         split=split,

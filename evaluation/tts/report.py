@@ -59,8 +59,8 @@ _MANY = 6  # names in a note
 class SpeechEvaluation:
     """What to measure.
 
-    texts: a file with a text a line, instead of the speakers' own.   limit: texts a voice.   max_speakers: of each
-    source, evenly spread; None for all.   source, split: only these recordings of the shards.   measures: of MEASURES.
+    texts: a file with a text a line, instead of the speakers' own.   limit: texts a voice.   repeats: times a voice says
+    each, with one seed after another.   max_speakers: of each source, evenly spread; None for all.   source, split: only these recordings of the shards.   measures: of MEASURES.
     needed: those of them that are not to be left out.   hard: say the hard sentences too.   prompt_text: is the
     prompt's transcript given to the model: "without", "with", or "both".   codec, ar, decoder_weights:
     names or checkpoints; None: those that ship (`load_speaker`).   adapted: a voice of the library, or its file, whose
@@ -72,6 +72,7 @@ class SpeechEvaluation:
 
     texts: str | Path | None = None
     limit: int = 12
+    repeats: int = 1
     max_speakers: int | None = None
     source: str | None = None
     split: str | None = None
@@ -91,6 +92,8 @@ class SpeechEvaluation:
     def __post_init__(self) -> None:
         if self.limit < 1:
             raise UsageError(f"at least one text is needed for a voice, got a limit of {self.limit}")
+        if self.repeats < 1:
+            raise UsageError(f"a text is said at least once, got {self.repeats} repeats")
         if self.max_speakers is not None and self.max_speakers < 1:
             raise UsageError(f"at least one voice is needed, got {self.max_speakers}")
         if self.prompt_text not in _PROMPT_TEXTS:
@@ -152,6 +155,7 @@ def evaluate_tts(
         preset=options.speech.preset,
         seed=options.speech.seed,
         candidates=options.speech.resolved().n_candidates,
+        repeats=options.repeats,
         threads=torch.get_num_threads(),
         device=options.device,
         recogniser=judge.recogniser,
@@ -292,15 +296,17 @@ class _Run:
             for known in _PROMPT_TEXTS[self.options.prompt_text]:
                 speaking = [cast for cast in self.casts if known in cast.voices]
                 work += [
-                    partial(self._said, speaker, cast, known, line)
+                    partial(self._said, speaker, cast, known, line, again=again)
                     for cast in speaking
                     for line in cast.lines
+                    for again in range(self.options.repeats)
                 ]
             work += [
-                partial(self._said, speaker, cast, False, line, None, voice)
+                partial(self._said, speaker, cast, False, line, None, voice, again)
                 for cast in self.casts
                 for voice in cast.adapted
                 for line in cast.lines
+                for again in range(self.options.repeats)
             ]
             if self.options.hard:
                 work += self._hard(speaker)
@@ -382,10 +388,12 @@ class _Run:
         line: Line,
         hard: HardSentence | None = None,
         kept: Voice | None = None,
+        again: int = 0,
     ) -> SpokenClip:
-        """A text in a voice. kept: in the place of the cast's."""
+        """A text in a voice. kept: in the place of the cast's.   again: with another seed than the first time."""
         voice, rate = kept or cast.voices[known], speaker.sample_rate
-        said = say_timed(speaker, line.text, voice, self.options.speech)
+        speech = replace(self.options.speech, seed=self.options.speech.seed + again)
+        said = say_timed(speaker, line.text, voice, speech)
         key = line.recording.key if line.recording is not None else "text"
         key = key if hard is None else "hard"
         place = self.casts.index(cast)

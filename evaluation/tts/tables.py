@@ -104,7 +104,7 @@ def row_of(clips: Sequence[SpokenClip]) -> SpeechRow:
 @dataclass(frozen=True)
 class SpeechReport(Report):
     """data: where the voices came from.   models: what spoke, by its part, as given.   preset, seed, candidates,
-    threads, device: how.   recogniser: and how texts were compared.   clips: in the order of the rows, hard sentences
+    threads, device: how.   repeats: times each text was said by a voice, with seeds from `seed` on.   recogniser: and how texts were compared.   clips: in the order of the rows, hard sentences
     last.
     """
 
@@ -119,6 +119,7 @@ class SpeechReport(Report):
     rows: tuple[SpeechRow, ...]
     hard: SpeechRow | None
     clips: tuple[SpokenClip, ...]
+    repeats: int = 1
 
     def tables(self) -> list[Table]:
         hard = self.hard_clips()
@@ -138,7 +139,8 @@ class SpeechReport(Report):
         if prompts:
             tries = f", {self.candidates} candidates" if self.candidates > 1 else ""
             threads = f"{self.threads} thread" + ("s" if self.threads != 1 else "")
-            parts.append(f"preset {self.preset}{tries}, seed {self.seed}, on {self.device}, {threads}")
+            last = f" to {self.seed + self.repeats - 1}" if self.repeats > 1 else ""
+            parts.append(f"preset {self.preset}{tries}, seed {self.seed}{last}, on {self.device}, {threads}")
         if self.recogniser:
             parts.append(f"words as heard by {self.recogniser}; in brackets 95 % of {RESAMPLES} resamples")
         return "; ".join(parts) + "."
@@ -182,9 +184,13 @@ def _hard(clips: Sequence[SpokenClip]) -> Table:
 
 
 def _interval(clips: Sequence[SpokenClip]) -> tuple[float, float]:
-    """The middle 95 % of the word error rate over resamples of the clips."""
-    heard = [clip.heard for clip in clips]
-    return interval([h.word_errors for h in heard], [h.n_words for h in heard])
+    """The middle 95 % of the word error rate over resamples of what was said; a text that a voice says several times
+    counts as one clip, since it is hard or easy every time."""
+    texts: dict[tuple[str, ...], list[HeardText]] = {}
+    for clip in clips:
+        texts.setdefault((clip.source, clip.speaker, clip.key, clip.text), []).append(clip.heard)
+    errors = [sum(h.word_errors for h in heard) for heard in texts.values()]
+    return interval(errors, [sum(h.n_words for h in heard) for heard in texts.values()])
 
 
 def _ratio(pairs: Sequence[tuple[int, int]]) -> float:

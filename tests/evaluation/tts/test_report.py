@@ -301,6 +301,37 @@ def test_limits_and_filters(voices, speaker):
     assert many.rows[-1].n_clips == 2 + 3  # her own but for the prompt, and Bo's
 
 
+def test_a_text_is_said_again_with_another_seed(voices, speaker, monkeypatch):
+    seeds, say = [], tts_report.say_timed
+
+    def said(own, text, voice, options):
+        seeds.append(options.seed)
+        return say(own, text, voice, options)
+
+    monkeypatch.setattr(tts_report, "say_timed", said)
+    options = dataclasses.replace(QUICK, repeats=3, max_speakers=1, speech=SpeechOptions(seed=5))
+    found = evaluate_tts([voices], options, speaker=speaker)
+    assert seeds == [5, 6, 7] * 2
+    truth, _, ours = found.rows
+    assert (truth.n_clips, ours.n_clips) == (2, 6)  # recordings are what they are
+    heard = [clip.heard.text for clip in found.clips if clip.system == MYNA]
+    assert len(set(heard)) == 6
+    assert (found.repeats, "seed 5 to 7" in found.summary()) == (3, True)
+    with pytest.raises(UsageError, match="at least once, got 0 repeats"):
+        SpeechEvaluation(repeats=0)
+
+
+def test_intervals_are_of_texts_however_often_they_are_said():
+    def clip(text, errors):
+        heard, likeness = HeardText("", 10, errors, 50, errors), Likeness(math.nan, math.nan)
+        return SpokenClip("s", MYNA, "ada", "k", text, heard, likeness, math.nan, 2.0)
+
+    clips = [clip(text, 4 * (text in "abc")) for text in "abcdefgh"]
+    once, often = row_of(clips), row_of(clips * 10)
+    assert (once.wer, once.wer_low, once.wer_high) == (often.wer, often.wer_low, often.wer_high)
+    assert once.wer_low < once.wer < once.wer_high
+
+
 def test_texts_of_a_file_are_said_by_everybody(voices, speaker, tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("Good day.\n\nGood night.\nGood bye.\n", "utf-8")
