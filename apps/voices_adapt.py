@@ -13,8 +13,10 @@ import hashlib
 import json as jsons
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 NONE, CODEC = "none", "codec"  # no Whisper; the part of a voice that has learned a codec
 _PIECE = 12.0  # seconds, the longest clip
+_PROMPTS, _CHOOSING = 6, 0.2  # clips that a new voice may be read from; the part of the time to choose one in
 
 
 def adapt(
@@ -121,9 +124,16 @@ def adapt(
     adapting = Adapting(
         models, decoder, models.aligner, corpus, place / "learned", chosen, given, console.note
     )
-    voice = known or new_voice(name, adapting.material, models.codec, models.aligner, statement, language)
     with _shown(console) as shown, Interrupt() as interrupt:
-        found = adapting.run(voice.prompt(), minutes, interrupt, shown.report, shown.stage)
+        begun = time.monotonic()
+        voice = known
+        if voice is None:
+            about = models.codec, models.aligner, statement, language
+            voices = new_voices(name, adapting.material, _PROMPTS, *about)
+            prompts = [voice.prompt() for voice in voices]
+            voice = voices[adapting.choose(prompts, _CHOOSING * minutes, interrupt, shown.stage)]
+        left = minutes - (time.monotonic() - begun) / 60
+        found = adapting.run(voice.prompt(), left, interrupt, shown.report, shown.stage)
     if found.adapters or known is None:
         kept = {part: one for part, one in voice.adapters.items() if part == CODEC or not found.adapters}
         voice = replace(voice, adapters={**kept, **found.adapters})
@@ -150,7 +160,8 @@ def _adapt_codec(
 
     corpus = prepared(files, None, place, NONE, "en", workers, console)
     adapting = AdaptingCodec(load_codec(DEFAULT_CODEC), corpus, place / "learned", recipe, console.note)
-    voice = known or new_voice(name, adapting.material, load_codec(VOICE_CODEC), None, consent, "en")
+    about = load_codec(VOICE_CODEC), None, consent, "en"
+    voice = known or new_voices(name, adapting.material, 1, *about)[0]
     with _shown(console) as shown, Interrupt() as interrupt:
         shown.stage("adapting the decoder of the codec")
         found = adapting.run(minutes, interrupt, shown.report)
@@ -389,27 +400,40 @@ def _whisper(model: str | None, language: str, console: Console) -> str | None:
         return None
 
 
-def new_voice(
-    name: str, material: Material, codec: Codec, aligner: Aligner | None, consent: str, language: str
-) -> Voice:
-    """A voice of the best clip. codec: that of voices."""
+def new_voices(
+    name: str,
+    material: Material,
+    n: int,
+    codec: Codec,
+    aligner: Aligner | None,
+    consent: str,
+    language: str,
+) -> list[Voice]:
+    """The voice, of one clip and another, n at most. codec: that of voices. Raises InputError where no clip can be a
+    voice."""
     from ..data.audio import Audio
     from ..tts.voices.recording import PromptOptions
     from ..tts.voices.voice import make_voice
 
-    clip, text = material.best_clip()
-    audio = Audio(material.corpus.read(clip, 0, clip.length)[None], material.corpus.sample_rate)
+    voices: list[Voice] = []
+    unfit = InputError("no clip of the recordings can be a voice; record more")
     options = PromptOptions(two_people=False)  # told apart already
-
-    def made(text: str | None) -> Voice:
-        spoken = "en-us" if language == "en" else language
-        return make_voice(audio, codec, consent, name, text, spoken, aligner, options)
-
-    try:
-        voice = made(text)
-    except InputError:  # its text does not fit after all
-        voice = made(None)
-    return replace(voice, source=f"{len(material.person.items)} clips")
+    spoken = "en-us" if language == "en" else language
+    for clip, text in material.prompts(n):
+        audio = Audio(material.corpus.read(clip, 0, clip.length)[None], material.corpus.sample_rate)
+        make = partial(make_voice, audio, codec, consent, name, language=spoken, options=options)
+        try:
+            try:
+                voice = make(text=text, aligner=aligner)
+            except InputError:  # its text does not fit after all
+                voice = make()
+        except InputError as error:
+            unfit = error
+            continue
+        voices.append(replace(voice, source=f"{len(material.person.items)} clips"))
+    if not voices:
+        raise unfit
+    return voices
 
 
 # ---- progress

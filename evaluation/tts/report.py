@@ -59,8 +59,9 @@ _MANY = 6  # names in a note
 class SpeechEvaluation:
     """What to measure.
 
-    texts: a file with a text a line, instead of the speakers' own.   limit: texts a voice.   repeats: times a voice says
-    each, with one seed after another.   max_speakers: of each source, evenly spread; None for all.   source, split: only these recordings of the shards.   measures: of MEASURES.
+    texts: a file with a text a line, instead of the speakers' own.   limit: texts a voice.   repeats: times a voice
+    says each, with one seed after another.   max_speakers: of each source, evenly spread; None for all.   source,
+    split: only these recordings of the shards.   measures: of MEASURES.
     needed: those of them that are not to be left out.   hard: say the hard sentences too.   prompt_text: is the
     prompt's transcript given to the model: "without", "with", or "both".   codec, ar, decoder_weights:
     names or checkpoints; None: those that ship (`load_speaker`).   adapted: a voice of the library, or its file, whose

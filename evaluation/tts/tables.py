@@ -104,8 +104,8 @@ def row_of(clips: Sequence[SpokenClip]) -> SpeechRow:
 @dataclass(frozen=True)
 class SpeechReport(Report):
     """data: where the voices came from.   models: what spoke, by its part, as given.   preset, seed, candidates,
-    threads, device: how.   repeats: times each text was said by a voice, with seeds from `seed` on.   recogniser: and how texts were compared.   clips: in the order of the rows, hard sentences
-    last.
+    threads, device: how.   repeats: times each text was said by a voice, with seeds from `seed` on.   recogniser: and
+    how texts were compared.   clips: in the order of the rows, hard sentences last.
     """
 
     data: tuple[str, ...]

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 from ...codec.checkpoint import weights_hash
 from ...codec.mel.speech_tokens import SpeechTokenizer, SpeechTokensConfig
 from ...data.checkpoint import load_checkpoint
-from ...data.files import output_errors
+from ...data.files import atomic_output, output_errors
 from ...errors import MissingModelError, UsageError
 from ...tts.aligner import Aligner
 from ...tts.decoders.flow.sound import FlowSpeechDecoder
@@ -47,6 +47,9 @@ from .strength import as_strong_as_words_bear
 from .token_ar_part import TokenARPart
 
 ADAPTABLE = ("flow",)  # decoders
+# Of likeness, for a nat a phone, when clips are compared: a point of WER is about .1 nats, and what an adapter costs in
+# words for .01 of likeness is as much (docs/log.md, "Which clip a voice is read from").
+_CLEARNESS = 0.1
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,41 @@ class Adapting:
             wanted = recipe.others
             assert wanted.corpus is not None
             self.others = others(wanted.corpus, wanted.utterances, codec, aligner, work, recipe.seed)
+
+    def choose(
+        self,
+        prompts: Sequence[Prompt],
+        minutes: float,
+        interrupt: Interrupt,
+        stage: Callable[[str], None] = lambda what: None,
+    ) -> int:
+        """Which of several prompts of one person says sentences most like the recordings, and most clearly; the mean
+        speaker vector in all of them, as the adapted voice will read it. What a clip of a few seconds is like decides
+        more than its speaker vector tells.
+
+        minutes: after so many no further one is heard, nor after an interrupt; the first is what there is then.
+        """
+        stage("choosing which clip the voice is read from")
+        path = self.work / "prompt.json"
+        told = hashlib.sha256("".join(self._identity(prompt, None, {}) for prompt in prompts).encode())
+        kept = _read_json(path)
+        if kept.get("of") == told.hexdigest():
+            return kept["chosen"]
+        begun, scores = time.monotonic(), list[float]()
+        speaker = self.material.speaker()
+        for prompt in prompts:
+            if scores and (interrupt.requested or time.monotonic() - begun > 60 * minutes):
+                break
+            plain = dataclasses.replace(prompt, adapters={})
+            if prompt.speaker is not None:
+                plain = dataclasses.replace(plain, speaker=speaker.to(prompt.speaker))
+            judged = self._judge(plain).measure({})
+            scores.append(judged.likeness + _CLEARNESS * judged.words)
+        chosen = scores.index(max(scores))
+        if not interrupt.requested:
+            with atomic_output(path, force=True) as file:
+                file.write(json.dumps({"of": told.hexdigest(), "chosen": chosen}).encode())
+        return chosen
 
     def run(
         self,
@@ -259,15 +297,25 @@ class Adapting:
         }
         return Adapter(learned.weights.half(), part.base, facts, part.speaker)
 
-    def _identity(self, prompt: Prompt, part: Part, adapters: Mapping[str, Adapter]) -> str:
+    def _identity(self, prompt: Prompt, part: Part | None, adapters: Mapping[str, Adapter]) -> str:
         """Of a run: what is learned from, beside which weights, how, and for which prompt."""
-        told: list[Any] = [part.name, part.base, describe(self.recipe), sorted(self.material.person.vectors)]
+        told: list[Any] = [describe(self.recipe), sorted(self.material.person.vectors)]
+        told[:0] = [self.models.fingerprint(self.decoder)] if part is None else [part.name, part.base]
         told += [sorted(self.material.held), [adapter.digest() for adapter in adapters.values()]]
         digest = hashlib.sha256(json.dumps(told).encode())
         digest.update(prompt.codes.numpy().tobytes() + weights_hash(self.models.codec).encode())
-        if part.speaker is not None:
+        if part is not None and part.speaker is not None:
             digest.update(part.speaker.numpy().tobytes())
         return digest.hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What was kept; nothing where it is not there, or damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("chosen"), int) else {}
 
 
 def _tokenizer() -> SpeechTokenizer | None:

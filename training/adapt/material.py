@@ -55,16 +55,23 @@ class Material:
         vectors = [self.person.vectors[item.key] for item in self.person.items if item.key not in self.held]
         return F.normalize(torch.stack(vectors).mean(0), dim=0)
 
-    def best_clip(self) -> tuple[Item, str | None]:
-        """The clip that is most like all the others, of 3 s or more where there are such, and its text: a prompt."""
+    def prompts(self, n: int) -> list[tuple[Item, str | None]]:
+        """At most n clips that a voice can be made of, and their texts: of 3 to 12 s where there are such. First the
+        one that is most like all the others, then others from all over the recordings, of 5 s and more if there are
+        enough."""
         rate, vectors = self.corpus.sample_rate, self.person.vectors
         texts = {item.key: item.text for item in self.speech.items} if self.speech else {}
         free = [item for item in self.person.items if item.key not in self.held]
         free = [item for item in free if item.key in texts] or free
         long = [item for item in free if 3 * rate <= item.length <= 12 * rate] or free
         mean = torch.stack([vectors[item.key] for item in self.person.items]).mean(0)
-        chosen = max(long, key=lambda item: (float(vectors[item.key] @ mean), item.key))
-        return chosen, texts.get(chosen.key)
+        chosen = [max(long, key=lambda item: (float(vectors[item.key] @ mean), item.key))]
+        rest = [item for item in long if item is not chosen[0]]
+        longer = [item for item in rest if item.length >= 5 * rate]
+        rest = longer if len(longer) >= n - 1 else rest
+        n = min(n - 1, len(rest))
+        chosen += [rest[(2 * i + 1) * len(rest) // (2 * n)] for i in range(n)]
+        return [(item, texts.get(item.key)) for item in chosen]
 
     def train(self) -> list[int]:
         """Utterances of `speech` to learn from."""

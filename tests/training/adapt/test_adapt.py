@@ -40,9 +40,39 @@ def test_what_is_used_and_what_is_kept_apart(adapting):
     assert len(material.kept_apart()) == 1
     assert 55 < material.seconds < 70
     assert {item.speaker for item in material.speech.items} == {"person"}
-    clip, text = material.best_clip()
-    assert clip.key not in material.held
+    (first, text), *more = material.prompts(4)
+    assert len({clip.key for clip, _ in [(first, text), *more]} - material.held) == 4
     assert text
+    assert all(3 <= clip.length / material.corpus.sample_rate <= 12 for clip, _ in more)
+    assert material.prompts(1) == [(first, text)]
+    assert len(material.prompts(100)) <= 9
+
+
+def test_the_clip_that_says_most_like_the_recordings_becomes_the_prompt(adapting, tmp_path, monkeypatch):
+    run, stages = adapting(), []
+    speech = run.material.speech
+    prompts = [
+        Prompt(speech[i].codes[:, :150], speaker=torch.ones(256).half()) for i in run.material.train()[:4]
+    ]
+    scores = {0: (0.7, -1.0), 1: (0.75, -1.2), 2: (0.74, -1.0), 3: (0.75, -4.0)}
+    heard = []
+
+    def measure(self, adapters):
+        heard.append(next(i for i, p in enumerate(prompts) if p.codes is self.prompt.codes))
+        assert torch.allclose(self.prompt.speaker.float(), run.material.speaker(), atol=1e-3)
+        return Measured(*scores[heard[-1]])
+
+    monkeypatch.setattr(adapt.Judge, "measure", measure)
+    assert (
+        run.choose(prompts, 5.0, Interrupt(), stages.append) == 2
+    )  # likeness first, words where they matter
+    assert (heard, len(stages)) == ([0, 1, 2, 3], 1)
+    assert run.choose(prompts, 5.0, Interrupt()) == 2
+    assert len(heard) == 4  # it is known from before
+    (run.work / "prompt.json").write_text("{")
+    assert run.choose(prompts, 5.0, Interrupt()) == 2
+    assert run.choose(prompts[:2], 0.0, Interrupt()) == 0  # other clips, and no time for more than one
+    assert heard[8:] == [0]
 
 
 def test_a_voice_is_adapted_and_the_same_again_from_a_run_that_was_stopped(adapting, tmp_path):

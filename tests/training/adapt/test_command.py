@@ -95,6 +95,29 @@ def test_what_is_refused_at_once(arguments, says, tmp_path, capsys, home):
     assert not (home / "voices").exists()
 
 
+def test_a_clip_that_cannot_be_a_voice_is_no_prompt(tiny, capsys, monkeypatch, home):
+    """Whether its text does not fit, or nothing of it can be used."""
+    from myna.tts.voices import voice as voices
+
+    make, tried = voices.make_voice, []
+
+    def made(audio, *args, text=None, **more):
+        tried.append(text)
+        if text or len(tried) == 2:
+            raise InputError("cannot be a voice")
+        return make(audio, *args, text=text, **more)
+
+    monkeypatch.setattr(voices, "make_voice", made)
+    words = ["voices", "adapt", "me", str(MINUTE), "--consent", "I am the speaker"]
+    assert run([*words, *tiny]) == 0, capsys.readouterr().err
+    assert len(tried) > 4
+    assert load_voice(voice_path("me")).text is None
+    monkeypatch.setattr(voices, "make_voice", lambda *args, **more: made(*args, text="never"))
+    assert run([*words[:2], "you", *words[3:], *tiny]) == 3
+    assert "cannot be a voice" in capsys.readouterr().err
+    assert not voice_path("you").exists()
+
+
 def test_ten_seconds_of_speech_in_ten_minutes_of_noise(tiny, tmp_path, capsys, home):
     rate = 16_000
     rng = np.random.default_rng(0)
