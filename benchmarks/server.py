@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -162,10 +163,15 @@ async def load(url: str, pid: int, n_clients: int, seconds: float) -> Row:
 CAPACITY = ServeOptions().max_concurrency + ServeOptions().queue
 
 
-def start() -> tuple[subprocess.Popen[bytes], str]:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start(home: int | None = None) -> tuple[subprocess.Popen[bytes], str]:
+    """home: a port for Wyoming."""
+    port = free_port()
     command = [
         sys.executable,
         "-W",
@@ -178,6 +184,7 @@ def start() -> tuple[subprocess.Popen[bytes], str]:
         "--no-page",
         "--model",
         "tiny.en",
+        *([] if home is None else ["--wyoming", f"tcp://127.0.0.1:{home}"]),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
@@ -256,14 +263,17 @@ async def transcription(url: str, n_clients: int, seconds: float, model: str) ->
     return n * 7.05 / (time.perf_counter() - began), n
 
 
-async def soak(url: str, pid: int, seconds: float, capacity: int, voice: str = "nova") -> dict[str, object]:
+async def soak(
+    url: str, pid: int, seconds: float, capacity: int, voice: str = "nova", home: int | None = None
+) -> dict[str, object]:
     """Four times what is worked on at a time and waits, of every kind of client there is.
 
     capacity: requests of a kind that are worked on or wait. What is under way at the end may end, for a few minutes.
+    home: the port of Wyoming, which Home Assistant speaks; None: not served.
     """
     statuses: Counter[str] = Counter()
     wrong: list[str] = []
-    expected: dict[int, bytes] = {}
+    expected: dict[int | str, bytes] = {}
     readings = [memory(pid)]
     end = time.perf_counter() + seconds
     speech = (ROOT / "tests" / "assets" / "speech.wav").read_bytes()
@@ -345,6 +355,69 @@ async def soak(url: str, pid: int, seconds: float, capacity: int, voice: str = "
                     wrong.append(f"text {number}: other samples than the first time, read slowly")
         return answer
 
+    async def at_home(
+        asks: list[Any], until: Any, rng: random.Random, goes: bool = False
+    ) -> list[Any] | None:
+        """Events of Home Assistant's, and what comes back up to an event of a kind; None for an error, which is
+        counted.   goes: somewhere in the middle, perhaps."""
+        from wyoming.client import AsyncTcpClient
+        from wyoming.error import Error
+
+        found: list[Any] = []
+        async with AsyncTcpClient("127.0.0.1", home or 0) as client:
+            for event in asks:
+                await client.write_event(event.event())
+            while not (found and until.is_type(found[-1].type)):
+                event = await client.read_event()
+                if event is None:
+                    raise httpx.RemoteProtocolError("the connection ended")
+                if Error.is_type(event.type):
+                    error = Error.from_event(event)
+                    statuses[f"home: {error.code}"] += 1
+                    if error.code not in ("server_busy", "deadline_exceeded"):
+                        wrong.append(f"home: {error.code}: {error.text}")
+                    await asyncio.sleep(rng.uniform(0.1, 1))
+                    return None
+                found.append(event)
+                if goes and rng.random() < 0.3:
+                    break
+        return found
+
+    def the_same(what: str, key: str, data: bytes) -> None:
+        statuses[what] += 1
+        if expected.setdefault(key, data) != data:
+            wrong.append(f"{what}: {key!r} is other than the first time")
+
+    async def say_at_home(client: httpx.AsyncClient, rng: random.Random) -> None:
+        from wyoming.audio import AudioChunk, AudioStop
+        from wyoming.tts import Synthesize, SynthesizeVoice
+
+        text = rng.choice(SHORT)
+        found = await at_home([Synthesize(text, SynthesizeVoice(name=voice))], AudioStop, rng)
+        if found is not None:
+            parts = [AudioChunk.from_event(event).audio for event in found if AudioChunk.is_type(event.type)]
+            the_same("said at home", text, b"".join(parts))
+
+    async def hear_at_home(client: httpx.AsyncClient, rng: random.Random) -> None:
+        from wyoming.asr import Transcribe, Transcript
+        from wyoming.audio import AudioChunk, AudioStart, AudioStop
+
+        samples, rate = soundfile.read(io.BytesIO(speech), dtype="int16")
+        form = {"rate": rate, "width": 2, "channels": 1}
+        chunks = [AudioChunk(audio=part.tobytes(), **form) for part in np.array_split(samples, 20)]
+        asks = [Transcribe(language="en"), AudioStart(**form), *chunks, AudioStop()]
+        found = await at_home(asks, Transcript, rng)
+        if found is not None:
+            the_same("heard at home", "recording", Transcript.from_event(found[-1]).text.encode())
+
+    async def vanish_at_home(client: httpx.AsyncClient, rng: random.Random) -> None:
+        from wyoming.audio import AudioStop
+        from wyoming.tts import Synthesize, SynthesizeVoice
+
+        asks = [Synthesize(" ".join(SHORT) * 5, SynthesizeVoice(name=voice))]
+        if await at_home(asks, AudioStop, rng, goes=True) is not None:
+            statuses["vanished at home"] += 1
+
     def n_decoded() -> int:
         return sum(n for kind, n in statuses.items() if kind in _DECODED)
 
@@ -360,7 +433,8 @@ async def soak(url: str, pid: int, seconds: float, capacity: int, voice: str = "
                 os.kill(child, signal.SIGKILL)
         statuses["decoders killed"] += 1
 
-    kinds = (say, say, hear, vanish, read_slowly, damage)
+    kinds = [say, say, hear, vanish, read_slowly, damage]
+    kinds += [] if home is None else [say_at_home, hear_at_home, vanish_at_home]
 
     async def work(number: int) -> None:
         rng = random.Random(number)
@@ -373,7 +447,7 @@ async def soak(url: str, pid: int, seconds: float, capacity: int, voice: str = "
                     if answer is not None and answer.status_code == 429:
                         pause = float(answer.headers["retry-after"]) * rng.uniform(0.1, 1)
                         await asyncio.sleep(min(pause, max(0.0, end - time.perf_counter())))
-                except httpx.TransportError as error:
+                except (httpx.TransportError, ConnectionError) as error:
                     statuses[type(error).__name__] += 1
 
     async def watch() -> None:
@@ -450,11 +524,13 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=8, help="of which the overhead is the median")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    process, url = start()
+    with_home = asked.soak and importlib.util.find_spec("wyoming") is not None
+    home = free_port() if with_home else None
+    process, url = start(home)
     try:
         asyncio.run(load(url, process.pid, 1, 3.0))  # warm
         if asked.soak:
-            found = asyncio.run(soak(url, process.pid, asked.soak, CAPACITY))
+            found = asyncio.run(soak(url, process.pid, asked.soak, CAPACITY, home=home))
             time.sleep(15)  # the server gives memory back ten seconds after the last request
             print(json.dumps({**found, "memory_mb_15_s_later": memory(process.pid)}, indent=2))
             return

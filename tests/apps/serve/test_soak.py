@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 SECONDS = float(os.environ.get("MYNA_SOAK_SECONDS", "10"))
 SLOTS, PLACES = 3, 5
 
@@ -27,8 +29,14 @@ def benchmark():
 
 
 def test_four_times_what_it_can(serve):
-    server = serve(max_concurrency=SLOTS, queue=PLACES)
-    soak = benchmark().soak(server.url, os.getpid(), SECONDS, SLOTS + PLACES, voice="ada")
+    pytest.importorskip("wyoming")
+    from myna.apps.serve.wyoming.service import serving
+
+    module = benchmark()
+    home = module.free_port()
+    beside = (lambda house: serving(f"tcp://127.0.0.1:{home}", house),)
+    server = serve(beside=beside, max_concurrency=SLOTS, queue=PLACES)
+    soak = module.soak(server.url, os.getpid(), SECONDS, SLOTS + PLACES, voice="ada", home=home)
     found = asyncio.run(soak)
     assert found["wrong"] == []
     answers = found["answers"]
@@ -36,6 +44,8 @@ def test_four_times_what_it_can(serve):
     assert {"speech 200", "speech 429", "decoders killed"} <= set(answers)
     assert any(kind.startswith("recording") for kind in answers)
     assert any(kind.startswith(("noise", "cut", "bomb")) for kind in answers)
+    assert any(kind.startswith(("said at home", "home: server_busy")) for kind in answers)
+    assert any(kind.startswith(("heard at home", "home: server_busy")) for kind in answers)
     assert set(found["left"].values()) == {0.0}
     # Bodies, queues and streams are bounded; so is what they take. 300 MB are four decoders.
     memory = found["memory_mb"]
