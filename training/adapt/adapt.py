@@ -210,7 +210,7 @@ class Adapting:
         def measure(adapter: Adapter) -> Measured:
             return judge.measure({**adapters, self.decoder: adapter})
 
-        found = as_strong_as_words_bear(decoders, least, measure)
+        found = as_strong_as_words_bear(decoders, least, measure, self.material.likeness())
         if found is None:
             self.note("the decoder stays as it is: with what it learned the words were less clear")
             return dict(adapters), before

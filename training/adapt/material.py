@@ -55,6 +55,12 @@ class Material:
         vectors = [self.person.vectors[item.key] for item in self.person.items if item.key not in self.held]
         return F.normalize(torch.stack(vectors).mean(0), dim=0)
 
+    def likeness(self) -> float:
+        """How like each other the recordings are: the mean cosine of the clips to learn from with those kept apart."""
+        vectors = self.person.vectors
+        own = torch.stack([vectors[item.key] for item in self.person.items if item.key not in self.held])
+        return float((own @ torch.stack([vectors[key] for key in sorted(self.held)]).mT).mean())
+
     def prompts(self, n: int) -> list[tuple[Item, str | None]]:
         """At most n clips that a voice can be made of, and their texts: of 3 to 12 s where there are such. First the
         one that is most like all the others, then others from all over the recordings, of 5 s and more if there are

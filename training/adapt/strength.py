@@ -8,6 +8,7 @@ the weights as they were and as they were adapted lies a line along which likene
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from ...tts.lm.adapter import Adapter
@@ -26,12 +27,19 @@ def as_strong_as_words_bear(
     adapter: Adapter,
     least_words: float,
     measure: Callable[[Adapter], Measured],
+    enough: float = math.inf,
     strengths: Sequence[float] = STRENGTHS,
 ) -> tuple[Adapter, Measured] | None:
     """The adapter at the first of the `strengths`, falling, with which the words are `least_words` (nats a phone) or
-    clearer, and how it is judged; None where they are not with any."""
+    clearer, and how it is judged; None where they are not with any. Where that is more like the recordings than these
+    are like each other (`enough`), the weakest that still is: what is more only costs words."""
+    found = None
     for strength in strengths:
         now = measure(weaker := scaled(adapter, strength))
+        if found is not None and now.likeness < enough:
+            break
         if now.words >= least_words:
-            return weaker, now
-    return None
+            found = weaker, now
+        if found is not None and found[1].likeness < enough:
+            break
+    return found

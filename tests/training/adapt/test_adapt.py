@@ -46,6 +46,11 @@ def test_what_is_used_and_what_is_kept_apart(adapting):
     assert all(3 <= clip.length / material.corpus.sample_rate <= 12 for clip, _ in more)
     assert material.prompts(1) == [(first, text)]
     assert len(material.prompts(100)) <= 9
+    kept, vectors = material.person.vectors[next(iter(material.held))], material.person.vectors
+    others = [
+        float(vectors[item.key] @ kept) for item in material.person.items if item.key not in material.held
+    ]
+    assert material.likeness() == pytest.approx(np.mean(others), abs=1e-5)
 
 
 def test_the_clip_that_says_most_like_the_recordings_becomes_the_prompt(adapting, tmp_path, monkeypatch):
@@ -248,6 +253,11 @@ def test_a_decoder_is_adapted_as_strongly_as_the_words_bear(part):
     assert found.base == learned.base
     assert as_strong_as_words_bear(learned, -0.9, measure) is None
     assert as_strong_as_words_bear(learned, -2.0, measure)[0].facts["strength"] == 1.0  # pyright: ignore
+    # As like as the recordings are to each other is enough: the weakest that is, of those that the words bear.
+    cases = ((-1.2, 0.69, 0.65), (-1.2, 0.64, 0.5), (-2.0, 0.6, 0.35), (-2.0, 0.9, 1.0))
+    for least, enough, strength in cases:
+        found, _ = as_strong_as_words_bear(learned, least, measure, enough)  # pyright: ignore
+        assert found.facts["strength"] == strength
 
 
 def test_a_decoder_that_costs_words_at_any_strength_stays_as_it_is(adapting, monkeypatch):
