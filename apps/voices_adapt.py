@@ -132,7 +132,7 @@ def adapt(
             voices = new_voices(name, adapting.material, _PROMPTS, *about)
             prompts = [voice.prompt() for voice in voices]
             voice = voices[adapting.choose(prompts, _CHOOSING * minutes, interrupt, shown.stage)]
-        left = minutes - (time.monotonic() - begun) / 60
+        left = max(minutes / 2, minutes - (time.monotonic() - begun) / 60)
         found = adapting.run(voice.prompt(), left, interrupt, shown.report, shown.stage)
     if found.adapters or known is None:
         kept = {part: one for part, one in voice.adapters.items() if part == CODEC or not found.adapters}
