@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import socket
 import threading
 import time
@@ -77,13 +79,25 @@ class Running:
         return False
 
 
+# Below those that the system gives to whoever connects, and a thousand for each process of a test run: a port that was
+# free when it was asked for, and is another's when it is bound, is an error of one run in many.
+_ports = itertools.count(20_000 + os.getpid() % 12 * 1000)
+
+
+def free_port() -> int:
+    """Another one each time."""
+    for port in _ports:
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
+
+
 @contextlib.contextmanager
 def running(
     house: House, beside: tuple = (), wrap: Callable[[FastAPI], FastAPI] = lambda app: app
 ) -> Iterator[Running]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     app = build_app(house.options, house)
     app.state.beside.extend(beside)
     server = Server(wrap(app), "127.0.0.1", port, grace=2.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from .conftest import Running
+from .conftest import Running, free_port
 from .test_faults import LONG, say, slowly  # noqa: F401
 from .test_sockets import receive
 
@@ -99,12 +98,6 @@ def test_sockets_are_told_that_the_service_restarts(serve, slowly, caplog):  # n
     assert closed.value.rcvd.code == 1012
     until(lambda: not server.thread.is_alive())
     assert [record for record in caplog.records if record.exc_info] == []
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that a process can catch")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from myna.tts.presets import SpeechOptions
 from myna.tts.speaker import Speaker
 from myna.tts.text.long_text import split_text
 
-from .conftest import tiny_models
+from .conftest import free_port, tiny_models
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'myna[ray]'")
 serve = pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'myna[ray]'")
@@ -41,9 +40,7 @@ def make_house(options: ServeOptions) -> House:
 @pytest.fixture(scope="module")
 def url(library) -> Iterator[str]:
     """Of a cluster of this machine that reaches nobody."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     module = sys.modules[tiny_models.__module__]
     own = sys.modules[__name__]
     with pytest.MonkeyPatch.context() as patch:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import free_port
+
 SECONDS = float(os.environ.get("MYNA_SOAK_SECONDS", "10"))
 SLOTS, PLACES = 3, 5
 
@@ -33,7 +35,7 @@ def test_four_times_what_it_can(serve):
     from myna.apps.serve.wyoming.service import serving
 
     module = benchmark()
-    home = module.free_port()
+    home = free_port()
     beside = (lambda house: serving(f"tcp://127.0.0.1:{home}", house),)
     server = serve(beside=beside, max_concurrency=SLOTS, queue=PLACES)
     soak = module.soak(server.url, os.getpid(), SECONDS, SLOTS + PLACES, voice="ada", home=home)

@@ -34,7 +34,7 @@ from myna.tts.tortoise.speaker import TortoiseSpeaker
 from myna.tts.tortoise.text.passages import split
 from myna.tts.voices.library import add_voice
 
-from .conftest import SPEECH, Running, running
+from .conftest import SPEECH, Running, free_port, running
 from .test_sockets import connect, receive, send
 
 TEXT = "Hello there. How are you?"
@@ -279,9 +279,7 @@ def test_home_assistant_hears_it_by_the_names_of_its_voices(serve, speaker, alon
 
     from .test_wyoming import sound, talk
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     serve(beside=(lambda house: serving(f"tcp://127.0.0.1:{port}", house),))
     (program,) = Info.from_event(talk(port, [Describe()], Info)[-1]).tts
     voices = {voice.name: voice.description for voice in program.voices}

@@ -24,7 +24,7 @@ from myna.errors import InputError, UsageError
 from myna.tts.presets import SpeechOptions
 from myna.tts.text.long_text import split_text
 
-from .conftest import SPEECH, Running
+from .conftest import SPEECH, Running, free_port
 from .test_stored import Noted, all_closed
 
 pytest.importorskip("wyoming")
@@ -50,9 +50,7 @@ from wyoming.tts import (
 
 def begun(serve, **options) -> tuple[Running, int]:
     """A server, and its port for Wyoming."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
+    number = free_port()
     return serve(beside=(lambda house: serving(f"tcp://127.0.0.1:{number}", house),), **options), number
 
 
