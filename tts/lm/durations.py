@@ -27,7 +27,7 @@ _SPACE = SYMBOLS.index(SPACE)
 
 # Frames that 9,995 of 10,000 of each sound do not last, and half as many again: an AR that has lost its place stays in
 # a sound that nobody holds. From 290,000 aligned phones of the training corpus (50 frames a second). Sounds of which
-# there are fewer than a hundred have no bound of their own.
+# there are fewer than a hundred, and those that are held as long as any sound may be, have no bound of their own.
 _HELD = {
     **dict.fromkeys("bɐ", 9),
     **dict.fromkeys("wjɡv", 12),
