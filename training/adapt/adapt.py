@@ -51,6 +51,9 @@ ADAPTABLE = ("flow",)  # decoders
 # an adapter pay .06 nats for their first .04 of likeness and .28 for their last .01 (docs/log.md, "What an adapter
 # costs in words, counted").
 _CLEARNESS = 0.1
+# How long the strength of a decoder takes to choose, in times that its sentences are said: by the AR as it was and as it
+# has learned (half of the time each), and by the decoder at some of seven strengths.
+_CHOICE = 3.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Adapting:
             plain = dataclasses.replace(prompt, adapters={})
             if prompt.speaker is not None:
                 plain = dataclasses.replace(plain, speaker=speaker.to(prompt.speaker))
-            judged = self._judge(plain).measure({})
+            judged = self._judge(plain, self.recipe.sentences).measure({})
             scores.append(judged.likeness + _CLEARNESS * judged.words)
         chosen = scores.index(max(scores))
         if not interrupt.requested:
@@ -151,8 +154,10 @@ class Adapting:
         begun = time.monotonic()
         prompt = dataclasses.replace(prompt, adapters={})
         stage("listening to the voice as it is")
-        judge = self._judge(prompt)
+        judge = self._judge(prompt, self.recipe.sentences)
         before = judge.measure({})
+        a_sentence = (time.monotonic() - begun) / len(judge.sentences) / 60
+        choosing = _CHOICE * a_sentence * self.recipe.last_sentences  # minutes
         adapters: dict[str, Adapter] = {}
         used = 0.0
         if self.material.speech is not None and self.recipe.ar.share:
@@ -181,7 +186,7 @@ class Adapting:
             self.work / f"{self.decoder}.pt",
             self._identity(prompt, part, adapters),
             self.recipe.seed,
-            max(minutes / 3, minutes - max(used, (time.monotonic() - begun) / 60)),
+            max(minutes / 3, minutes - max(used, (time.monotonic() - begun) / 60) - choosing),
             self.recipe.patience,
             self.recipe.words_meanwhile,
             interrupt,
@@ -194,19 +199,24 @@ class Adapting:
             if interrupt.requested:  # whoever stops it does not wait for more listening
                 adapters[self.decoder] = decoders
             else:
-                without = judge.measure(adapters) if adapters else before
-                least = min(before.words, without.words) - self.recipe.words_kept
-                adapters, now = self._strengthened(judge, adapters, decoders, without, least)
+                stage("choosing how much of it is used")
+                adapters, before, now = self._strengthened(prompt, adapters, decoders)
         if now.likeness <= before.likeness:
             adapters, now = {}, before
         return Adapted(adapters, before, now, self.material.seconds, interrupt.requested)
 
     def _strengthened(
-        self, judge: Judge, adapters: Mapping[str, Adapter], decoders: Adapter, before: Measured, least: float
-    ) -> tuple[dict[str, Adapter], Measured]:
-        """The adapters with that of the decoder, as far as the words bear it. before: as the voice is judged with the
-        others alone, whose sentences say the same to the frame.   least: words (nats a phone) that it may come down to:
-        those of the voice before anything was learned, so that what the AR has gained may be spent on likeness."""
+        self, prompt: Prompt, adapters: Mapping[str, Adapter], decoders: Adapter
+    ) -> tuple[dict[str, Adapter], Measured, Measured]:
+        """The adapters with that of the decoder, as far as the words bear it, and how the voice is judged as it was and
+        with them, by more sentences than while it learned: this one choice stays, and a few say too little of words.
+
+        The words may come down to those of the voice before anything was learned, so that what the AR has gained may be
+        spent on likeness; what it has lost is not asked back."""
+        judge = self._judge(prompt, self.recipe.last_sentences)
+        before = judge.measure({})
+        without = judge.measure(adapters) if adapters else before
+        least = min(before.words, without.words) - self.recipe.words_kept
 
         def measure(adapter: Adapter) -> Measured:
             return judge.measure({**adapters, self.decoder: adapter})
@@ -214,13 +224,16 @@ class Adapting:
         found = as_strong_as_words_bear(decoders, least, measure, self.material.likeness())
         if found is None:
             self.note("the decoder stays as it is: with what it learned the words were less clear")
-            return dict(adapters), before
+            return dict(adapters), before, without
         adapter, now = found
-        if adapter.facts["strength"] < 1:
-            self.note(
-                f"{100 * adapter.facts['strength']:.0f} % of what the decoder learned is used, for the words' sake"
-            )
-        return {**adapters, self.decoder: adapter}, now
+        strength = adapter.facts["strength"]
+        if not strength:
+            self.note("of what the decoder learned the mean voice alone is used, for the words' sake")
+        elif strength < 1:
+            self.note(f"{100 * strength:.0f} % of what the decoder learned is used, for the words' sake")
+        judged = {"likeness_before": round(before.likeness, 4), "likeness": round(now.likeness, 4)}
+        adapter = dataclasses.replace(adapter, facts={**adapter.facts, **judged})
+        return {**adapters, self.decoder: adapter}, before, now
 
     # ---- the parts
 
@@ -273,14 +286,15 @@ class Adapting:
     def _section(self, part: str) -> PartSection:
         return getattr(self.recipe, part)
 
-    def _judge(self, prompt: Prompt) -> Judge:
+    def _judge(self, prompt: Prompt, n: int) -> Judge:
+        """n: sentences that it says each time."""
         material = self.material
         keys = sorted(material.held)
         references = torch.stack([material.person.vectors[key] for key in keys])
         own: list[Phones] = []
         if material.speech is not None:
             own = [material.speech[i].phones for i in material.kept_apart()]
-        sentences = judged_by(own, [phonemize(text) for text in SENTENCES], self.recipe.sentences)
+        sentences = judged_by(own, [phonemize(text) for text in SENTENCES], n)
         return Judge(self.models, self.decoder, prompt, sentences, references, self.aligner, self.recipe.seed)
 
     def _holds(self, before: Measured, now: Measured) -> bool:

@@ -31,7 +31,18 @@ SENTENCES = (
     "We could walk along the canal, or take the narrow road through the woods.",
     "Her brother mends old clocks, which is slower work than you would think.",
     "Bring the blue umbrella, please, because the brown one leaks.",
-)
+    "Three of the windows were open, and somebody was playing the piano.",
+    "I thought the bridge would be closed, so we came by way of the harbour.",
+    "What surprised everyone was how quickly the young foxes learned to climb.",
+    "Put the larger boxes on the lower shelf and leave the rest for me.",
+    "It was already dark when the post arrived, together with a parcel from abroad.",
+    "The judge asked whether anybody had noticed a yellow van outside the bakery.",
+    "Fresh bread, a little cheese, and two apples are all I ever take with me.",
+    "Those children have been measuring the shadow of the tower since noon.",
+    "If you turn the key too fast, the engine coughs and you must begin again.",
+    "My uncle never trusted the weather forecast, although he listened to it every morning.",
+    "Choose whichever chair you like, but mind the one with the loose leg.",
+)  # the first of them while it learns, more of them when its strength is chosen
 _SENTENCE = 25  # phones and more; a word alone does not tell whether sentences are said
 _MUTE = -10.0  # nats, of speech in which no phone is found
 

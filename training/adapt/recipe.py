@@ -78,6 +78,7 @@ class AdaptRecipe(Section):
     threads: int | None = Field(default=None, ge=1)  # None: torch's choice
     held_out: float = Field(default=0.1, gt=0, lt=0.5)  # of the recordings, by which it is judged
     sentences: int = Field(default=8, ge=1)  # said each time it is judged, half of them the person's own
+    last_sentences: int = Field(default=16, ge=1)  # said when its strength is chosen, which decides more
     patience: int = Field(default=5, ge=1)  # judgements without a gain, after which it stops
     words_slack: float = Field(
         default=0.15, ge=0

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from ...tts.lm.adapter import Adapter
 from .judge import Measured
 
-STRENGTHS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2)
+# The last is the mean speaker vector alone, which lies in the adapter (training/adapt/flow_part.py).
+STRENGTHS = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.0)
 
 
 def scaled(adapter: Adapter, strength: float) -> Adapter:

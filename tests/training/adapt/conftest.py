@@ -79,6 +79,7 @@ def tiny_recipe(**changes) -> AdaptRecipe:
         {
             "threads": 1,
             "sentences": 1,
+            "last_sentences": 1,
             "ar": {**quick, "batch_frames": 1200},
             "flow": {**quick, "batch_frames": 800},
             **changes,

@@ -251,6 +251,8 @@ def test_a_decoder_is_adapted_as_strongly_as_the_words_bear(part):
     assert torch.equal(found.weights.up[full], learned.weights.up[full])
     assert found.facts == {"steps": 3, "strength": 0.65}
     assert found.base == learned.base
+    voice_alone, _ = as_strong_as_words_bear(learned, -1.0, measure)  # pyright: ignore
+    assert (voice_alone.weights.scale, voice_alone.facts["strength"]) == (0.0, 0.0)
     assert as_strong_as_words_bear(learned, -0.9, measure) is None
     assert as_strong_as_words_bear(learned, -2.0, measure)[0].facts["strength"] == 1.0  # pyright: ignore
     # As like as the recordings are to each other is enough: the weakest that is, of those that the words bear.
@@ -268,6 +270,59 @@ def test_a_decoder_that_costs_words_at_any_strength_stays_as_it_is(adapting, mon
     found = run.run(prompt_of(run), 5.0, Interrupt())
     assert "flow" not in found.adapters
     assert any("the decoder stays as it is" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("bears", "note", "scale"), [(0.5, "50 % of what", 0.5), (0.0, "the mean voice alone", 0.0)]
+)
+def test_how_much_of_a_decoder_is_used_is_judged_by_more_sentences(adapting, monkeypatch, bears, note, scale):
+    notes, said = list[str](), list[int]()
+    run = adapting(
+        tiny_recipe(
+            words_slack=100.0, words_meanwhile=100.0, words_kept=0.1, last_sentences=3, ar={"share": 0.0}
+        )
+    )
+    run.note = notes.append
+
+    def measure(judge, adapters) -> Measured:
+        said.append(len(judge.sentences))
+        if "flow" not in adapters:
+            return Measured(0.5, -1.0)
+        strength = adapters["flow"].facts.get("strength")
+        if strength is None:  # it learns
+            return Measured(0.5 + 0.01 * len(said), -2.0)
+        return Measured(0.6 + 0.1 * strength, -1.0 if strength <= bears else -2.0)
+
+    monkeypatch.setattr(adapt.Judge, "measure", measure)
+    found = run.run(prompt_of(run), 5.0, Interrupt())
+    adapter, learned = found.adapters["flow"], run.recipe.flow.lora
+    assert adapter.weights.scale == pytest.approx(scale * learned.alpha / learned.rank)
+    assert any(note in line for line in notes)
+    assert (found.before, found.now) == (Measured(0.5, -1.0), Measured(pytest.approx(0.6 + 0.1 * bears), -1.0))
+    assert adapter.facts["likeness"] == pytest.approx(0.6 + 0.1 * bears)
+    assert said[0] == 1  # while it learned
+    last = [1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.0].index(bears) + 2
+    assert said[-last:] == [3] * last
+    assert said[-last - 1] == 1
+
+
+def test_what_the_choice_takes_is_kept_free_of_the_time(adapting, monkeypatch):
+    run, given = adapting(tiny_recipe(last_sentences=50, ar={"share": 0.0})), []
+    learn, clock = adapt.learn, [0.0]
+
+    def measure(judge, adapters) -> Measured:
+        clock[0] += 6.0 * len(judge.sentences)  # seconds
+        return Measured(0.5, -1.0)
+
+    def noted(part, *told, **more):
+        given.append(told[5])
+        return learn(part, *told, **more)
+
+    monkeypatch.setattr(adapt.Judge, "measure", measure)
+    monkeypatch.setattr(adapt.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(adapt, "learn", noted)
+    run.run(prompt_of(run), 30.0, Interrupt())
+    assert given == [pytest.approx(30 - 0.1 - 3 * 50 * 0.1)]
 
 
 def test_words_may_cost_more_while_the_decoder_learns_than_the_ar_may_keep(adapting, monkeypatch):

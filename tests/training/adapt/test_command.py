@@ -26,6 +26,7 @@ TINY = """
 kind: adapt
 threads: 1
 sentences: 1
+last_sentences: 1
 words_slack: 100
 words_meanwhile: 100
 ar: {max_steps: 2, measure_every: 1, warmup_steps: 1, lr: 0.01}
