@@ -11,7 +11,7 @@ from .numbers import cardinal, ordinal
 # Before a name; with or without the stop.
 _TITLES = {
     "Mr": "Mister", "Mrs": "Missus", "Ms": "Miz", "Mx": "Mix", "Dr": "Doctor", "Prof": "Professor", "St": "Saint",
-    "Messrs": "Messieurs", "Mme": "Madame", "Mlle": "Mademoiselle",
+    "Messrs": "Messers", "Mme": "Madame", "Mlle": "Mademoiselle",
 }  # fmt: skip
 # Before a name; only with the stop.
 _RANKS = {
@@ -192,7 +192,10 @@ def _abbreviation_rules():
         (re.compile(rf"\b({street_name})\s(St|Dr)\b(?:(\.)|(?!\.))(?!\s+{not_starter}[A-Z][a-z])"), street),
         (re.compile(rf"\b({street_name})\s({alternation(set(_STREETS) - {'St', 'Dr'})})\b(\.)?"), street),
         (re.compile(rf"\b({titles})\b(?:\.\s?(?=[A-Z])|\.(?=\sand\s)|(?=\s+[A-Z]))"), title),
-        (re.compile(rf"\b({alternation(_RANKS)})\.(?=\s+{not_starter}[A-Z][\w'])"), lambda m: _RANKS[m[1]]),
+        (
+            re.compile(rf"\b({alternation(_RANKS)})\.(?=\s+(?:{not_starter}[A-Z][\w']|[A-Z]\.))"),
+            lambda m: _RANKS[m[1]],
+        ),
         (re.compile(rf"\b({alternation(_COUNTED)})\.\s*(?=\d|[IVXLC]+\b)", re.I), counted),
         (re.compile(r"\b(Nos?|pp?)\s(?=\d)"), counted),
         (re.compile(rf"\b({alternation(months)}|Sept)\.(?=\s|,|$)"), lambda m: months[m[1][:3]] + ends(m)),
