@@ -51,8 +51,8 @@ ADAPTABLE = ("flow",)  # decoders
 # an adapter pay .06 nats for their first .04 of likeness and .28 for their last .01 (docs/log.md, "What an adapter
 # costs in words, counted").
 _CLEARNESS = 0.1
-# How long the strength of a decoder takes to choose, in times that its sentences are said: by the AR as it was and as it
-# has learned (half of the time each), and by the decoder at some of seven strengths.
+# How long the strength of a decoder takes to choose, in times that its sentences are said: by the AR as it was and as
+# it has learned, and by the decoder at four or five strengths.
 _CHOICE = 3.0
 
 
@@ -314,7 +314,9 @@ class Adapting:
 
     def _identity(self, prompt: Prompt, part: Part | None, adapters: Mapping[str, Adapter]) -> str:
         """Of a run: what is learned from, beside which weights, how, and for which prompt."""
-        told: list[Any] = [describe(self.recipe), sorted(self.material.person.vectors)]
+        # How much of it is used at last does not change what is learned.
+        learned = self.recipe.model_copy(update={"words_kept": 0.0, "last_sentences": 1})
+        told: list[Any] = [describe(learned), sorted(self.material.person.vectors)]
         told[:0] = [self.models.fingerprint(self.decoder)] if part is None else [part.name, part.base]
         told += [sorted(self.material.held), [adapter.digest() for adapter in adapters.values()]]
         digest = hashlib.sha256(json.dumps(told).encode())

@@ -85,7 +85,7 @@ class AdaptRecipe(Section):
     )  # nats a phone by which words may become less clear by the AR's adapter,
     words_meanwhile: float = Field(default=0.5, ge=0)  # by all of the decoder's while it learns,
     words_kept: float = Field(
-        default=0.05, ge=0
+        default=0.1, ge=0
     )  # and by as much of it as is used (training/adapt/strength.py)
     others: OthersSection = OthersSection()
     ar: ARSection = ARSection()
