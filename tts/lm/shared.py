@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from ...errors import MynaError
 from ...layers.lora import Bank, LoRAWeights
 from ..text.phones import Phones
 from .ar import ARModel
@@ -146,7 +147,8 @@ class SharedAR:
             self._asked.notify()
 
     def close(self) -> None:
-        """There are no further frames; wait until the computing thread has ended."""
+        """There are no further frames; wait until the computing thread has ended. Whoever iterates gets what is made,
+        and then a MynaError."""
         with self._lock:
             self._closed, thread = True, self._thread
             self._asked.notify()
@@ -207,6 +209,8 @@ class SharedAR:
     def _whose_turn(self) -> list[_Utterance]:
         for one in [one for one in self._running if self._closed or one.stopped()]:
             self._remove(one)
+            if self._closed and not one.stopped():  # what was not asked to end is not taken for whole
+                one.error = MynaError("the speech is cut off: the program is ending")
             one.over = True
             one.news.notify()
         return _chosen(self._running)
