@@ -1,12 +1,15 @@
 """The flow decoder by steps of its head, guidance and noise: words, likeness, quality and time of the same sentences.
 
     python benchmarks/flow.py DATA... [--limit 30] [--weights FOLDER] [--steps 1 2 4] [--guidance 0 0.3]
-        [--temperature 0.4] [--clarity -1.1] [--trunk] [--texts DATA...]
+        [--temperature 0.4] [--clarity -1.1] [--trunk] [--hidden vector mel both] [--texts DATA...]
 
 DATA: shards or folders; people with two recordings or more, with texts: one recording is the voice, the text of another
 is said, and its sound is what likeness is compared with (that of the voice, in the first two rows: the recordings
 themselves, and by way of their mel spectrograms). When each phone is said is drawn by the AR once for all rows; nothing
 is marked. On one thread. FOLDER: of weights in the place of those of the repository.
+
+--hidden: what the decoder is not shown of the voice, in further rows: the speaker vector, the prompt's mel, or both.
+The AR knows both in all rows.
 
 With --texts every person says a short text of those recordings instead: voices of different corpora then differ by
 nothing but the voice. One recording a person is enough: its first 3 s are the voice, and likeness is compared with the
@@ -35,7 +38,7 @@ from myna.evaluation.tts.scores import Judge
 from myna.evaluation.tts.texts import as_written
 from myna.tts.decoders.base import Latents
 from myna.tts.decoders.flow.sound import FlowSpeechDecoder
-from myna.tts.decoders.flow.stream import FlowOptions
+from myna.tts.decoders.flow.stream import FlowOptions, FlowVoice
 from myna.tts.flow_speech import load_flow_speech
 from myna.tts.lm.batch import Prompt
 from myna.tts.presets import presets_of
@@ -52,6 +55,7 @@ RATE = 24_000
 CONSENT = "the speaker of a recording that was published for research"
 PROMPT_SECONDS = 3
 SHORTEST_PROMPT, SHORTEST_HEARD = 2.4, 2.0  # seconds
+_HIDDEN = {"vector": "the speaker vector", "mel": "the prompt's mel", "both": "any voice"}
 
 
 @dataclass(frozen=True)
@@ -168,11 +172,31 @@ def copied(decoder: FlowSpeechDecoder, line: Line) -> np.ndarray:
         return torch.cat([stream.push(mel), stream.flush()]).numpy()
 
 
-def spoken(decoder: FlowSpeechDecoder, line: Line) -> np.ndarray:
-    """The line in the voice, as the decoder's options are."""
-    voice = decoder.read_voice(line.prompt, torch.from_numpy(line.voice.wav[: PROMPT_SECONDS * RATE]))
-    stream = decoder.stream(line.phones, voice, seed=1)
+def spoken(decoder: FlowSpeechDecoder, line: Line, hidden: str = "") -> np.ndarray:
+    """The line in the voice, as the decoder's options are. hidden: a key of `_HIDDEN`."""
+    prompt = line.prompt
+    assert prompt.speaker is not None
+    if hidden == "vector":
+        prompt = replace(prompt, speaker=torch.zeros_like(prompt.speaker))
+    voice = decoder.read_voice(prompt, torch.from_numpy(line.voice.wav[: PROMPT_SECONDS * RATE]))
+    if hidden == "mel":
+        voice = replace(voice, flow=without_mel(decoder, prompt.speaker))
+    stream = decoder.stream(line.phones, None if hidden == "both" else voice, seed=1)
     return np.concatenate([stream.push(line.frames), stream.flush()])
+
+
+@torch.inference_mode()
+def without_mel(decoder: FlowSpeechDecoder, speaker: torch.Tensor) -> FlowVoice:
+    """A voice of which nothing but the speaker vector (E,) is known."""
+    model, options = decoder.flow, decoder.options
+    like = model.no_phone
+    bands = like.new_zeros(1, model.config.mel_bands)
+    condition = model.told(
+        model.voice(speaker[None].to(like), bands, bands), like.new_full((1,), options.told)
+    )
+    heads = tuple(model.head.init_state(1, like, 0) for _ in range(options.steps))
+    times = tuple(options.times()[:-1]) if options.steps else ()
+    return FlowVoice(condition, model.trunk.init_state(1, like, 0), heads, times)
 
 
 def main() -> None:
@@ -186,6 +210,7 @@ def main() -> None:
     parser.add_argument("--clarity", type=float, nargs="+", default=[FlowOptions.clarity])
     parser.add_argument("--texts", nargs="+", help="what is said, in the place of the people's own texts")
     parser.add_argument("--trunk", action="store_true", help="also the trunk alone, without the head")
+    parser.add_argument("--hidden", nargs="+", default=[], choices=list(_HIDDEN), help="of the voice")
     options = parser.parse_args()
     torch.set_num_threads(1)
     models = load_models(decoder="flow")
@@ -209,6 +234,8 @@ def main() -> None:
         if clarity is not None:
             name += f", clarity {clarity:g}"
         table.row(name, partial(spoken, decoder))
+    for hidden in options.hidden:
+        table.row(f"the last without {_HIDDEN[hidden]}", partial(spoken, decoder, hidden=hidden))
 
 
 if __name__ == "__main__":
