@@ -211,29 +211,33 @@ class Adapting:
         """The adapters with that of the decoder, as far as the words bear it, and how the voice is judged as it was and
         with them, by more sentences than while it learned: this one choice stays, and a few say too little of words.
 
-        The words may come down to those of the voice before anything was learned, so that what the AR has gained may be
-        spent on likeness; what it has lost is not asked back."""
+        All of them together may cost `words_kept`: what the AR has gained may be spent on likeness, and where it has
+        lost so much that nothing is left for the decoder, it stays as it was."""
         judge = self._judge(prompt, self.recipe.last_sentences)
         before = judge.measure({})
+        least = before.words - self.recipe.words_kept
+        for beside in (dict(adapters), {})[: 1 + bool(adapters)]:
+
+            def measure(adapter: Adapter, beside: Mapping[str, Adapter] = beside) -> Measured:
+                return judge.measure({**beside, self.decoder: adapter})
+
+            found = as_strong_as_words_bear(decoders, least, measure, self.material.likeness())
+            if found is None:
+                continue
+            adapter, now = found
+            if len(beside) < len(adapters):
+                self.note("the AR stays as it is: with what it learned the words were less clear")
+            strength = adapter.facts["strength"]
+            if not strength:
+                self.note("of what the decoder learned the mean voice alone is used, for the words' sake")
+            elif strength < 1:
+                self.note(f"{100 * strength:.0f} % of what the decoder learned is used, for the words' sake")
+            judged = {"likeness_before": round(before.likeness, 4), "likeness": round(now.likeness, 4)}
+            adapter = dataclasses.replace(adapter, facts={**adapter.facts, **judged})
+            return {**beside, self.decoder: adapter}, before, now
+        self.note("the decoder stays as it is: with what it learned the words were less clear")
         without = judge.measure(adapters) if adapters else before
-        least = min(before.words, without.words) - self.recipe.words_kept
-
-        def measure(adapter: Adapter) -> Measured:
-            return judge.measure({**adapters, self.decoder: adapter})
-
-        found = as_strong_as_words_bear(decoders, least, measure, self.material.likeness())
-        if found is None:
-            self.note("the decoder stays as it is: with what it learned the words were less clear")
-            return dict(adapters), before, without
-        adapter, now = found
-        strength = adapter.facts["strength"]
-        if not strength:
-            self.note("of what the decoder learned the mean voice alone is used, for the words' sake")
-        elif strength < 1:
-            self.note(f"{100 * strength:.0f} % of what the decoder learned is used, for the words' sake")
-        judged = {"likeness_before": round(before.likeness, 4), "likeness": round(now.likeness, 4)}
-        adapter = dataclasses.replace(adapter, facts={**adapter.facts, **judged})
-        return {**adapters, self.decoder: adapter}, before, now
+        return (dict(adapters), before, without) if without.words >= least else ({}, before, before)
 
     # ---- the parts
 

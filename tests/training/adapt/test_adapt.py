@@ -316,6 +316,32 @@ def test_how_much_of_a_decoder_is_used_is_judged_by_more_sentences(adapting, mon
     assert said.index(3) == len(said) - said.count(3)
 
 
+@pytest.mark.parametrize(
+    ("ar", "decoder", "kept"),
+    [
+        (-0.05, 0.0, {"ar", "flow"}),  # both together lose no more than a tenth
+        (+0.3, -0.35, {"ar", "flow"}),  # what the AR has gained is spent
+        (-0.12, 0.0, {"flow"}),  # the AR has lost too much by itself
+        (-0.05, -0.3, {"ar"}),
+        (-0.12, -0.3, set()),
+    ],
+)
+def test_all_adapters_together_may_cost_so_many_words(adapting, monkeypatch, ar, decoder, kept):
+    run = adapting(tiny_recipe(words_kept=0.1))
+
+    def measure(judge, adapters) -> Measured:
+        words = -1.0 + ar * ("ar" in adapters) + decoder * ("flow" in adapters)
+        return Measured(0.5 + 0.1 * len(adapters), words)
+
+    monkeypatch.setattr(adapt.Judge, "measure", measure)
+    part = ARPart(run.models._original, run.material, None, tiny_recipe())
+    found, before, now = run._strengthened(prompt_of(run), {"ar": as_adapter(part)}, as_adapter(part))
+    assert set(found) == kept
+    assert before == Measured(0.5, -1.0)
+    assert now.words >= -1.1 - 1e-6
+    assert now.likeness == pytest.approx(0.5 + 0.1 * len(kept))
+
+
 def test_what_the_choice_takes_is_kept_free_of_the_time(adapting, monkeypatch):
     run, given = adapting(tiny_recipe(last_sentences=50, ar={"share": 0.0})), []
     learn, clock = adapt.learn, [0.0]
