@@ -86,7 +86,7 @@ class AdaptRecipe(Section):
     words_meanwhile: float = Field(default=0.5, ge=0)  # by all of the decoder's while it learns,
     words_kept: float = Field(
         default=0.1, ge=0
-    )  # and by as much of it as is used (training/adapt/strength.py)
+    )  # and by all adapters as they are used (training/adapt/strength.py)
     others: OthersSection = OthersSection()
     ar: ARSection = ARSection()
     flow: FlowSection = FlowSection()
