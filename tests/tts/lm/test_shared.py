@@ -394,10 +394,8 @@ def test_what_is_said_ends_with_it(ar):
     shared.close()
     assert not thread.is_alive()
     taken = []
-    with pytest.raises(
-        MynaError, match="cut off"
-    ):  # what was ready, and then no more; nobody takes it for whole
-        taken.extend(frames)
+    with pytest.raises(MynaError, match="cut off"):
+        taken.extend(frames)  # what was ready, and then no more: nobody takes it for whole
     assert len(taken) <= shared.frames_made
     with pytest.raises(MynaError, match="cut off"):
         list(shared.frames(Phones.from_ipa(TEXTS[0]), prompt(0), options(0)))
