@@ -190,7 +190,7 @@ class DiT(nn.Module):
 
     def init_state(self, batch: int, like: Tensor, slots: int | None = None) -> DiTState:
         """The state before the first frame. slots: of the caches, where fewer than the context will do."""
-        c, slots = self.config, slots or self.config.context
+        c, slots = self.config, self.config.context if slots is None else slots
         return DiTState(
             torch.zeros(batch, dtype=torch.long, device=like.device),
             tuple(like.new_zeros(batch, c.width, c.kernel - 1) for _ in self._blocks),

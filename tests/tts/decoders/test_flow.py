@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -58,6 +59,17 @@ def voice_of(model: FlowDecoder, options: FlowOptions, with_tokens: bool = True)
     speaker = F.normalize(torch.randn(6, generator=generator), dim=0)
     tokens = torch.rand(10, 4, generator=generator) * 2 - 1 if with_tokens else None
     return read_voice(model, mel, speaker, tokens, options)
+
+
+def without_prompt(model: FlowDecoder, options: FlowOptions, slots: int | None = 0) -> FlowVoice:
+    """Of nobody. slots: of caches that no frame has been written to."""
+    zeros = torch.zeros(1, SMALL.speaker), torch.zeros(1, 8), torch.zeros(1, 8)
+    condition = model.told(model.voice(*zeros), torch.full((1,), options.told))
+    like = model.no_phone
+    heads = tuple(model.head.init_state(1, like, slots) for _ in range(options.steps))
+    return FlowVoice(
+        condition, model.trunk.init_state(1, like, slots), heads, tuple(options.times()[: options.steps])
+    )
 
 
 def streamed(model, said, options, cuts, voice, with_tokens=True):
@@ -133,6 +145,16 @@ def test_the_future_does_not_change_the_past(model, said):
     assert not torch.allclose(after[:, 88:], before[:, 88:], atol=1e-2)
 
 
+@pytest.mark.parametrize("slots", [0, 1, None])
+@torch.inference_mode()
+def test_a_voice_without_a_prompt_is_of_nobody(model, said, slots):
+    """However many slots its caches have: frames are counted by those that were read."""
+    options = FlowOptions(steps=2)
+    voice = without_prompt(model, options, slots)
+    whole = streamed(model, said, options, [66], None)
+    assert torch.equal(streamed(model, said, options, [66], voice), whole)
+
+
 def test_guidance_compares_with_no_voice(model, said):
     plain, guided = FlowOptions(steps=1, guidance=0), FlowOptions(steps=1, guidance=1.0)
     with_voice = streamed(model, said, plain, [66], voice_of(model, plain))
@@ -199,10 +221,11 @@ def test_a_block_does_not_read_back(model, said, guidance, no_synchronisation):
 
 
 @pytest.mark.parametrize("guidance", [0.0, 0.5])
-@pytest.mark.parametrize("with_voice", [True, False])
-def test_slots_that_nobody_has_written_are_never_read(model, said, monkeypatch, with_voice, guidance):
+@pytest.mark.parametrize("known", ["prompt", "vector", "nothing"])
+def test_slots_that_nobody_has_written_are_never_read(model, said, monkeypatch, known, guidance):
     """They hold anything."""
     options = FlowOptions(guidance=guidance)
+    voices = {"prompt": partial(voice_of, model, options), "vector": partial(without_prompt, model, options)}
     mels = []
     for filling in (0.0, math.nan):
 
@@ -210,7 +233,7 @@ def test_slots_that_nobody_has_written_are_never_read(model, said, monkeypatch, 
             return torch.full(shape, filling, dtype=like.dtype)
 
         monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
-        voice = voice_of(model, options) if with_voice else None
+        voice = voices[known]() if known in voices else None
         mels.append(streamed(model, said, options, (20, 46), voice))
     assert torch.isfinite(mels[1]).all()
     assert torch.equal(mels[0], mels[1])

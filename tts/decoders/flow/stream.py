@@ -144,7 +144,7 @@ class FlowStream:
                 like.new_zeros(1, c.speaker), like.new_zeros(1, c.mel_bands), like.new_zeros(1, c.mel_bands)
             )
             nobody = model.told(nobody, like.new_full((1,), options.told))
-            n = 0 if voice is None else voice.trunk.caches[0][0].shape[2]
+            n = 0 if voice is None else int(voice.trunk.position)  # frames of the prompt
             slots = max(c.trunk.context, 2 * n)
             captures = steady.may_capture(like)  # steps that read every slot
             rows = [] if voice is None else [(voice.condition, voice.trunk, voice.heads)]
