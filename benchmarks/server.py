@@ -169,23 +169,16 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def arguments(port: int, home: int | None) -> list[str]:
+    """Of `myna`. home: a port for Wyoming."""
+    beside = [] if home is None else ["--wyoming", str(home)]
+    return ["serve", "--port", str(port), "--no-page", "--model", "tiny.en", *beside]
+
+
 def start(home: int | None = None) -> tuple[subprocess.Popen[bytes], str]:
     """home: a port for Wyoming."""
     port = free_port()
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "myna",
-        "serve",
-        "--port",
-        str(port),
-        "--no-page",
-        "--model",
-        "tiny.en",
-        *([] if home is None else ["--wyoming", f"tcp://127.0.0.1:{home}"]),
-    ]
+    command = [sys.executable, "-W", "ignore", "-m", "myna", *arguments(port, home)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     for _ in range(600):

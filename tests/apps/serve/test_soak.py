@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from myna.apps import cli
 
 from .conftest import free_port
 
@@ -28,6 +30,14 @@ def benchmark():
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("home", [None, 10300])
+def test_the_benchmark_starts_a_server_as_the_command_takes_it(home):
+    name, *words = benchmark().arguments(8000, home)
+    command = typer.main.get_command(cli.program()).commands[name]  # pyright: ignore[reportAttributeAccessIssue]
+    given = command.make_context(name, words).params
+    assert (given["port"], given["wyoming"], given["page"]) == (8000, home, False)
 
 
 def test_four_times_what_it_can(serve):
