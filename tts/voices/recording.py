@@ -53,15 +53,13 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class CleanPrompt:
-    """samples (N,) at `sample_rate`, cut and levelled.   recording: all of it (M,), cleaned.   speech (S,): what is
-    said in it, without the pauses; `samples` where these are all that is said.   start: the first of `samples` in the
-    recording, a whole number of frames.   spoken: seconds of speech in it.   notes: what the user should know, a line
-    each."""
+    """samples (N,) at `sample_rate`, cut and levelled.   recording: all of it (M,), cleaned.   start: the first of
+    `samples` in it, a whole number of frames.   spoken: seconds of speech in it.   notes: what the user should know, a
+    line each."""
 
     samples: np.ndarray
     sample_rate: int
     recording: np.ndarray
-    speech: np.ndarray
     start: int
     spoken: float
     notes: tuple[str, ...] = ()
@@ -116,13 +114,10 @@ def clean_prompt(
         notes.append("the recording has no sound above 4 kHz, like a telephone; the voice will sound so too")
     if options.two_people:
         _check_one_person(name, wav, speech, sample_rate)
-    (first, last), is_all = _best_stretch(
-        wav, speech, _expand_share(clipped, len(speech)), sample_rate, options
-    )
+    first, last = _best_stretch(wav, speech, _expand_share(clipped, len(speech)), sample_rate, options)
     first -= first % frame_size
     cut = _level(_fade(wav[first:last], sample_rate), sample_rate)
-    said = cut if is_all else wav[_with_edges(speech, len(wav), sample_rate)]
-    return CleanPrompt(cut, sample_rate, wav, said, first, seconds, tuple(notes))
+    return CleanPrompt(cut, sample_rate, wav, first, seconds, tuple(notes))
 
 
 def _read(source: str | Path | BinaryIO | Audio, options: PromptOptions) -> tuple[Audio, list[str]]:
@@ -281,24 +276,16 @@ def _check_one_person(name: str, wav: np.ndarray, speech: np.ndarray, sample_rat
 
 def _best_stretch(
     wav: np.ndarray, speech: np.ndarray, clipped: np.ndarray, sample_rate: int, options: PromptOptions
-) -> tuple[tuple[int, int], bool]:
-    """First and last sample, and whether they hold all of the speech: they do if it is short, else they are the stretch
-    with most speech of an even level, least clipping, and pauses at its ends."""
+) -> tuple[int, int]:
+    """First and last sample: all of the speech if it is short, else the stretch with most speech of an even level,
+    least clipping, and pauses at its ends."""
     frames = np.flatnonzero(speech > _SPEECH)
     begin, end = int(frames[0]), int(frames[-1]) + 1
-    is_all = (end - begin) * _FRAME_SECONDS <= options.keep_seconds
-    if not is_all:
+    if (end - begin) * _FRAME_SECONDS > options.keep_seconds:
         begin, end = _best_window(wav, speech, clipped, sample_rate, options, begin, end)
     edge = round(_EDGE * sample_rate)
     first, last = (round(i * _FRAME_SECONDS * sample_rate) for i in (begin, end))
-    return (max(0, first - edge), min(len(wav), last + edge)), is_all
-
-
-def _with_edges(speech: np.ndarray, n: int, sample_rate: int) -> np.ndarray:
-    """(n,) bool: samples in or near the frames (F,) that are speech."""
-    reach = round(_EDGE / _FRAME_SECONDS)
-    spoken = np.convolve(speech > _SPEECH, np.ones(2 * reach + 1), "same") > 0
-    return _expand(spoken.astype(np.float32), n, sample_rate)
+    return max(0, first - edge), min(len(wav), last + edge)
 
 
 def _best_window(

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -160,16 +161,16 @@ def make_voice(
         text or None,
         clean.notes,
         float(codec.frame_rate),
-        *heard(clean),
+        *heard(clean.samples, codec.sample_rate),
     )
 
 
 @torch.inference_mode()
-def heard(clean: CleanPrompt) -> tuple[Tensor, Tensor]:
-    """A recording as the flow decoder reads it: natural log-mel (M, T) at 100 Hz of the stretch that was chosen, and
-    speaker vector (E,) of all that is said; both float16."""
-    at_24k = resample(clean.samples[None], clean.sample_rate, MEL_RATE)[0]
-    at_16k = resample(clean.speech[None], clean.sample_rate, SPEAKER_RATE)[0]
+def heard(samples: np.ndarray, sample_rate: int) -> tuple[Tensor, Tensor]:
+    """A recording (N,) as the flow decoder reads it: natural log-mel (M, T) at 100 Hz, float16, and speaker vector
+    (E,)."""
+    at_24k = resample(samples[None], sample_rate, MEL_RATE)[0]
+    at_16k = resample(samples[None], sample_rate, SPEAKER_RATE)[0]
     mel = MelFrames(MEL_RATE)(torch.from_numpy(at_24k)[None])[0]
     speaker = load_ge2e().vector(torch.from_numpy(at_16k))
     return mel.half(), speaker.half()

@@ -67,18 +67,6 @@ def test_short_speech_is_kept_whole_and_its_silence_cut(speech):
     assert 1.2 < made.seconds < 1.9
 
 
-def test_speech_is_all_that_is_said(speech):
-    """Without pauses where there is more of it than is kept; short speech is what was kept."""
-    said = clean(speech)
-    pause = 0.001 * noise(2 * RATE)
-    made = clean(np.concatenate([pause, speech, pause, speech, pause]))
-    assert made.seconds < 4
-    assert len(made.speech) / RATE == pytest.approx(made.spoken, abs=1.5)  # and what lies around it
-    assert len(made.speech) == pytest.approx(2 * len(said.speech), rel=0.05)
-    short = clean(np.concatenate([pause, speech[: int(2.5 * RATE)], pause]))
-    assert short.speech is short.samples
-
-
 @pytest.mark.parametrize(
     ("case", "words"),
     [

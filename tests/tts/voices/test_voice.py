@@ -14,14 +14,12 @@ from myna.apps import voices as command
 from myna.apps.cli import run
 from myna.codec.myna import MynaCodec, MynaConfig
 from myna.data.audio import Audio, read_audio, write_audio
-from myna.data.resample import resample
 from myna.errors import InputError, MissingModelError, UsageError
-from myna.pretrained.ge2e import RATE, load_ge2e
 from myna.tts.aligner import Alignment
 from myna.tts.text.phonemes import phonemize
 from myna.tts.voices import library as voice_library
 from myna.tts.voices.library import find_voice
-from myna.tts.voices.recording import PromptOptions, clean_prompt
+from myna.tts.voices.recording import PromptOptions
 from myna.tts.voices.voice import (
     Voice,
     check_codec,
@@ -120,19 +118,6 @@ def test_its_phones_are_those_of_the_stretch_that_was_kept(made):
     assert len(made.phones) / len(whole) == pytest.approx(made.codes.shape[1] * 480 / n, abs=0.06)
     tokens = whole.tokens.unfold(1, len(made.phones), 1)
     assert any(torch.equal(tokens[:, i], made.phones.tokens) for i in range(tokens.shape[1]))
-
-
-def test_its_speaker_vector_is_that_of_all_that_is_said(made):
-    """Though its mel is that of the stretch that was kept."""
-    clean = clean_prompt(SPEECH, 24_000, 480, ALONE)
-    parts = {
-        name: torch.from_numpy(resample(getattr(clean, name)[None], 24_000, RATE)[0])
-        for name in ("speech", "samples")
-    }
-    whole, stretch = (load_ge2e().vector(parts[name]) for name in ("speech", "samples"))
-    assert made.mel.shape[1] == pytest.approx(100 * made.seconds, abs=4)
-    assert torch.allclose(made.speaker.float(), whole, atol=1e-3)
-    assert float(whole @ stretch) < 0.999
 
 
 def test_without_a_transcript(codec):
